@@ -1,0 +1,110 @@
+//! Start parameters.
+
+use crate::error::{Error, Result};
+use clap::Parser;
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Reconciles one host with the spec its controller publishes.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ecs-agent", version)]
+pub struct Config {
+    /// URL of the controller.
+    #[arg(long, env = "ECS_CONTROLLER", default_value = "http://127.0.0.1:7800")]
+    pub controller: String,
+    /// What must survive a reboot: images, disks, instance records, console logs.
+    #[arg(long, env = "ECS_STATE_DIR", default_value = "/var/lib/ecs")]
+    pub state_dir: PathBuf,
+    /// Sockets and jails of running instances.
+    #[arg(long, env = "ECS_RUN_DIR", default_value = "/run/ecs")]
+    pub run_dir: PathBuf,
+    /// Address to serve consoles and tunnels to the controller on.
+    #[arg(long, env = "ECS_ACCESS_LISTEN", default_value = "0.0.0.0:7801")]
+    pub access_listen: SocketAddr,
+    /// URL under which the controller reaches --access-listen; default: this host's name and that
+    /// port, or the listening address where it is a concrete one.
+    #[arg(long, env = "ECS_ACCESS_ENDPOINT")]
+    pub access_endpoint: Option<String>,
+    /// Zone this host is in.
+    #[arg(long, env = "ECS_ZONE", default_value = "cn-lab-1a")]
+    pub zone: String,
+    /// File with the token shared by the controller and its hosts.
+    #[arg(long, env = "ECS_JOIN_TOKEN_FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// vCPUs offered to guests; default: all threads of this host.
+    #[arg(long, env = "ECS_VCPUS")]
+    pub vcpus: Option<u32>,
+    /// Memory offered to guests; default: what is there, less a reserve for the host.
+    #[arg(long, env = "ECS_MEMORY_MIB")]
+    pub memory_mib: Option<u64>,
+    /// The VMM; default: ecs-vmm beside this program.
+    #[arg(long, env = "ECS_VMM_BIN")]
+    pub vmm_bin: Option<PathBuf>,
+    /// The boot finder; default: ecs-bootimage beside this program.
+    #[arg(long, env = "ECS_BOOTIMAGE_BIN")]
+    pub bootimage_bin: Option<PathBuf>,
+    /// Instance number N runs as user and group id BASE+N.
+    #[arg(long, env = "ECS_JAIL_UID_BASE", default_value_t = 2_000_000)]
+    pub jail_uid_base: u32,
+    /// Where network namespaces are mounted. `ip netns` knows /run/netns only; a second agent on one
+    /// machine needs its own.
+    #[arg(long, env = "ECS_NETNS_DIR", default_value = "/run/netns")]
+    pub netns_dir: PathBuf,
+    /// cgroup under which each instance has its own; a second agent on one machine needs its own.
+    #[arg(long, env = "ECS_CGROUP", default_value = "ecs")]
+    pub cgroup: PathBuf,
+    /// What a probe of this host's KVM found, shown to operators.
+    #[arg(long, env = "ECS_KVM_NOTE", default_value = "")]
+    pub kvm_note: String,
+}
+
+impl Config {
+    /// The token of --join-token-file; empty without one.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is empty.
+    pub fn join_token(&self) -> Result<String> {
+        let Some(path) = &self.join_token_file else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::Configuration(format!("cannot read --join-token-file {}: {e}", path.display()))
+        })?;
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::Configuration(format!(
+                "--join-token-file {} must hold one line of printable characters",
+                path.display()
+            )));
+        }
+        Ok(token.to_owned())
+    }
+
+    /// A program of this product: as given, or beside the agent.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn program(given: Option<&PathBuf>, name: &str, flag: &str) -> Result<PathBuf> {
+        let path = match given {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()
+                .map_err(|e| Error::Configuration(format!("cannot find own executable: {e}")))?
+                .with_file_name(name),
+        };
+        if !path.is_file() {
+            return Err(Error::Configuration(format!(
+                "{} is not there; build {name} or name it with {flag}",
+                path.display()
+            )));
+        }
+        Ok(path)
+    }
+
+    /// The advertised URL of HostAccess.
+    pub fn advertised_endpoint(&self, hostname: &str) -> String {
+        match &self.access_endpoint {
+            Some(url) => url.clone(),
+            None if self.access_listen.ip().is_unspecified() => {
+                format!("http://{hostname}:{}", self.access_listen.port())
+            }
+            None => format!("http://{}", self.access_listen),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What the controller is told.
+
+use crate::host::Host;
+use api::host::HostStatus;
+
+/// Everything this host has; `None` before the first pass over it, when "what is missing is gone"
+/// would not be true.
+pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
+    let applied = *host.applied.borrow();
+    if applied.passes == 0 {
+        return None;
+    }
+    Some(HostStatus {
+        host_id: host_id.to_owned(),
+        session,
+        observed_revision: applied.revision,
+        instances: host.board.all(),
+        disks: host.disks.report(),
+        events: host.events.pending(),
+        complete: true,
+    })
+}

@@ -1,0 +1,16 @@
+//! Instances: each has one owner task that works out the next legal step from the spec, the record
+//! and what runs, and does it.
+
+pub mod boot_files;
+pub mod decide;
+pub mod exit;
+pub mod keeper;
+pub mod launch;
+pub mod owner;
+pub mod owners;
+pub mod processes;
+pub mod record;
+pub mod slots;
+
+#[cfg(test)]
+mod decide_tests;

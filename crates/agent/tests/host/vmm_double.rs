@@ -1,0 +1,158 @@
+//! Speaks the control socket of `ecs-vmm` without a guest. Signals stand for what guests do:
+//! USR1 powers off, USR2 resets, HUP faults. An instance with "deaf" in its id does not listen to
+//! its power button, one with "mute" ignores Terminate too.
+
+use api::vmm::{
+    Ack, ExitCode, Info, Request, Response, VmConfig, VmState, file_ref, request, response,
+};
+use prost::Message as _;
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    process::exit,
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub fn main() -> ! {
+    let arguments: Vec<String> = std::env::args().collect();
+    assert_eq!(arguments[1..3], ["run", "--config"]);
+    let config: VmConfig = serde_json::from_slice(&fs::read(&arguments[3]).unwrap()).unwrap();
+    let run_dir = Path::new(&config.control_socket).parent().unwrap();
+    // <root>/run/vmm/<id>
+    let root = run_dir.ancestors().nth(3).unwrap().to_owned();
+    let _alone = claim(&root, &config.instance_id);
+    check_descriptors(&config);
+    let mut console = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&config.console.as_ref().unwrap().log_path)
+        .unwrap();
+    writeln!(console, "guest {} epoch {}", config.instance_id, config.boot_epoch).unwrap();
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let signals = runtime.block_on(async {
+        [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::hangup()]
+            .map(|kind| signal(kind).unwrap())
+    });
+    serve_console(&config, console);
+    let listener = UnixListener::bind(&config.control_socket).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let config = config.clone();
+            thread::spawn(move || serve(&config, stream.unwrap()));
+        }
+    });
+    let [mut off, mut reset, mut fault] = signals;
+    runtime.block_on(async {
+        tokio::select! {
+            _ = off.recv() => exit(ExitCode::Shutdown.into()),
+            _ = reset.recv() => exit(ExitCode::Reset.into()),
+            _ = fault.recv() => {
+                eprintln!("vCPU 0: triple fault");
+                exit(ExitCode::GuestFault.into())
+            }
+        }
+    })
+}
+
+/// Notes the start, and whether another one of this instance lives: the one thing that must not be.
+fn claim(root: &Path, id: &str) -> File {
+    let file = File::create(root.join(format!("alone-{id}"))).unwrap();
+    if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        fs::write(root.join("second-vmm"), id).unwrap();
+    }
+    let mut starts =
+        OpenOptions::new().create(true).append(true).open(root.join("starts")).unwrap();
+    writeln!(starts, "{id}").unwrap();
+    file
+}
+
+fn check_descriptors(config: &VmConfig) {
+    let boot = config.boot.as_ref().unwrap();
+    let layers = config.disks.iter().flat_map(|d| &d.layers).filter_map(|l| l.file.as_ref());
+    let files = [boot.kernel.as_ref(), boot.initrd.as_ref()].into_iter().flatten().chain(layers);
+    let fds = files.map(|f| match f.source {
+        Some(file_ref::Source::Fd(fd)) => fd,
+        _ => panic!("not a descriptor: {f:?}"),
+    });
+    let taps = config.nics.iter().flat_map(|n| n.tap_fds.iter().copied());
+    for fd in fds.chain(taps) {
+        if let Err(e) = fs::metadata(format!("/proc/self/fd/{fd}")) {
+            eprintln!("descriptor {fd}: {e}");
+            exit(ExitCode::Config.into());
+        }
+    }
+}
+
+fn serve_console(config: &VmConfig, mut log: File) {
+    let listener = UnixListener::bind(&config.console.as_ref().unwrap().socket_path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut buffer = [0; 256];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                log.write_all(&buffer[..n]).unwrap();
+                if stream.write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+}
+
+fn serve(config: &VmConfig, stream: UnixStream) -> Option<()> {
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let mut stream = stream;
+    loop {
+        let request = read_frame(&mut reader).ok()?;
+        let id = request.id;
+        let (result, end) = match request.op? {
+            request::Op::GetInfo(_) => (response::Result::Info(info(config)), false),
+            request::Op::PowerButton(_) => {
+                let id = &config.instance_id;
+                (ack(), !id.contains("deaf") && !id.contains("mute"))
+            }
+            request::Op::Terminate(_) => (ack(), !config.instance_id.contains("mute")),
+            _ => (ack(), false),
+        };
+        let frame = Response { id, result: Some(result) }.encode_length_delimited_to_vec();
+        stream.write_all(&frame).ok()?;
+        if end {
+            exit(ExitCode::Shutdown.into());
+        }
+    }
+}
+
+fn ack() -> response::Result {
+    response::Result::Ack(Ack {})
+}
+
+fn info(config: &VmConfig) -> Info {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    Info {
+        instance_id: config.instance_id.clone(),
+        pid: std::process::id(),
+        state: VmState::Running.into(),
+        boot_epoch: config.boot_epoch,
+        started_unix_ms: u64::try_from(now).unwrap(),
+        version: "double".into(),
+    }
+}
+
+fn read_frame(reader: &mut impl Read) -> io::Result<Request> {
+    let mut length = 0u64;
+    let mut byte = [0x80];
+    let mut shift = 0;
+    while byte[0] & 0x80 != 0 {
+        reader.read_exact(&mut byte)?;
+        length |= u64::from(byte[0] & 0x7f) << shift;
+        shift += 7;
+    }
+    let mut frame = vec![0; usize::try_from(length).unwrap()];
+    reader.read_exact(&mut frame)?;
+    Request::decode(frame.as_slice()).map_err(io::Error::other)
+}

@@ -1,0 +1,287 @@
+//! New instances.
+
+use super::{
+    Context,
+    wait::{self, Goal, WaitArguments},
+};
+use crate::{
+    client::client_token,
+    error::{Error, Result},
+};
+use api::v1::{CreateInstanceRequest, DataDisk, RunInstancesRequest, SystemDisk, Tag};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use clap::Args;
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+pub(super) const RUN_EXAMPLES: &str = "Examples:
+  ecsctl instance run --image m-1 --type ecs.c7.large --vswitch vsw-1 --security-group sg-1 \\
+      --key-pair demo --user-data cloud-config.yaml --wait
+  ecsctl instance run ... --amount 3 --name web --unique-suffix
+  ecsctl instance run ... --system-disk size=60,performance-level=PL2 --data-disk size=100";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    #[command(flatten)]
+    instance: InstanceArguments,
+    /// How many
+    #[arg(long, default_value_t = 1)]
+    amount: u32,
+    /// Create fewer if there is no room for all, but at least this many
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    min_amount: u32,
+    /// Number the names: web001, web002, ...
+    #[arg(long)]
+    unique_suffix: bool,
+    #[command(flatten)]
+    wait: WaitArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArguments {
+    #[command(flatten)]
+    instance: InstanceArguments,
+    #[command(flatten)]
+    wait: WaitArguments,
+}
+
+#[derive(Debug, Args)]
+struct InstanceArguments {
+    #[arg(long)]
+    image: String,
+    /// Instance type, e.g. ecs.c7.large
+    #[arg(long = "type")]
+    instance_type: String,
+    #[arg(long)]
+    vswitch: String,
+    /// Security group; several for more
+    #[arg(long = "security-group", required = true)]
+    security_groups: Vec<String>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    key_pair: String,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    name: String,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    host_name: String,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// File with user data, for cloud-init; - for standard input
+    #[arg(long)]
+    user_data: Option<PathBuf>,
+    /// category=,size=GiB,performance-level=,name=
+    #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
+    system_disk: DiskText,
+    /// As --system-disk, and keep=true to outlive the instance; several for more
+    #[arg(long = "data-disk", value_parser = disk)]
+    data_disks: Vec<DiskText>,
+    /// Private address; default: a free one
+    #[arg(long, default_value = "", hide_default_value = true)]
+    address: String,
+    /// Metadata only with a token
+    #[arg(long)]
+    require_metadata_token: bool,
+    /// No metadata at all
+    #[arg(long)]
+    no_metadata: bool,
+    /// KEY=VALUE; several for more
+    #[arg(long = "tag", value_parser = tag)]
+    tags: Vec<Tag>,
+    /// Refuse to delete it until this is taken off
+    #[arg(long)]
+    deletion_protection: bool,
+    /// Makes a repeated order the same order
+    #[arg(long)]
+    client_token: Option<String>,
+    /// Only check the order
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A disk as named on the command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct DiskText {
+    category: String,
+    size: u32,
+    performance_level: String,
+    name: String,
+    keep: bool,
+}
+
+fn disk(text: &str) -> Result<DiskText, String> {
+    let mut disk = DiskText::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| format!("{part} is not of the form KEY=VALUE"))?;
+        match key {
+            "category" => value.clone_into(&mut disk.category),
+            "size" => {
+                disk.size =
+                    value.parse().map_err(|_| format!("size={value} is not a number of GiB"))?;
+            }
+            "performance-level" => value.clone_into(&mut disk.performance_level),
+            "name" => value.clone_into(&mut disk.name),
+            "keep" => {
+                disk.keep = value.parse().map_err(|_| "keep is true or false".to_owned())?;
+            }
+            _ => {
+                return Err(format!(
+                    "{key} is none of category, size, performance-level, name, keep"
+                ));
+            }
+        }
+    }
+    Ok(disk)
+}
+
+pub(super) fn tag(text: &str) -> Result<Tag, String> {
+    let (key, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
+    Ok(Tag { key: key.to_owned(), value: value.to_owned() })
+}
+
+fn user_data(path: Option<&Path>) -> Result<String> {
+    let Some(path) = path else { return Ok(String::new()) };
+    let mut bytes = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(Error::io("cannot read standard input"))?;
+    } else {
+        bytes = fs::read(path).map_err(Error::file("read", path))?;
+    }
+    Ok(STANDARD.encode(bytes))
+}
+
+impl InstanceArguments {
+    fn metadata_options(&self) -> (String, String) {
+        let pick = |on: bool, word: &str| if on { word.to_owned() } else { String::new() };
+        (pick(self.no_metadata, "disabled"), pick(self.require_metadata_token, "required"))
+    }
+
+    fn disks(&self) -> (SystemDisk, Vec<DataDisk>) {
+        let system = self.system_disk.clone();
+        let system = SystemDisk {
+            category: system.category,
+            size: system.size,
+            performance_level: system.performance_level,
+            disk_name: system.name,
+            description: String::new(),
+        };
+        let data = self.data_disks.iter().cloned().map(|disk| DataDisk {
+            category: disk.category,
+            size: disk.size,
+            performance_level: disk.performance_level,
+            disk_name: disk.name,
+            delete_with_instance: disk.keep.then_some(false),
+            ..Default::default()
+        });
+        (system, data.collect())
+    }
+}
+
+pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()> {
+    let instance = arguments.instance;
+    let (http_endpoint, http_tokens) = instance.metadata_options();
+    let (system_disk, data_disk) = instance.disks();
+    let dry_run = instance.dry_run;
+    let request = RunInstancesRequest {
+        region_id: context.region.clone(),
+        security_group_id: match instance.security_groups.as_slice() {
+            [one] => one.clone(),
+            _ => String::new(),
+        },
+        security_group_ids: match instance.security_groups.as_slice() {
+            [_] => Vec::new(),
+            several => several.to_vec(),
+        },
+        image_id: instance.image,
+        instance_type: instance.instance_type,
+        v_switch_id: instance.vswitch,
+        instance_name: instance.name,
+        description: instance.description,
+        host_name: instance.host_name,
+        key_pair_name: instance.key_pair,
+        user_data: user_data(instance.user_data.as_deref())?,
+        system_disk: Some(system_disk),
+        data_disk,
+        amount: arguments.amount,
+        min_amount: arguments.min_amount,
+        client_token: client_token(instance.client_token),
+        dry_run,
+        private_ip_address: instance.address,
+        http_endpoint,
+        http_tokens,
+        tag: instance.tags,
+        deletion_protection: instance.deletion_protection,
+        unique_suffix: arguments.unique_suffix,
+        ..Default::default()
+    };
+    let answer = context.cloud.instances().run_instances(request).await?.into_inner();
+    let ids = answer.instance_id_sets.clone();
+    wait::until(context, &ids, Goal::Running, &arguments.wait).await?;
+    context.done(&answer, &ids, &format!("instance {} created", ids.join(", ")));
+    Ok(())
+}
+
+pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Result<()> {
+    let instance = arguments.instance;
+    let (http_endpoint, http_tokens) = instance.metadata_options();
+    let (system_disk, data_disk) = instance.disks();
+    let [security_group_id] = <[String; 1]>::try_from(instance.security_groups).map_err(|_| {
+        Error::Local(
+            "`instance create` takes one --security-group; `instance run` takes several".to_owned(),
+        )
+    })?;
+    let request = CreateInstanceRequest {
+        region_id: context.region.clone(),
+        image_id: instance.image,
+        instance_type: instance.instance_type,
+        security_group_id,
+        v_switch_id: instance.vswitch,
+        instance_name: instance.name,
+        description: instance.description,
+        host_name: instance.host_name,
+        key_pair_name: instance.key_pair,
+        user_data: user_data(instance.user_data.as_deref())?,
+        system_disk: Some(system_disk),
+        data_disk,
+        client_token: client_token(instance.client_token),
+        dry_run: instance.dry_run,
+        private_ip_address: instance.address,
+        zone_id: String::new(),
+        http_endpoint,
+        http_tokens,
+        tag: instance.tags,
+        deletion_protection: instance.deletion_protection,
+    };
+    let answer = context.cloud.instances().create_instance(request).await?.into_inner();
+    let ids = [answer.instance_id.clone()];
+    wait::until(context, &ids, Goal::Stopped, &arguments.wait).await?;
+    context.done(&answer, &ids, &format!("instance {} created", ids[0]));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_read_from_its_text_and_a_wrong_key_is_named() {
+        let disk =
+            super::disk("size=40,category=cloud_essd,performance-level=PL1,keep=true").unwrap();
+        assert_eq!((disk.size, disk.category.as_str(), disk.keep), (40, "cloud_essd", true));
+        assert_eq!(super::disk("").unwrap(), DiskText::default());
+        assert!(super::disk("sise=40").unwrap_err().contains("sise"));
+        assert!(super::disk("size=big").unwrap_err().contains("GiB"));
+    }
+
+    #[test]
+    fn user_data_is_sent_in_base64() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "#cloud-config\n").unwrap();
+        assert_eq!(user_data(Some(file.path())).unwrap(), "I2Nsb3VkLWNvbmZpZwo=");
+        assert_eq!(user_data(None).unwrap(), "");
+    }
+}

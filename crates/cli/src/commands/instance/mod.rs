@@ -1,0 +1,163 @@
+//! `ecsctl instance`.
+
+mod create;
+mod power;
+mod query;
+mod wait;
+
+use super::Context;
+use crate::{error::Result, output::table::Row};
+use api::v1::{Instance, InstanceResponse, InstanceStatus, InstanceSystemEvent};
+use clap::Subcommand;
+
+pub(crate) use query::find;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InstanceCommand {
+    /// Creates instances and starts them
+    #[command(after_help = create::RUN_EXAMPLES)]
+    Run(create::RunArguments),
+    /// Creates one instance that ends Stopped
+    Create(create::CreateArguments),
+    /// Starts stopped instances
+    Start(power::StartArguments),
+    /// Stops instances: asks the guest first, then insists
+    Stop(power::StopArguments),
+    /// Reboots instances
+    Reboot(power::RebootArguments),
+    /// Deletes instances and what goes with them
+    Delete(power::DeleteArguments),
+    /// Lists instances
+    List(query::ListArguments),
+    /// Shows all of one instance
+    Show { id: String },
+    /// Lists instances' states alone
+    Status {
+        /// Ids; left out: all
+        ids: Vec<String>,
+    },
+    /// Prints the last 64 KiB of the serial console
+    ConsoleOutput {
+        id: String,
+        /// Without control characters
+        #[arg(long)]
+        plain: bool,
+    },
+    /// Prints an instance's user data
+    UserData { id: String },
+    /// Lists what has happened to instances, newest first
+    Events {
+        /// Left out: all instances
+        #[arg(default_value = "", hide_default_value = true)]
+        id: String,
+        /// Event types, e.g. SystemFailure.Reboot
+        #[arg(long = "type")]
+        types: Vec<String>,
+    },
+}
+
+impl Row for Instance {
+    const COLUMNS: &'static [&'static str] = &[
+        "ID",
+        "NAME",
+        "STATUS",
+        "TYPE",
+        "ADDRESS",
+        "ZONE",
+        "CREATED",
+        "IMAGE",
+        "VPC",
+        "VSWITCH",
+        "SECURITY GROUPS",
+        "KEY PAIR",
+        "HOST",
+        "REASON",
+    ];
+    const WIDE: usize = 7;
+    fn id(&self) -> String {
+        self.instance_id.clone()
+    }
+    fn cells(&self) -> Vec<String> {
+        let vpc = self.vpc_attributes.clone().unwrap_or_default();
+        vec![
+            self.instance_id.clone(),
+            self.instance_name.clone(),
+            self.status.clone(),
+            self.instance_type.clone(),
+            vpc.private_ip_address.join(" "),
+            self.zone_id.clone(),
+            self.creation_time.clone(),
+            self.image_id.clone(),
+            vpc.vpc_id,
+            vpc.v_switch_id,
+            self.security_group_ids.join(" "),
+            self.key_pair_name.clone(),
+            self.host_id.clone(),
+            self.status_reason.clone(),
+        ]
+    }
+}
+
+impl Row for InstanceStatus {
+    const COLUMNS: &'static [&'static str] = &["ID", "STATUS"];
+    fn id(&self) -> String {
+        self.instance_id.clone()
+    }
+    fn cells(&self) -> Vec<String> {
+        vec![self.instance_id.clone(), self.status.clone()]
+    }
+}
+
+impl Row for InstanceSystemEvent {
+    const COLUMNS: &'static [&'static str] =
+        &["TIME", "INSTANCE", "EVENT", "STATUS", "REASON", "ID"];
+    const WIDE: usize = 1;
+    fn id(&self) -> String {
+        self.event_id.clone()
+    }
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.event_publish_time.clone(),
+            self.instance_id.clone(),
+            self.event_type.clone(),
+            self.event_cycle_status.clone(),
+            self.reason.clone(),
+            self.event_id.clone(),
+        ]
+    }
+}
+
+impl Row for InstanceResponse {
+    const COLUMNS: &'static [&'static str] = &["ID", "BEFORE", "NOW", "CODE", "MESSAGE"];
+    fn id(&self) -> String {
+        self.instance_id.clone()
+    }
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.instance_id.clone(),
+            self.previous_status.clone(),
+            self.current_status.clone(),
+            self.code.clone(),
+            self.message.clone(),
+        ]
+    }
+}
+
+pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<()> {
+    match command {
+        InstanceCommand::Run(arguments) => create::run(context, arguments).await,
+        InstanceCommand::Create(arguments) => create::create(context, arguments).await,
+        InstanceCommand::Start(arguments) => power::start(context, arguments).await,
+        InstanceCommand::Stop(arguments) => power::stop(context, arguments).await,
+        InstanceCommand::Reboot(arguments) => power::reboot(context, arguments).await,
+        InstanceCommand::Delete(arguments) => power::delete(context, arguments).await,
+        InstanceCommand::List(arguments) => query::list(context, arguments).await,
+        InstanceCommand::Show { id } => query::show(context, &id).await,
+        InstanceCommand::Status { ids } => query::status(context, ids).await,
+        InstanceCommand::ConsoleOutput { id, plain } => {
+            query::console_output(context, id, plain).await
+        }
+        InstanceCommand::UserData { id } => query::user_data(context, id).await,
+        InstanceCommand::Events { id, types } => query::events(context, id, types).await,
+    }
+}

@@ -1,0 +1,195 @@
+//! The image with programs, keys and scripts that every emulated host mounts at `/lab`, so that new
+//! programs need no new root file system.
+
+use super::{layout::Layout, source_tree::Programs};
+use crate::error::{Error, Result};
+use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// The port of HostAccess inside a host.
+pub(crate) const AGENT_PORT: u16 = 7801;
+
+/// Makes what is made once per lab: the join token and the SSH keys.
+pub(crate) fn make_secrets(layout: &Layout) -> Result<()> {
+    let token = layout.join_token();
+    if !token.exists() {
+        let bytes: [u8; 32] = rand::rng().random();
+        write_private(&token, &hex(&bytes))?;
+    }
+    let keys = layout.root.join("ssh");
+    fs::create_dir_all(&keys).map_err(Error::file("make", &keys))?;
+    for key in [layout.ssh_key(), layout.ssh_host_key()] {
+        if key.exists() {
+            continue;
+        }
+        run(Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "ecs-lab", "-f"])
+            .arg(&key))?;
+    }
+    let public = read(&layout.ssh_host_key().with_extension("pub"))?;
+    let known = layout.known_hosts();
+    fs::write(&known, format!("ecs-lab {public}")).map_err(Error::file("write", &known))
+}
+
+/// What one lab's hosts are told alike.
+#[derive(Debug)]
+pub(crate) struct HostSettings<'a> {
+    pub(crate) controller_port: u16,
+    pub(crate) vcpus: u32,
+    pub(crate) kvm_note: &'a str,
+}
+
+/// Lays out `/lab` in a folder; the digest of everything in it.
+pub(crate) fn stage(
+    layout: &Layout,
+    programs: &Programs,
+    settings: &HostSettings<'_>,
+) -> Result<String> {
+    let staging = layout.root.join("files");
+    let _ = fs::remove_dir_all(&staging);
+    let bin = staging.join("bin");
+    fs::create_dir_all(&bin).map_err(Error::file("make", &bin))?;
+    for name in Programs::OF_HOSTS {
+        let (from, to) = (programs.path(name), bin.join(name));
+        fs::copy(&from, &to).map_err(Error::file("copy", &from))?;
+        // Symbols are for debuggers; in a host they would only be read from disk. Without strip
+        // the program is as good.
+        let _ = Command::new("strip").arg(&to).stderr(Stdio::null()).status();
+    }
+    let agent = format!(
+        "#!/bin/sh\n. /run/lab.env\nexport NO_COLOR=1\nexec /lab/bin/ecs-agent --controller http://10.0.2.2:{} \
+         --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
+         --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \
+         --vmm-bin /lab/bin/ecs-vmm --bootimage-bin /lab/bin/ecs-bootimage --vcpus {} \
+         --kvm-note '{}' >>/var/log/ecs-agent.log 2>&1\n",
+        settings.controller_port, settings.vcpus, settings.kvm_note
+    );
+    let sshd = "HostKey /run/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\n\
+                PasswordAuthentication no\nUsePAM no\nUseDNS no\nSubsystem sftp internal-sftp\n";
+    let files = [
+        ("agent", agent, 0o755),
+        ("sshd_config", sshd.to_owned(), 0o644),
+        ("join-token", read(&layout.join_token())?, 0o600),
+        ("authorized_keys", read(&layout.ssh_key().with_extension("pub"))?, 0o600),
+        ("ssh_host_ed25519_key", read(&layout.ssh_host_key())?, 0o600),
+    ];
+    let mut digest = Sha256::new();
+    for (name, text, mode) in files {
+        let path = staging.join(name);
+        fs::write(&path, &text).map_err(Error::file("write", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(Error::file("write", &path))?;
+        digest.update(text);
+    }
+    for name in Programs::OF_HOSTS {
+        let path = bin.join(name);
+        digest.update(fs::read(&path).map_err(Error::file("read", &path))?);
+    }
+    Ok(hex(&digest.finalize()))
+}
+
+/// Makes the image of what was staged. No host may have the old one open.
+pub(crate) fn pack(layout: &Layout) -> Result<()> {
+    let (staging, image) = (layout.root.join("files"), layout.files_image());
+    let mut bytes = 0;
+    for folder in [staging.clone(), staging.join("bin")] {
+        for entry in fs::read_dir(&folder).map_err(Error::file("read", &folder))? {
+            bytes += entry
+                .and_then(|entry| entry.metadata())
+                .map_err(Error::file("read", &folder))?
+                .len();
+        }
+    }
+    let mib = (bytes >> 20) * 11 / 10 + 16;
+    let _ = fs::remove_file(&image);
+    run(Command::new("mke2fs")
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-O",
+            "^has_journal",
+            "-m",
+            "0",
+            "-E",
+            "root_owner=0:0",
+            "-d",
+        ])
+        .arg(&staging)
+        .arg(&image)
+        .arg(format!("{mib}M")))
+}
+
+/// A sparse ext4 disk for a host's state, unless there is one.
+pub(crate) fn make_data_disk(path: &Path, gib: u64) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let next = path.with_extension("next");
+    let _ = fs::remove_file(&next);
+    run(Command::new("mke2fs")
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-E",
+            "lazy_itable_init=1,lazy_journal_init=1",
+            "-i",
+            "4194304",
+        ])
+        .arg(&next)
+        .arg(format!("{gib}G")))?;
+    fs::rename(&next, path).map_err(Error::file("make", path))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    // Debian keeps file system tools out of a plain user's path.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = command
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| {
+            Error::Local(format!(
+                "cannot run {name} ({e}); scripts/install-deps.sh installs what is needed"
+            ))
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::Local(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(Error::file("read", path))
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write as _;
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(Error::file("write", path))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

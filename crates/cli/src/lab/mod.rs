@@ -1,0 +1,294 @@
+//! A whole cloud on this machine: `ecsctl lab`.
+
+mod crash;
+mod files;
+mod layout;
+mod machine;
+mod probe;
+mod process;
+mod source_tree;
+mod up;
+
+use crate::{
+    client::Cloud,
+    error::{Error, Result},
+    output::{Format, table},
+};
+use api::v1::DescribeHostsRequest;
+use clap::{Args, Subcommand};
+use layout::{Kind, Layout, Record};
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+pub(crate) use source_tree::build_images;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LabCommand {
+    /// Starts the lab, or what of it does not run, and waits until every host is Ready
+    #[command(
+        after_help = "Examples:\n  ecsctl lab up\n  ecsctl lab up --hosts 2 --memory 4096\n  \
+                            ecsctl lab up --wipe     # forget all instances and images first"
+    )]
+    Up(UpArguments),
+    /// Stops everything the lab runs; keeps its data
+    Down {
+        /// Delete its data too: images, disks, the store
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// Shows what runs, where, and what the probe found
+    Status,
+    /// Opens a shell on a host, or runs a command there
+    Ssh {
+        /// lab-1, lab-2, ...
+        #[arg(default_value = "lab-1")]
+        host: String,
+        /// Command and arguments
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Shows the log of the controller, or of a host's agent
+    Logs {
+        /// lab-1, lab-2, ...; left out: the controller
+        host: Option<String>,
+        /// Go on as it grows
+        #[arg(short, long)]
+        follow: bool,
+        /// The host's own console instead of its agent's log
+        #[arg(long, requires = "host")]
+        console: bool,
+    },
+    /// Kills a process at once, as a crash would; what it takes to see the cloud recover
+    #[command(
+        after_help = "Examples:\n  ecsctl lab crash controller\n  ecsctl lab crash agent --host lab-2\n  \
+                            ecsctl lab crash vmm i-1"
+    )]
+    Crash {
+        what: crash::Victim,
+        /// With vmm: the instance
+        #[arg(required_if_eq("what", "vmm"))]
+        instance: Option<String>,
+        /// With agent and vmm: where
+        #[arg(long, default_value = "lab-1")]
+        host: String,
+    },
+    /// Says whether this machine's KVM runs stock guests
+    Probe {
+        #[arg(long, hide = true)]
+        here: bool,
+    },
+    /// Keeps a program running
+    #[command(hide = true)]
+    Supervise {
+        #[arg(long)]
+        pid_file: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    /// How many hosts
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16))]
+    hosts: Option<u32>,
+    /// Memory of each host in MiB; default: half of what is available, at most 8192
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1024..))]
+    memory: Option<u64>,
+    /// CPUs of each host; default: this machine's, at most 8
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Start with no data
+    #[arg(long)]
+    wipe: bool,
+    /// Folder of ecs-controller, ecs-agent, ecs-vmm and ecs-bootimage; default: beside ecsctl
+    #[arg(long, env = "ECS_PROGRAMS")]
+    programs: Option<PathBuf>,
+    /// Seconds to wait for the hosts
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+}
+
+/// The controller of this user's lab, if there is a lab.
+pub(crate) fn endpoint() -> Option<String> {
+    let layout = Layout::find(None).ok()?;
+    Record::load(&layout).ok().flatten().map(|record| record.endpoint())
+}
+
+pub(crate) async fn run(command: LabCommand, format: Format) -> Result<ExitCode> {
+    let layout = Layout::find(None)?;
+    match command {
+        LabCommand::Up(arguments) => up::up(&layout, &arguments).await?,
+        LabCommand::Down { wipe } => {
+            down(&layout, wipe)?;
+            println!("The lab is down{}.", if wipe { ", its data deleted" } else { "" });
+        }
+        LabCommand::Status => status(&layout, format).await?,
+        LabCommand::Ssh { host, command } => return ssh(&layout, &host, &command),
+        LabCommand::Logs { host, follow, console } => {
+            return logs(&layout, host.as_deref(), follow, console);
+        }
+        LabCommand::Crash { what, instance, host } => {
+            crash::crash(&layout, what, instance.as_deref(), &host)?;
+        }
+        LabCommand::Probe { here: true } => println!("{}", probe::here()),
+        LabCommand::Probe { here: false } => println!("{}", probe::probe()?.say()),
+        LabCommand::Supervise { pid_file, command } => {
+            process::supervise(&pid_file, &command).await?
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn any_runs(layout: &Layout, record: &Record) -> bool {
+    [up::CONTROLLER, up::NATIVE_AGENT]
+        .iter()
+        .any(|name| process::running(&layout.pid(name)).is_some())
+        || (1..=record.hosts).any(|number| machine::is_running(layout, number))
+}
+
+fn stop_all(layout: &Layout, record: &Record) -> Result<()> {
+    for number in 1..=record.hosts {
+        machine::stop(layout, record, number)?;
+    }
+    for name in [up::NATIVE_AGENT, up::CONTROLLER] {
+        process::stop(&layout.pid(name), Duration::from_secs(15))?;
+    }
+    Ok(())
+}
+
+fn down(layout: &Layout, wipe: bool) -> Result<()> {
+    let record = match Record::load(layout) {
+        Ok(record) => record,
+        Err(_) if wipe => None,
+        Err(e) => return Err(e),
+    };
+    if let Some(record) = &record {
+        stop_all(layout, record)?;
+    }
+    if wipe && layout.root.exists() {
+        // Only what a lab makes: the folder may have been named by mistake.
+        for name in ["hosts", "controller", "files", "ssh"] {
+            let path = layout.root.join(name);
+            if path.exists() {
+                fs::remove_dir_all(&path).map_err(Error::file("delete", &path))?;
+            }
+        }
+        for name in ["lab.json", "join-token", "files.ext4", "controller.log", "agent.log"] {
+            let path = layout.root.join(name);
+            if path.exists() {
+                fs::remove_file(&path).map_err(Error::file("delete", &path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn existing(layout: &Layout) -> Result<Record> {
+    Record::load(layout)?.ok_or_else(|| {
+        Error::Local(format!(
+            "there is no lab in {}; start one with `ecsctl lab up`",
+            layout.root.display()
+        ))
+    })
+}
+
+fn host_number(record: &Record, host: &str) -> Result<u32> {
+    host.strip_prefix("lab-")
+        .unwrap_or(host)
+        .parse()
+        .ok()
+        .filter(|number| (1..=record.hosts).contains(number))
+        .ok_or_else(|| {
+            Error::Local(format!(
+                "there is no host {host}; the lab has lab-1 to lab-{}",
+                record.hosts
+            ))
+        })
+}
+
+async fn status(layout: &Layout, format: Format) -> Result<()> {
+    let record = existing(layout)?;
+    let process = |name: &str| match process::running(&layout.pid(name)) {
+        Some(pid) => format!("running, process {pid}"),
+        None => "stopped".to_owned(),
+    };
+    if format == Format::Json {
+        let hosts: Vec<_> = (1..=record.hosts)
+            .map(|n| serde_json::json!({"name": machine::name(n), "running": machine::is_running(layout, n)}))
+            .collect();
+        let text = serde_json::json!({
+            "folder": layout.root, "endpoint": record.endpoint(), "kvm": record.kvm,
+            "controller_running": process::running(&layout.pid(up::CONTROLLER)).is_some(),
+            "lab": record, "hosts": hosts,
+        });
+        println!("{text:#}");
+        return Ok(());
+    }
+    println!("Folder      {}", layout.root.display());
+    println!("Endpoint    {}", record.endpoint());
+    println!("KVM         {}", record.kvm.trim_start_matches("KVM: "));
+    println!("Controller  {}", process(up::CONTROLLER));
+    match record.kind {
+        Kind::Native => println!("Agent       {}", process(up::NATIVE_AGENT)),
+        Kind::Emulated => {
+            for number in 1..=record.hosts {
+                println!("Host lab-{number:<2} {}", process(&format!("host-{number}")));
+            }
+        }
+    }
+    if process::running(&layout.pid(up::CONTROLLER)).is_some() {
+        let cloud = Cloud::connect(Some(&record.endpoint())).await?;
+        let hosts =
+            cloud.operator().describe_hosts(DescribeHostsRequest {}).await?.into_inner().hosts;
+        println!();
+        table::print(format, &hosts);
+    }
+    Ok(())
+}
+
+/// Becomes the other program, so that its exit code and terminal are its own.
+fn become_program(mut command: Command) -> Result<ExitCode> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    Err(Error::io(format!("cannot run {name}"))(command.exec()))
+}
+
+fn ssh(layout: &Layout, host: &str, command: &[String]) -> Result<ExitCode> {
+    let record = existing(layout)?;
+    let number = host_number(&record, host)?;
+    if record.kind == Kind::Native {
+        return Err(Error::Local(
+            "the lab's host is this machine itself: no ssh needed".to_owned(),
+        ));
+    }
+    let terminal = if command.is_empty() { vec!["-t"] } else { vec![] };
+    let mut ssh = machine::ssh(layout, &record, number, &terminal);
+    ssh.args(command);
+    become_program(ssh)
+}
+
+fn logs(layout: &Layout, host: Option<&str>, follow: bool, console: bool) -> Result<ExitCode> {
+    let record = existing(layout)?;
+    let follow = follow.then_some("-F");
+    let local = |path: PathBuf| {
+        let mut tail = Command::new("tail");
+        tail.args(["-n", "+1"]).args(follow).arg(path);
+        become_program(tail)
+    };
+    let Some(host) = host else { return local(layout.controller_log()) };
+    let number = host_number(&record, host)?;
+    match record.kind {
+        Kind::Native => local(layout.native_agent_log()),
+        Kind::Emulated if console => local(layout.host_console(number)),
+        Kind::Emulated => {
+            let mut ssh = machine::ssh(layout, &record, number, &[]);
+            ssh.args(["tail", "-n", "+1"]).args(follow).arg("/var/log/ecs-agent.log");
+            become_program(ssh)
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! `ecsctl`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

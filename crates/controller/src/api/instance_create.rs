@@ -1,0 +1,553 @@
+//! `RunInstances` and `CreateInstance`: from a request to instances, disks and interfaces.
+
+use super::{
+    Api,
+    instance_disks::{data_disk, system_disk},
+    request,
+};
+use crate::{
+    cloud::CloudOptions,
+    ecs_error::{dry_run, invalid, missing, refuse, unsupported},
+    ids, instance_state,
+    scheduler::{self, Needs},
+    timestamp::now_ms,
+    validation,
+};
+use api::v1::{
+    CreateInstanceRequest, CreateInstanceResponse, RunInstancesRequest, RunInstancesResponse,
+    SystemDisk,
+};
+use prost::Message as _;
+use std::net::Ipv4Addr;
+use store::{
+    CreateLookup, CreatePlan, CreateView, DiskRecord, EniRecord, ImageRecord, InstanceRecord,
+    KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
+};
+use uuid::Uuid;
+
+const GIB: u64 = 1 << 30;
+const MOST_GROUPS: usize = 10;
+/// Private addresses in one security group.
+const GROUP_MEMBERS: u64 = 2000;
+const ENTERPRISE_GROUP_MEMBERS: u64 = 65_536;
+
+impl Api {
+    pub(super) async fn run_instances(
+        &self,
+        mut request: RunInstancesRequest,
+    ) -> Result<RunInstancesResponse, Refusal> {
+        let token = request::token("RunInstances", &request.client_token, &request)?;
+        self.cloud.check_region(&request.region_id)?;
+        if request.amount == 0 {
+            request.amount = 1;
+        }
+        let order = Order::check(request)?;
+        let options = self.cloud.options.clone();
+        let lookup = order.lookup.clone();
+        let decide = move |view: &CreateView| {
+            let instances = order.plan(view, &options, true)?;
+            let instance_id_sets =
+                instances.iter().map(|new| new.instance.instance_id.clone()).collect();
+            let answer = RunInstancesResponse { request_id: String::new(), instance_id_sets };
+            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+        };
+        request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
+    }
+
+    pub(super) async fn create_instance(
+        &self,
+        request: CreateInstanceRequest,
+    ) -> Result<CreateInstanceResponse, Refusal> {
+        let token = request::token("CreateInstance", &request.client_token, &request)?;
+        self.cloud.check_region(&request.region_id)?;
+        let order = Order::check(RunInstancesRequest {
+            region_id: request.region_id,
+            image_id: request.image_id,
+            instance_type: request.instance_type,
+            security_group_id: request.security_group_id,
+            v_switch_id: request.v_switch_id,
+            instance_name: request.instance_name,
+            description: request.description,
+            host_name: request.host_name,
+            key_pair_name: request.key_pair_name,
+            user_data: request.user_data,
+            system_disk: request.system_disk,
+            data_disk: request.data_disk,
+            amount: 1,
+            dry_run: request.dry_run,
+            private_ip_address: request.private_ip_address,
+            zone_id: request.zone_id,
+            http_endpoint: request.http_endpoint,
+            http_tokens: request.http_tokens,
+            tag: request.tag,
+            deletion_protection: request.deletion_protection,
+            ..Default::default()
+        })?;
+        let options = self.cloud.options.clone();
+        let lookup = order.lookup.clone();
+        let decide = move |view: &CreateView| {
+            let instances = order.plan(view, &options, false)?;
+            let instance_id =
+                instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
+            let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
+            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+        };
+        request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
+    }
+}
+
+/// A request whose values have been checked as far as they can be without the store.
+struct Order {
+    request: RunInstancesRequest,
+    lookup: CreateLookup,
+    instance_type: &'static catalog::InstanceType,
+    user_data: Vec<u8>,
+    tags: Vec<(String, String)>,
+    address: Option<Ipv4Addr>,
+    min_amount: u32,
+}
+
+impl Order {
+    fn check(request: RunInstancesRequest) -> Result<Self, Refusal> {
+        for (name, value) in [
+            ("image_id", &request.image_id),
+            ("instance_type", &request.instance_type),
+            ("v_switch_id", &request.v_switch_id),
+        ] {
+            if value.is_empty() {
+                return Err(missing(name));
+            }
+        }
+        let instance_type = catalog::instance_type(&request.instance_type).ok_or_else(|| {
+            refuse(
+                400,
+                "InvalidInstanceType.ValueNotSupported",
+                format!(
+                    "instance type {:?} does not exist; DescribeInstanceTypes lists them",
+                    request.instance_type
+                ),
+            )
+        })?;
+        if !(1..=100).contains(&request.amount) {
+            return Err(refuse(
+                400,
+                "InvalidMaxAmount.Malformed",
+                format!("amount is {}; it must be 1 to 100", request.amount),
+            ));
+        }
+        if request.min_amount > request.amount {
+            return Err(refuse(
+                400,
+                "InvalidMinAmount.Malformed",
+                format!("min_amount {} is above amount {}", request.min_amount, request.amount),
+            ));
+        }
+        let min_amount = if request.min_amount == 0 { request.amount } else { request.min_amount };
+        let mut groups = request.security_group_ids.clone();
+        if !request.security_group_id.is_empty() {
+            if !groups.is_empty() {
+                return Err(refuse(
+                    400,
+                    "InvalidParameter.Conflict",
+                    "give security_group_id or security_group_ids, not both",
+                ));
+            }
+            groups.push(request.security_group_id.clone());
+        }
+        groups.dedup();
+        if groups.is_empty() {
+            return Err(missing("security_group_id"));
+        }
+        if groups.len() > MOST_GROUPS {
+            return Err(refuse(
+                400,
+                "JoinedGroupLimitExceed",
+                format!("{} security groups given; an interface is in at most 10", groups.len()),
+            ));
+        }
+        validation::display_name(
+            "InvalidInstanceName.Malformed",
+            "instance name",
+            &request.instance_name,
+        )?;
+        validation::description("InvalidDescription.Malformed", &request.description)?;
+        if !request.host_name.is_empty() {
+            let last = request.amount - 1;
+            validation::host_name(&request.host_name)?;
+            validation::host_name(&validation::suffixed(
+                &request.host_name,
+                request.unique_suffix,
+                last,
+            ))?;
+        }
+        one_of(
+            "InvalidHttpEndpoint.NotSupported",
+            "http_endpoint",
+            &request.http_endpoint,
+            &["enabled", "disabled"],
+        )?;
+        one_of(
+            "InvalidHttpTokens.NotSupported",
+            "http_tokens",
+            &request.http_tokens,
+            &["optional", "required"],
+        )?;
+        one_of(
+            "InvalidInstanceChargeType.NotSupport",
+            "instance_charge_type",
+            &request.instance_charge_type,
+            &["PostPaid"],
+        )?;
+        if !request.password.is_empty() {
+            return Err(unsupported(
+                "passwords are not supported; give a key_pair_name or set one in user_data",
+            ));
+        }
+        let address = match request.private_ip_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                refuse(
+                    400,
+                    "InvalidPrivateIpAddress.Malformed",
+                    format!("private_ip_address {text:?} is not an IPv4 address"),
+                )
+            })?),
+        };
+        if address.is_some() && request.amount > 1 {
+            return Err(invalid("private_ip_address is for one instance; set amount to 1"));
+        }
+        if request.data_disk.len() > instance_type.max_data_disks as usize {
+            return Err(refuse(
+                400,
+                "InstanceDiskNumber.LimitExceed",
+                format!(
+                    "{} data disks given; {} has at most {}",
+                    request.data_disk.len(),
+                    instance_type.id,
+                    instance_type.max_data_disks
+                ),
+            ));
+        }
+        let lookup = CreateLookup {
+            image_id: request.image_id.clone(),
+            vswitch_id: request.v_switch_id.clone(),
+            security_group_ids: groups,
+            key_pair_name: request.key_pair_name.clone(),
+        };
+        Ok(Self {
+            user_data: validation::user_data(&request.user_data)?,
+            tags: validation::tags(&request.tag)?,
+            lookup,
+            instance_type,
+            address,
+            min_amount,
+            request,
+        })
+    }
+
+    /// Everything that is to be made, placed.
+    fn plan(
+        &self,
+        view: &CreateView,
+        options: &CloudOptions,
+        power_on: bool,
+    ) -> Result<Vec<NewInstance>, Refusal> {
+        let image = self.image(view)?;
+        let vswitch = self.vswitch(view)?;
+        self.check_groups(view, vswitch)?;
+        let key_pair = self.key_pair(view)?;
+        if let Some(reason) = self.instance_type.family().requires.missing_on_kvm_x86() {
+            return Err(refuse(
+                403,
+                "OperationDenied.NoStock",
+                format!("{} {reason}", self.instance_type.id),
+            ));
+        }
+        if self.instance_type.memory_mib == 0 {
+            return Err(refuse(
+                403,
+                "InvalidInstanceType.NotSupported",
+                format!(
+                    "the memory size of {} is not published, so it cannot be made; choose another",
+                    self.instance_type.id
+                ),
+            ));
+        }
+        let now = now_ms();
+        let disks = self.disks(image, &vswitch.zone_id, now)?;
+        let needs = Needs {
+            zone_id: vswitch.zone_id.clone(),
+            instance_type: self.instance_type.id.clone(),
+            vcpus: self.instance_type.vcpus,
+            memory_mib: self.instance_type.memory_mib,
+            disk_gib: disks.iter().map(|disk| disk.size_gib).sum(),
+        };
+        let amount = self.request.amount;
+        let mut hosts = scheduler::place(&view.hosts, &needs, amount, now);
+        if hosts.len() < self.min_amount as usize {
+            return Err(scheduler::no_stock(&view.hosts, &needs, amount, hosts.len(), now));
+        }
+        let free = usize::try_from(view.free_addresses).unwrap_or(usize::MAX);
+        if free < self.min_amount as usize {
+            return Err(refuse(
+                403,
+                "InvalidVSwitchId.IpNotEnough",
+                format!(
+                    "VSwitch {} has {free} free addresses, {} needed; use another VSwitch",
+                    vswitch.vswitch_id, self.min_amount
+                ),
+            ));
+        }
+        hosts.truncate(free);
+        if self.request.dry_run {
+            return Err(dry_run());
+        }
+        let mut instances = Vec::with_capacity(hosts.len());
+        for (index, host_id) in hosts.into_iter().enumerate() {
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let instance = self.instance(index, host_id, vswitch, key_pair, power_on, now);
+            let disks = disks
+                .iter()
+                .map(|disk| DiskRecord {
+                    disk_id: ids::disk(),
+                    instance_id: instance.instance_id.clone(),
+                    ..disk.clone()
+                })
+                .collect();
+            let eni = EniRecord {
+                eni_id: ids::eni(),
+                instance_id: instance.instance_id.clone(),
+                vpc_id: vswitch.vpc_id.clone(),
+                vswitch_id: vswitch.vswitch_id.clone(),
+                zone_id: vswitch.zone_id.clone(),
+                mac: String::new(),
+                private_ip: Ipv4Addr::UNSPECIFIED,
+                primary: true,
+                security_group_ids: self.lookup.security_group_ids.clone(),
+                created_ms: now,
+            };
+            let enis = vec![NewEni { eni, address: self.address }];
+            instances.push(NewInstance { instance, disks, enis });
+        }
+        tracing::debug!(options.region_id, count = instances.len(), "instances planned");
+        Ok(instances)
+    }
+
+    fn instance(
+        &self,
+        index: u32,
+        host_id: String,
+        vswitch: &VSwitchRecord,
+        key_pair: Option<&KeyPairRecord>,
+        power_on: bool,
+        now: i64,
+    ) -> InstanceRecord {
+        let request = &self.request;
+        let instance_id = ids::instance();
+        let unique = request.unique_suffix;
+        let name = match validation::suffixed(&request.instance_name, unique, index) {
+            name if name.is_empty() => instance_id.clone(),
+            name => name,
+        };
+        let host_name = match validation::suffixed(&request.host_name, unique, index) {
+            name if name.is_empty() => {
+                format!("iZ{}Z", instance_id.strip_prefix("i-").unwrap_or(&instance_id))
+            }
+            name => name,
+        };
+        let mut instance = InstanceRecord {
+            instance_id,
+            name,
+            description: request.description.clone(),
+            host_name,
+            image_id: request.image_id.clone(),
+            instance_type: self.instance_type.id.clone(),
+            vcpus: self.instance_type.vcpus,
+            memory_mib: self.instance_type.memory_mib,
+            nic_queues: self
+                .instance_type
+                .nic_queues
+                .unwrap_or(1)
+                .clamp(1, self.instance_type.vcpus.max(1)),
+            zone_id: vswitch.zone_id.clone(),
+            vpc_id: vswitch.vpc_id.clone(),
+            vswitch_id: vswitch.vswitch_id.clone(),
+            key_pair_name: request.key_pair_name.clone(),
+            public_key: key_pair.map(|pair| pair.public_key.clone()).unwrap_or_default(),
+            user_data: self.user_data.clone(),
+            metadata_enabled: request.http_endpoint != "disabled",
+            metadata_token_required: request.http_tokens == "required",
+            deletion_protection: request.deletion_protection,
+            uuid: Uuid::new_v4().to_string(),
+            tags: self.tags.clone(),
+            created_ms: now,
+            host_id,
+            claimed: true,
+            power_on,
+            generation: 1,
+            power_generation: 1,
+            boot_epoch: u64::from(power_on),
+            force: false,
+            stop_charging: false,
+            releasing: false,
+            released_revision: 0,
+            reported: None,
+            status: String::new(),
+            status_reason: String::new(),
+        };
+        instance_state::refresh(&mut instance);
+        instance
+    }
+
+    fn image<'a>(&self, view: &'a CreateView) -> Result<&'a ImageRecord, Refusal> {
+        let id = &self.lookup.image_id;
+        let image =
+            view.image.as_ref().filter(|image| image.status != "Deleted").ok_or_else(|| {
+                refuse(
+                    404,
+                    "InvalidImageId.NotFound",
+                    format!("image {id} does not exist; DescribeImages lists them"),
+                )
+            })?;
+        if image.status != "Available" {
+            return Err(refuse(
+                403,
+                "OperationDenied.ImageNotValid",
+                format!("image {id} is {}; wait or import it again", image.status),
+            ));
+        }
+        let architecture = match self.instance_type.architecture {
+            catalog::Architecture::X86 => "x86_64",
+            catalog::Architecture::Arm => "arm64",
+        };
+        if image.architecture != architecture {
+            return Err(refuse(
+                403,
+                "ImageNotSupportInstanceType",
+                format!(
+                    "image {id} is for {}, {} needs {architecture}",
+                    image.architecture, self.instance_type.id
+                ),
+            ));
+        }
+        Ok(image)
+    }
+
+    fn vswitch<'a>(&self, view: &'a CreateView) -> Result<&'a VSwitchRecord, Refusal> {
+        let vswitch = view.vswitch.as_ref().ok_or_else(|| {
+            refuse(
+                404,
+                "InvalidVSwitchId.NotFound",
+                format!("VSwitch {} does not exist", self.lookup.vswitch_id),
+            )
+        })?;
+        let zone_id = &self.request.zone_id;
+        if !zone_id.is_empty() && *zone_id != vswitch.zone_id {
+            return Err(refuse(
+                400,
+                "InvalidParameter.Mismatch",
+                format!(
+                    "VSwitch {} is in zone {}, not {zone_id}; leave zone_id out",
+                    vswitch.vswitch_id, vswitch.zone_id
+                ),
+            ));
+        }
+        if let Some(address) = self.address
+            && !(vswitch.first_ip..=vswitch.last_ip).contains(&address)
+        {
+            return Err(refuse(
+                400,
+                "InvalidPrivateIpAddress",
+                format!(
+                    "{address} is not among the addresses {} to {} of VSwitch {}",
+                    vswitch.first_ip, vswitch.last_ip, vswitch.vswitch_id
+                ),
+            ));
+        }
+        Ok(vswitch)
+    }
+
+    fn check_groups(&self, view: &CreateView, vswitch: &VSwitchRecord) -> Result<(), Refusal> {
+        for group_id in &self.lookup.security_group_ids {
+            let found = view.security_groups.iter().find(|(group, _)| group.group_id == *group_id);
+            let Some((group, members)) = found else {
+                return Err(refuse(
+                    404,
+                    "InvalidSecurityGroupId.NotFound",
+                    format!("security group {group_id} does not exist"),
+                ));
+            };
+            if group.vpc_id != vswitch.vpc_id {
+                return Err(refuse(
+                    400,
+                    "InvalidParameter.Mismatch",
+                    format!(
+                        "security group {group_id} is in VPC {}, VSwitch {} in VPC {}; use a \
+                         group of the same VPC",
+                        group.vpc_id, vswitch.vswitch_id, vswitch.vpc_id
+                    ),
+                ));
+            }
+            let limit = if group.enterprise { ENTERPRISE_GROUP_MEMBERS } else { GROUP_MEMBERS };
+            if members + u64::from(self.request.amount) > limit {
+                return Err(refuse(
+                    403,
+                    "SecurityGroupInstanceLimitExceed",
+                    format!("security group {group_id} has {members} members of at most {limit}"),
+                ));
+            }
+        }
+        let mut kinds = view.security_groups.iter().map(|(group, _)| group.enterprise);
+        let first = kinds.next();
+        if kinds.any(|kind| Some(kind) != first) {
+            return Err(refuse(
+                400,
+                "InvalidParameter.Conflict",
+                "normal and enterprise security groups cannot be mixed on one interface",
+            ));
+        }
+        Ok(())
+    }
+
+    fn key_pair<'a>(&self, view: &'a CreateView) -> Result<Option<&'a KeyPairRecord>, Refusal> {
+        let name = &self.lookup.key_pair_name;
+        if name.is_empty() {
+            return Ok(None);
+        }
+        view.key_pair.as_ref().map(Some).ok_or_else(|| {
+            refuse(
+                404,
+                "InvalidKeyPairName.NotFound",
+                format!("key pair {name:?} does not exist; create or import it first"),
+            )
+        })
+    }
+
+    /// The disks of one instance; ids are still to be given.
+    fn disks(
+        &self,
+        image: &ImageRecord,
+        zone_id: &str,
+        now: i64,
+    ) -> Result<Vec<DiskRecord>, Refusal> {
+        let image_gib = image.virtual_bytes.div_ceil(GIB);
+        let default = SystemDisk::default();
+        let system = self.request.system_disk.as_ref().unwrap_or(&default);
+        let mut disks = vec![system_disk(system, image, image_gib)?];
+        for (index, data) in self.request.data_disk.iter().enumerate() {
+            disks.push(data_disk(data, index)?);
+        }
+        for disk in &mut disks {
+            disk.zone_id = zone_id.to_owned();
+            disk.created_ms = now;
+        }
+        Ok(disks)
+    }
+}
+
+fn one_of(code: &'static str, name: &str, value: &str, allowed: &[&str]) -> Result<(), Refusal> {
+    if value.is_empty() || allowed.contains(&value) {
+        return Ok(());
+    }
+    Err(refuse(400, code, format!("{name} is {value:?}; it must be {}", allowed.join(" or "))))
+}

@@ -1,0 +1,65 @@
+//! The services of `proto/ecs/v1`, one file each. A handler gets a request and gives a response or
+//! a refusal; request ids and gRPC are added here.
+
+mod console;
+mod disks;
+mod events;
+mod image;
+mod instance_create;
+mod instance_disks;
+mod instance_power;
+mod instance_types;
+mod instances;
+mod key_pairs;
+mod networks;
+mod operator;
+mod paging;
+mod request;
+mod security_group_rules;
+mod security_groups;
+
+use crate::cloud::Cloud;
+
+/// Implements a generated service trait by handlers of the same names.
+macro_rules! service {
+    ($service:path => $type:ty { $($method:ident: $request:ty => $response:ty;)* } $($rest:tt)*) => {
+        #[tonic::async_trait]
+        impl $service for $type {
+            $(
+                async fn $method(
+                    &self,
+                    request: tonic::Request<$request>,
+                ) -> Result<tonic::Response<$response>, tonic::Status> {
+                    let request_id = $crate::ids::request();
+                    match <$type>::$method(self, request.into_inner()).await {
+                        Ok(mut response) => {
+                            response.request_id = request_id;
+                            Ok(tonic::Response::new(response))
+                        }
+                        Err(refusal) => {
+                            tracing::debug!(
+                                request_id, method = stringify!($method), %refusal, "refused"
+                            );
+                            Err($crate::ecs_error::to_status(&refusal, &request_id))
+                        }
+                    }
+                }
+            )*
+            $($rest)*
+        }
+    };
+}
+pub(crate) use service;
+
+/// Every service of the API.
+#[derive(Debug, Clone)]
+pub struct Api {
+    cloud: Cloud,
+}
+
+impl Api {
+    /// The API of a cloud.
+    pub fn new(cloud: Cloud) -> Self {
+        Self { cloud }
+    }
+}

@@ -1,0 +1,395 @@
+//! VPCs, VSwitches and network interfaces.
+
+use super::{Api, paging, request, service};
+use crate::{
+    ecs_error::{dry_run, from_store, missing, refuse},
+    ids, timestamp,
+    timestamp::now_ms,
+    validation,
+};
+use api::v1::{vpc_service_server::VpcService, *};
+use ipnet::Ipv4Net;
+use prost::Message as _;
+use std::net::Ipv4Addr;
+use store::{
+    EniFilter, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter, VpcRecord,
+    VpcView,
+};
+
+const DEFAULT_VPC: &str = "172.16.0.0/12";
+const PRIVATE_RANGES: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
+const MOST_VSWITCHES: usize = 150;
+
+service!(VpcService => Api {
+    create_vpc: CreateVpcRequest => CreateVpcResponse;
+    describe_vpcs: DescribeVpcsRequest => DescribeVpcsResponse;
+    delete_vpc: DeleteVpcRequest => DeleteVpcResponse;
+    create_v_switch: CreateVSwitchRequest => CreateVSwitchResponse;
+    describe_v_switches: DescribeVSwitchesRequest => DescribeVSwitchesResponse;
+    delete_v_switch: DeleteVSwitchRequest => DeleteVSwitchResponse;
+    describe_network_interfaces:
+        DescribeNetworkInterfacesRequest => DescribeNetworkInterfacesResponse;
+});
+
+/// A range written as its network address.
+fn parse_cidr(text: &str) -> Result<Ipv4Net, Refusal> {
+    let malformed = |hint: String| {
+        refuse(400, "InvalidCidrBlock.Malformed", format!("CIDR block {text:?} {hint}"))
+    };
+    let net: Ipv4Net =
+        text.parse().map_err(|_| malformed("is not of the form 192.168.0.0/16".to_owned()))?;
+    if net.addr() != net.network() {
+        return Err(malformed(format!("has host bits set; did you mean {}?", net.trunc())));
+    }
+    Ok(net)
+}
+
+fn vpc_cidr(text: &str) -> Result<Ipv4Net, Refusal> {
+    let net = parse_cidr(if text.is_empty() { DEFAULT_VPC } else { text })?;
+    let private = PRIVATE_RANGES
+        .iter()
+        .filter_map(|range| range.parse::<Ipv4Net>().ok())
+        .any(|range| range.contains(&net));
+    if private && (8..=28).contains(&net.prefix_len()) {
+        return Ok(net);
+    }
+    Err(refuse(
+        400,
+        "InvalidCidrBlock",
+        format!(
+            "a VPC's CIDR block lies in {} and is /8 to /28; {net} is not",
+            PRIVATE_RANGES.join(", ")
+        ),
+    ))
+}
+
+/// First, last and gateway address: the first address of a VSwitch and its last three are not for
+/// interfaces; the gateway is the first of these three.
+fn usable(net: Ipv4Net) -> (Ipv4Addr, Ipv4Addr, Ipv4Addr) {
+    let (network, broadcast) = (u32::from(net.network()), u32::from(net.broadcast()));
+    ((network + 1).into(), (broadcast - 3).into(), (broadcast - 2).into())
+}
+
+fn vswitch_cidr(text: &str, vpc: &VpcRecord, others: &[VSwitchRecord]) -> Result<Ipv4Net, Refusal> {
+    let net = parse_cidr(text)?;
+    if !(16..=29).contains(&net.prefix_len()) {
+        return Err(refuse(
+            400,
+            "InvalidCidrBlock",
+            format!("a VSwitch's CIDR block is /16 to /29; {net} is not"),
+        ));
+    }
+    if !vpc.cidr.contains(&net) {
+        return Err(refuse(
+            400,
+            "InvalidCidrBlock",
+            format!("{net} does not lie in the block {} of VPC {}", vpc.cidr, vpc.vpc_id),
+        ));
+    }
+    let overlap =
+        others.iter().find(|other| other.cidr.contains(&net) || net.contains(&other.cidr));
+    match overlap {
+        None => Ok(net),
+        Some(other) => Err(refuse(
+            400,
+            "InvalidCidrBlock.Overlapped",
+            format!("{net} overlaps {} of VSwitch {}", other.cidr, other.vswitch_id),
+        )),
+    }
+}
+
+pub(super) fn vpc_not_found(vpc_id: &str) -> Refusal {
+    refuse(404, "InvalidVpcId.NotFound", format!("VPC {vpc_id} does not exist"))
+}
+
+impl Api {
+    async fn create_vpc(&self, request: CreateVpcRequest) -> Result<CreateVpcResponse, Refusal> {
+        let token = request::token("CreateVpc", &request.client_token, &request)?;
+        self.cloud.check_region(&request.region_id)?;
+        validation::display_name("InvalidVpcName.Malformed", "VPC name", &request.vpc_name)?;
+        validation::description("InvalidDescription.Malformed", &request.description)?;
+        let cidr = vpc_cidr(&request.cidr_block)?;
+        if request.dry_run {
+            return Err(dry_run());
+        }
+        let record = VpcRecord {
+            vpc_id: ids::vpc(),
+            name: request.vpc_name,
+            description: request.description,
+            cidr,
+            vni: 0,
+            created_ms: now_ms(),
+        };
+        let answer = CreateVpcResponse { request_id: String::new(), vpc_id: record.vpc_id.clone() };
+        let planned = Planned { record, answer: answer.encode_to_vec() };
+        request::response(self.cloud.store.create_vpc(token, planned).await)
+    }
+
+    async fn describe_vpcs(
+        &self,
+        request: DescribeVpcsRequest,
+    ) -> Result<DescribeVpcsResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        let (page, page_number, page_size) =
+            paging::numbered(request.page_number, request.page_size, 50)?;
+        let filter = VpcFilter {
+            vpc_ids: request
+                .vpc_id
+                .split(',')
+                .map(str::trim)
+                .filter(|id| !id.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            name: request.vpc_name,
+        };
+        let listed = self.cloud.store.vpcs(filter, page).await.map_err(from_store)?;
+        Ok(DescribeVpcsResponse {
+            request_id: String::new(),
+            vpcs: listed
+                .items
+                .into_iter()
+                .map(|(vpc, v_switch_ids)| Vpc {
+                    vpc_id: vpc.vpc_id,
+                    vpc_name: vpc.name,
+                    description: vpc.description,
+                    region_id: self.cloud.options.region_id.clone(),
+                    cidr_block: vpc.cidr.to_string(),
+                    status: "Available".to_owned(),
+                    creation_time: timestamp::second(vpc.created_ms),
+                    v_switch_ids,
+                    is_default: false,
+                })
+                .collect(),
+            total_count: paging::total(listed.total),
+            page_number,
+            page_size,
+        })
+    }
+
+    async fn delete_vpc(&self, request: DeleteVpcRequest) -> Result<DeleteVpcResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        if request.vpc_id.is_empty() {
+            return Err(missing("vpc_id"));
+        }
+        let vpc_id = request.vpc_id.clone();
+        let decide = move |view: &VpcView| {
+            if view.vpc.is_none() {
+                return Err(vpc_not_found(&vpc_id));
+            }
+            let in_use = |code, what: String| {
+                Err(refuse(403, code, format!("VPC {vpc_id} has {what}; delete them first")))
+            };
+            if !view.vswitches.is_empty() {
+                let ids: Vec<&str> =
+                    view.vswitches.iter().map(|vswitch| vswitch.vswitch_id.as_str()).collect();
+                return in_use(
+                    "DependencyViolation.VSwitch",
+                    format!("VSwitches {}", ids.join(", ")),
+                );
+            }
+            if view.security_groups > 0 {
+                return in_use(
+                    "DependencyViolation.SecurityGroup",
+                    format!("{} security groups", view.security_groups),
+                );
+            }
+            Ok(())
+        };
+        self.cloud.store.delete_vpc(&request.vpc_id, Box::new(decide)).await.map_err(from_store)?;
+        Ok(DeleteVpcResponse::default())
+    }
+
+    async fn create_v_switch(
+        &self,
+        request: CreateVSwitchRequest,
+    ) -> Result<CreateVSwitchResponse, Refusal> {
+        let token = request::token("CreateVSwitch", &request.client_token, &request)?;
+        self.cloud.check_region(&request.region_id)?;
+        for (name, value) in [
+            ("vpc_id", &request.vpc_id),
+            ("zone_id", &request.zone_id),
+            ("cidr_block", &request.cidr_block),
+        ] {
+            if value.is_empty() {
+                return Err(missing(name));
+            }
+        }
+        self.cloud.check_zone(&request.zone_id)?;
+        let name = &request.v_switch_name;
+        validation::display_name("InvalidVSwitchName.Malformed", "VSwitch name", name)?;
+        validation::description("InvalidDescription.Malformed", &request.description)?;
+        let vpc_id = request.vpc_id.clone();
+        let decide = move |view: &VpcView| {
+            let vpc = view.vpc.as_ref().ok_or_else(|| vpc_not_found(&request.vpc_id))?;
+            if view.vswitches.len() >= MOST_VSWITCHES {
+                return Err(refuse(
+                    403,
+                    "QuotaExceeded.VSwitch",
+                    format!("VPC {} has {MOST_VSWITCHES} VSwitches, the most", vpc.vpc_id),
+                ));
+            }
+            let cidr = vswitch_cidr(&request.cidr_block, vpc, &view.vswitches)?;
+            let (first_ip, last_ip, gateway_ip) = usable(cidr);
+            let record = VSwitchRecord {
+                vswitch_id: ids::vswitch(),
+                vpc_id: vpc.vpc_id.clone(),
+                zone_id: request.zone_id.clone(),
+                cidr,
+                name: request.v_switch_name.clone(),
+                description: request.description.clone(),
+                first_ip,
+                last_ip,
+                gateway_ip,
+                created_ms: now_ms(),
+            };
+            let v_switch_id = record.vswitch_id.clone();
+            let answer = CreateVSwitchResponse { request_id: String::new(), v_switch_id };
+            Ok(Planned { record, answer: answer.encode_to_vec() })
+        };
+        request::response(self.cloud.store.create_vswitch(token, &vpc_id, Box::new(decide)).await)
+    }
+
+    async fn describe_v_switches(
+        &self,
+        request: DescribeVSwitchesRequest,
+    ) -> Result<DescribeVSwitchesResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        let (page, page_number, page_size) =
+            paging::numbered(request.page_number, request.page_size, 50)?;
+        let filter = VSwitchFilter {
+            vpc_id: request.vpc_id,
+            vswitch_id: request.v_switch_id,
+            zone_id: request.zone_id,
+        };
+        let listed = self.cloud.store.vswitches(filter, page).await.map_err(from_store)?;
+        Ok(DescribeVSwitchesResponse {
+            request_id: String::new(),
+            v_switches: listed
+                .items
+                .into_iter()
+                .map(|(vswitch, enis)| {
+                    let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip));
+                    VSwitch {
+                        v_switch_id: vswitch.vswitch_id,
+                        v_switch_name: vswitch.name,
+                        description: vswitch.description,
+                        vpc_id: vswitch.vpc_id,
+                        zone_id: vswitch.zone_id,
+                        cidr_block: vswitch.cidr.to_string(),
+                        status: "Available".to_owned(),
+                        available_ip_address_count: (all + 1).saturating_sub(enis),
+                        creation_time: timestamp::second(vswitch.created_ms),
+                    }
+                })
+                .collect(),
+            total_count: paging::total(listed.total),
+            page_number,
+            page_size,
+        })
+    }
+
+    async fn delete_v_switch(
+        &self,
+        request: DeleteVSwitchRequest,
+    ) -> Result<DeleteVSwitchResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        if request.v_switch_id.is_empty() {
+            return Err(missing("v_switch_id"));
+        }
+        let id = request.v_switch_id.clone();
+        let decide = move |view: &VSwitchView| {
+            if view.vswitch.is_none() {
+                return Err(refuse(
+                    404,
+                    "InvalidVSwitchId.NotFound",
+                    format!("VSwitch {id} does not exist"),
+                ));
+            }
+            if view.enis > 0 {
+                return Err(refuse(
+                    403,
+                    "DependencyViolation",
+                    format!(
+                        "VSwitch {id} has {} network interfaces; delete their instances first",
+                        view.enis
+                    ),
+                ));
+            }
+            Ok(())
+        };
+        self.cloud
+            .store
+            .delete_vswitch(&request.v_switch_id, Box::new(decide))
+            .await
+            .map_err(from_store)?;
+        Ok(DeleteVSwitchResponse::default())
+    }
+
+    async fn describe_network_interfaces(
+        &self,
+        request: DescribeNetworkInterfacesRequest,
+    ) -> Result<DescribeNetworkInterfacesResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        let (page, page_number, page_size) =
+            paging::numbered(request.page_number, request.page_size, 100)?;
+        let filter = EniFilter {
+            eni_ids: request.network_interface_id,
+            instance_id: request.instance_id,
+            vswitch_id: request.v_switch_id,
+            vpc_id: request.vpc_id,
+            security_group_id: request.security_group_id,
+        };
+        let listed = self.cloud.store.enis(filter, page).await.map_err(from_store)?;
+        Ok(DescribeNetworkInterfacesResponse {
+            request_id: String::new(),
+            network_interface_sets: listed
+                .items
+                .into_iter()
+                .map(|eni| NetworkInterface {
+                    network_interface_id: eni.eni_id,
+                    network_interface_name: String::new(),
+                    description: String::new(),
+                    mac_address: eni.mac,
+                    private_ip_address: eni.private_ip.to_string(),
+                    r#type: if eni.primary { "Primary" } else { "Secondary" }.to_owned(),
+                    status: "InUse".to_owned(),
+                    instance_id: eni.instance_id,
+                    vpc_id: eni.vpc_id,
+                    v_switch_id: eni.vswitch_id,
+                    zone_id: eni.zone_id,
+                    security_group_ids: eni.security_group_ids,
+                    creation_time: timestamp::second(eni.created_ms),
+                })
+                .collect(),
+            total_count: paging::total(listed.total),
+            page_number,
+            page_size,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vpc_blocks() {
+        for good in ["", "10.0.0.0/8", "172.20.0.0/16", "192.168.1.0/28"] {
+            assert!(vpc_cidr(good).is_ok(), "{good}");
+        }
+        for bad in ["11.0.0.0/8", "10.0.0.0/7", "192.168.0.0/29", "10.0.0.1/8", "10.0.0.0", "x"] {
+            assert!(vpc_cidr(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn first_and_last_three_addresses_are_reserved() {
+        let text = |cidr: &str| {
+            let (first, last, gateway) = usable(cidr.parse().unwrap());
+            (first.to_string(), last.to_string(), gateway.to_string())
+        };
+        let expect = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        assert_eq!(text("192.168.1.0/24"), expect("192.168.1.1", "192.168.1.252", "192.168.1.253"));
+        assert_eq!(text("10.0.0.8/29"), expect("10.0.0.9", "10.0.0.12", "10.0.0.13"));
+    }
+}

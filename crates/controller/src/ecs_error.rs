@@ -1,0 +1,96 @@
+//! Errors of the ECS API, and how they travel on gRPC.
+
+use store::{Refusal, StoreError};
+use tonic::{Code, Status};
+
+/// Builds a refusal.
+pub(crate) fn refuse(status: u16, code: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal { status, code: code.into(), message: message.into() }
+}
+
+/// 400 `InvalidParameter`.
+pub(crate) fn invalid(message: impl Into<String>) -> Refusal {
+    refuse(400, "InvalidParameter", message)
+}
+
+/// 400 `MissingParameter`.
+pub(crate) fn missing(parameter: &str) -> Refusal {
+    refuse(400, "MissingParameter", format!("parameter {parameter} is missing; give it a value"))
+}
+
+/// The answer to a dry run that found nothing wrong: ECS gives it as an error.
+pub(crate) fn dry_run() -> Refusal {
+    refuse(412, "DryRunOperation", "the request would have succeeded; dry_run is set")
+}
+
+/// 501: what is not built yet.
+pub(crate) fn unsupported(message: impl Into<String>) -> Refusal {
+    refuse(501, "UnsupportedOperation", message)
+}
+
+/// Turns a store error into what a caller of the API is told.
+pub(crate) fn from_store(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Refused(refusal) => refusal,
+        error @ StoreError::TokenMismatch { .. } => {
+            refuse(403, "IdempotentParameterMismatch", error.to_string())
+        }
+        error @ StoreError::HostFull { .. } => {
+            refuse(403, "OperationDenied.NoStock", error.to_string())
+        }
+        error @ StoreError::NoFreeAddress { .. } => {
+            refuse(403, "InvalidVSwitchId.IpNotEnough", error.to_string())
+        }
+        error @ StoreError::AddressInUse { .. } => {
+            refuse(400, "InvalidPrivateIpAddress.Duplicated", error.to_string())
+        }
+        error @ StoreError::StaleSession { .. } => refuse(412, "StaleSession", error.to_string()),
+        error @ StoreError::AlreadyExists { .. } => refuse(409, "AlreadyExist", error.to_string()),
+        error @ (StoreError::Compacted { .. } | StoreError::Backend(_)) => {
+            tracing::error!(%error, "the store failed");
+            refuse(500, "InternalError", "the control plane's store failed; try again")
+        }
+    }
+}
+
+/// Puts a refusal on gRPC.
+pub(crate) fn to_status(refusal: &Refusal, request_id: &str) -> Status {
+    let code = grpc_code(refusal.status, &refusal.code);
+    api::error::status(code, &refusal.code, refusal.message.clone(), request_id)
+}
+
+fn grpc_code(status: u16, code: &str) -> Code {
+    let exhausted = ["NoStock", "Quota", "LimitExceed", "IpNotEnough"];
+    if exhausted.iter().any(|part| code.contains(part)) {
+        return Code::ResourceExhausted;
+    }
+    if code.contains("AlreadyExist") || code.contains("Duplicated") {
+        return Code::AlreadyExists;
+    }
+    match status {
+        400 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        403 if code.starts_with("Forbidden") => Code::PermissionDenied,
+        403 | 412 => Code::FailedPrecondition,
+        404 => Code::NotFound,
+        409 => Code::Aborted,
+        501 => Code::Unimplemented,
+        503 => Code::Unavailable,
+        _ => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn http_like_status_maps_to_grpc() {
+        assert_eq!(grpc_code(404, "InvalidInstanceId.NotFound"), Code::NotFound);
+        assert_eq!(grpc_code(403, "IncorrectInstanceStatus"), Code::FailedPrecondition);
+        assert_eq!(grpc_code(403, "OperationDenied.NoStock"), Code::ResourceExhausted);
+        assert_eq!(grpc_code(400, "MissingParameter"), Code::InvalidArgument);
+        assert_eq!(grpc_code(400, "KeyPair.AlreadyExist"), Code::AlreadyExists);
+        assert_eq!(grpc_code(501, "UnsupportedOperation"), Code::Unimplemented);
+    }
+}

@@ -1,0 +1,9 @@
+//! Hosts: registration, leases, reports, and calls to their agents.
+
+mod access;
+mod leases;
+mod registry;
+
+pub(crate) use access::{HostAccess, agent_error};
+pub(crate) use leases::watch_leases;
+pub(crate) use registry::Registry;

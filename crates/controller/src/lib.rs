@@ -1,0 +1,21 @@
+//! ECS semantics: the API, the scheduler, the host spec.
+//!
+//! A call validates, writes what is wanted in one transaction and answers. Hosts watch their spec
+//! and report what they have; the status people see is derived from both in [`instance_state`].
+
+pub mod api;
+mod cloud;
+mod ecs_error;
+pub mod host_spec;
+mod hosts;
+mod ids;
+mod images;
+pub mod instance_state;
+pub mod scheduler;
+mod server;
+pub mod status_intake;
+mod timestamp;
+mod validation;
+
+pub use cloud::{Cloud, CloudOptions};
+pub use server::{ServeError, open, serve};

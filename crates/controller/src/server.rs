@@ -1,0 +1,121 @@
+//! The gRPC server.
+
+use crate::{
+    api::Api,
+    cloud::{Cloud, CloudOptions},
+    hosts::{Registry, watch_leases},
+};
+use api::{
+    host::host_registry_server::HostRegistryServer,
+    v1::{
+        catalog_service_server::CatalogServiceServer, disk_service_server::DiskServiceServer,
+        image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
+        key_pair_service_server::KeyPairServiceServer,
+        operator_service_server::OperatorServiceServer,
+        security_group_service_server::SecurityGroupServiceServer,
+        vpc_service_server::VpcServiceServer,
+    },
+};
+use futures::TryFutureExt as _;
+use std::{
+    fs::Permissions, future::Future, io, os::unix::fs::PermissionsExt as _, path::PathBuf,
+    sync::Arc, time::Duration,
+};
+use store::{SqliteOptions, SqliteStore, Store, StoreError};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+/// Bytes of one message: a host's spec and its report hold everything of the host.
+const MOST_MESSAGE: usize = 64 << 20;
+
+/// Why the controller cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be used.
+    #[error("data directory {path}: {source}; make it writable or choose another --data-dir")]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("store: {0}")]
+    Store(#[from] StoreError),
+    /// Reflection cannot be built.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The server ended with an error.
+    #[error("gRPC: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Opens the store under the data directory and tidies up after a process that was killed.
+///
+/// # Errors
+/// If the directory or the database cannot be used.
+pub async fn open(options: CloudOptions) -> Result<Cloud, ServeError> {
+    let directory = options.data_dir.clone();
+    // User data is in there: nobody else's business.
+    tokio::fs::create_dir_all(&directory)
+        .and_then(|()| tokio::fs::set_permissions(&directory, Permissions::from_mode(0o700)))
+        .await
+        .map_err(|source| ServeError::DataDir { path: directory.clone(), source })?;
+    let path = directory.join("ecs.db");
+    let sqlite = SqliteOptions { path, readers: 4 };
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&sqlite)?);
+    let cloud = Cloud::new(store, options);
+    let failed = cloud
+        .store
+        .fail_unfinished_images("the controller was restarted during the import; import it again")
+        .await?;
+    if failed > 0 {
+        tracing::warn!(failed, "imports that a restart interrupted have failed");
+    }
+    cloud.images.remove_partial().await;
+    cloud.images.remove_unknown(&*cloud.store).await;
+    Ok(cloud)
+}
+
+/// Serves until `stop` is done.
+///
+/// # Errors
+/// If the server cannot be built or fails.
+pub async fn serve(
+    cloud: Cloud,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    let leases = tokio::spawn(watch_leases(cloud.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(api::DESCRIPTORS)
+        .build_v1()?;
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<InstanceServiceServer<Api>>().await;
+    let handler = Api::new(cloud.clone());
+    let registry = HostRegistryServer::new(Registry::new(cloud))
+        .max_decoding_message_size(MOST_MESSAGE)
+        .max_encoding_message_size(MOST_MESSAGE);
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .tcp_nodelay(true)
+        .add_service(reflection)
+        .add_service(health)
+        .add_service(registry)
+        .add_service(CatalogServiceServer::new(handler.clone()))
+        .add_service(DiskServiceServer::new(handler.clone()))
+        .add_service(
+            ImageServiceServer::new(handler.clone()).max_decoding_message_size(MOST_MESSAGE),
+        )
+        .add_service(InstanceServiceServer::new(handler.clone()))
+        .add_service(KeyPairServiceServer::new(handler.clone()))
+        .add_service(OperatorServiceServer::new(handler.clone()))
+        .add_service(SecurityGroupServiceServer::new(handler.clone()))
+        .add_service(VpcServiceServer::new(handler))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await;
+    leases.abort();
+    Ok(served?)
+}

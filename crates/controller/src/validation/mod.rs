@@ -1,0 +1,9 @@
+//! Rules for single values of requests.
+
+mod names;
+mod tags;
+mod user_data;
+
+pub(crate) use names::{description, display_name, host_name, suffixed};
+pub(crate) use tags::tags;
+pub(crate) use user_data::user_data;

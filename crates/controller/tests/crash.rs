@@ -1,0 +1,174 @@
+//! `kill -9` at any moment loses nothing that was acknowledged and makes nothing twice.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cloud_process;
+mod fake_agent;
+
+use api::v1::*;
+use cloud_process::{CloudProcess, Site, code};
+use fake_agent::FakeAgent;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+async fn all(cloud: &CloudProcess) -> Vec<Instance> {
+    let mut instances = Vec::new();
+    let mut request = DescribeInstancesRequest { max_results: 100, ..Default::default() };
+    loop {
+        let answer =
+            cloud.instances().describe_instances(request.clone()).await.unwrap().into_inner();
+        instances.extend(answer.instances);
+        if answer.next_token.is_empty() {
+            return instances;
+        }
+        request.next_token = answer.next_token;
+    }
+}
+
+/// Calls with a token until it is answered, however often the process dies meanwhile. Answers the
+/// ids of every answer it saw.
+async fn insist(
+    mut client: instance_service_client::InstanceServiceClient<tonic::transport::Channel>,
+    request: RunInstancesRequest,
+) -> Vec<String> {
+    loop {
+        match client.run_instances(request.clone()).await {
+            Ok(answer) => return answer.into_inner().instance_id_sets,
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
+                panic!("refused: {status}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+fn request(site: &Site, index: usize) -> RunInstancesRequest {
+    RunInstancesRequest {
+        client_token: format!("token-{index}"),
+        instance_type: "ecs.t6-c1m1.large".to_owned(),
+        ..site.run(2)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_instances_survive_and_nothing_is_made_twice() {
+    const CALLS: usize = 60;
+    let mut cloud = CloudProcess::start(&["--cpu-overcommit", "1000"]).await;
+    let site = cloud.site().await;
+    let agent = FakeAgent::start(&cloud, "host-1", 64, 4 << 20);
+    while cloud
+        .operator()
+        .describe_hosts(DescribeHostsRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .hosts
+        .is_empty()
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let tasks: Vec<_> = (0..CALLS)
+        .map(|index| tokio::spawn(insist(cloud.instances(), request(&site, index))))
+        .collect();
+    for round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(3 + 17 * round)).await;
+        cloud.restart().await;
+    }
+    let mut acknowledged = BTreeMap::new();
+    for (index, task) in tasks.into_iter().enumerate() {
+        acknowledged.insert(index, task.await.unwrap());
+    }
+    cloud.restart().await;
+
+    // The same token answers the same after the crash, with other parameters it is refused.
+    for (index, ids) in &acknowledged {
+        assert_eq!(insist(cloud.instances(), request(&site, *index)).await, *ids);
+    }
+    let other = RunInstancesRequest { amount: 1, ..request(&site, 0) };
+    let refused = cloud.instances().run_instances(other).await.unwrap_err();
+    assert_eq!(code(&refused), "IdempotentParameterMismatch");
+
+    let expected: BTreeSet<String> = acknowledged.values().flatten().cloned().collect();
+    assert_eq!(expected.len(), 2 * CALLS, "two calls were given the same instance");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let instances = all(&cloud).await;
+        let made: BTreeSet<String> =
+            instances.iter().map(|instance| instance.instance_id.clone()).collect();
+        assert_eq!(made, expected);
+        let addresses: BTreeSet<String> = instances
+            .iter()
+            .flat_map(|instance| instance.network_interfaces.clone())
+            .map(|interface| interface.primary_ip_address)
+            .collect();
+        assert_eq!(addresses.len(), made.len(), "an address was given twice");
+        if instances.iter().all(|instance| instance.status == "Running") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not all run: {instances:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        agent.behaviour.lock().unwrap().starts.values().all(|count| *count == 1),
+        "a guest was started twice"
+    );
+    let hosts = cloud.operator().describe_hosts(DescribeHostsRequest {}).await.unwrap();
+    assert_eq!(hosts.into_inner().hosts[0].vcpus_used, 2 * 2 * CALLS as u32);
+
+    // Deleting through crashes leaves nothing.
+    let ids: Vec<String> = expected.into_iter().collect();
+    for (round, chunk) in ids.chunks(40).enumerate() {
+        let request = DeleteInstancesRequest {
+            instance_id: chunk.to_vec(),
+            force: true,
+            client_token: format!("delete-{round}"),
+            ..Default::default()
+        };
+        cloud.instances().delete_instances(request.clone()).await.unwrap();
+        cloud.restart().await;
+        cloud.instances().delete_instances(request).await.unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !all(&cloud).await.is_empty() {
+        assert!(Instant::now() < deadline, "released instances stay");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hosts = cloud.operator().describe_hosts(DescribeHostsRequest {}).await.unwrap();
+    let host = &hosts.into_inner().hosts[0];
+    assert_eq!((host.vcpus_used, host.memory_mib_used), (0, 0));
+    let switches = cloud.vpcs().describe_v_switches(DescribeVSwitchesRequest::default()).await;
+    assert_eq!(switches.unwrap().into_inner().v_switches[0].available_ip_address_count, 65_532);
+    assert!(agent.behaviour.lock().unwrap().disks.is_empty());
+}
+
+#[tokio::test]
+async fn an_import_that_a_crash_cut_off_fails_and_leaves_no_file() {
+    use import_image_request::Part;
+    let mut cloud = CloudProcess::start(&[]).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(4);
+    let header = ImportImageHeader { image_name: "cut".to_owned(), ..Default::default() };
+    sender.send(ImportImageRequest { part: Some(Part::Header(header)) }).await.unwrap();
+    sender.send(ImportImageRequest { part: Some(Part::Data(vec![1; 1000])) }).await.unwrap();
+    let mut images = cloud.images();
+    let upload = tokio::spawn(async move {
+        images.import_image(tokio_stream::wrappers::ReceiverStream::new(receiver)).await
+    });
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::fs::read_dir(cloud.path("images")).map_or(0, Iterator::count) == 0 {
+        assert!(Instant::now() < deadline, "the upload does not begin");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cloud.restart().await;
+    assert!(upload.await.unwrap().is_err());
+    let request = DescribeImagesRequest { status: "CreateFailed".to_owned(), ..Default::default() };
+    let images = cloud.images().describe_images(request).await.unwrap().into_inner().images;
+    assert_eq!(images.len(), 1);
+    assert!(images[0].status_reason.contains("import it again"), "{}", images[0].status_reason);
+    assert_eq!(std::fs::read_dir(cloud.path("images")).unwrap().count(), 0);
+    // The name is free again.
+    let header = ImportImageHeader { image_name: "cut".to_owned(), ..Default::default() };
+    cloud.import(header, &vec![1; 1 << 20]).await.unwrap();
+}

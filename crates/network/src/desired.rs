@@ -1,0 +1,146 @@
+//! What goes in and what comes out of a reconciliation.
+
+use api::host::{EniSpec, SecurityGroupSpec, VpcSpec};
+use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
+
+/// Settings of a host's networks.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where namespaces are mounted. `ip netns` knows `/run/netns` only; tests use another one so
+    /// that they do not remove each other's.
+    pub namespace_dir: PathBuf,
+    /// MTU of taps, in bytes, and what DHCP tells guests.
+    pub mtu: u16,
+    /// DNS servers DHCP tells guests whose [`DhcpOptions`] name none. May be empty.
+    pub dns_servers: Vec<Ipv4Addr>,
+    /// How long a DHCP lease lasts. An address never changes while its ENI exists, so it may be long.
+    pub lease: Duration,
+    /// The `nft` program.
+    pub nft: PathBuf,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            namespace_dir: PathBuf::from("/run/netns"),
+            mtu: 1500,
+            dns_servers: Vec::new(),
+            lease: Duration::from_secs(10 * 365 * 24 * 3600),
+            nft: PathBuf::from("nft"),
+        }
+    }
+}
+
+/// Everything the host should have. What is not in it is removed.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    /// VPCs with something on this host.
+    pub vpcs: Vec<VpcSpec>,
+    /// The ENIs of this host's instances. Each one's VPC is in `vpcs`.
+    pub enis: Vec<EniSpec>,
+    /// The groups of those ENIs and the groups their rules refer to.
+    pub groups: Vec<SecurityGroupSpec>,
+    /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.
+    pub dhcp: HashMap<String, DhcpOptions>,
+}
+
+/// What DHCP tells one guest beyond what its ENI says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DhcpOptions {
+    /// Host name; empty for none.
+    pub hostname: String,
+    /// DNS servers; empty for those in [`Options`].
+    pub dns_servers: Vec<Ipv4Addr>,
+}
+
+/// Which kind of resource a [`Problem`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResourceKind {
+    /// A VPC, thus all its ENIs on this host.
+    Vpc,
+    /// One ENI.
+    Eni,
+    /// One security group.
+    SecurityGroup,
+    /// The host itself.
+    Host,
+}
+
+/// One thing that could not be made as desired. What was there before is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Kind of the resource.
+    pub kind: ResourceKind,
+    /// Its ECS id; for [`ResourceKind::Host`] what could not be done.
+    pub id: String,
+    /// What went wrong and what to do about it.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}: {}", self.kind, self.id, self.message)
+    }
+}
+
+/// The outcome of a reconciliation.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// What differs from the desired state still. Empty: everything is as desired.
+    pub problems: Vec<Problem>,
+    /// How many things were created, changed or removed. Zero: everything was there already.
+    pub changes: usize,
+}
+
+impl Report {
+    /// Whether everything is as desired.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// The first problem that keeps this ENI from working: its own, or its VPC's.
+    #[must_use]
+    pub fn problem_of(&self, eni: &EniSpec) -> Option<&Problem> {
+        self.problems.iter().find(|p| match p.kind {
+            ResourceKind::Eni => p.id == eni.eni_id,
+            ResourceKind::Vpc => p.id == eni.vpc_id,
+            ResourceKind::SecurityGroup => eni.security_group_ids.contains(&p.id),
+            ResourceKind::Host => false,
+        })
+    }
+}
+
+/// Kinds of kernel objects this crate makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKind {
+    /// A network namespace.
+    Namespace,
+    /// A tap interface.
+    Tap,
+    /// An nftables table.
+    Table,
+}
+
+impl ObjectKind {
+    /// The name used in `HostObject.kind`: `netns`, `tap` or `table`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "netns",
+            Self::Tap => "tap",
+            Self::Table => "table",
+        }
+    }
+}
+
+/// A kernel object of ours.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    /// Its kind.
+    pub kind: ObjectKind,
+    /// Its name; taps and tables are prefixed with their namespace and a slash.
+    pub name: String,
+    /// The ECS id it was made for: a VPC's or an ENI's. Empty if unknown.
+    pub owner: String,
+}

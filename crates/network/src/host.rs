@@ -1,0 +1,199 @@
+//! The handle of a host's networks.
+
+use crate::{
+    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Problem, Report, ResourceKind,
+    filter, names,
+    namespace::{self, Namespace},
+    netlink::Netlink,
+    plan::{self, Plan},
+    sockets, tap,
+    vpc::{self, VpcState},
+};
+use api::host::EniSpec;
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
+
+/// The networks of this host. Cheap to clone; all clones are the same networks.
+#[derive(Debug, Clone)]
+pub struct HostNetwork {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: Options,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    vpcs: HashMap<u32, VpcState>,
+    vnis: HashMap<String, u32>,
+}
+
+impl HostNetwork {
+    /// Checks that namespaces can be made. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Permission`] without root's privileges.
+    pub async fn new(options: Options) -> Result<Self, Error> {
+        namespace::check_permission().await?;
+        Ok(Self { inner: Arc::new(Inner { options, state: Mutex::default() }) })
+    }
+
+    /// Makes namespaces, addresses, routes, taps, tables and DHCP match `desired`, and removes what
+    /// is not in it. What a person changed by hand is put right. On an error the packet filter
+    /// that was in force stays in force, and the report names what failed.
+    pub async fn reconcile(&self, desired: &Desired) -> Report {
+        let options = &self.inner.options;
+        let mut state = self.inner.state.lock().await;
+        let mut plan = Plan::new(desired, options);
+        let mut report =
+            Report { problems: std::mem::take(&mut plan.problems), ..Report::default() };
+        self.remove_others(&plan, &mut state, &mut report).await;
+        state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
+        for vpc in &plan.vpcs {
+            let before = state.vpcs.remove(&vpc.vni);
+            match VpcState::open(before, vpc.vni, options, &mut report).await {
+                Ok(mut opened) => {
+                    opened.reconcile(vpc, options, &mut report).await;
+                    state.vpcs.insert(vpc.vni, opened);
+                }
+                Err(e) => report.problems.push(Problem {
+                    kind: ResourceKind::Vpc,
+                    id: vpc.id.clone(),
+                    message: e.to_string(),
+                }),
+            }
+        }
+        report
+    }
+
+    async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
+        let options = &self.inner.options;
+        let mut host_problem = |id: String, e: &Error| {
+            let (kind, message) = (ResourceKind::Host, e.to_string());
+            report.problems.push(Problem { kind, id, message });
+        };
+        let existing = match namespace::list(&options.namespace_dir) {
+            Ok(existing) => existing,
+            Err(e) => {
+                host_problem(options.namespace_dir.display().to_string(), &e);
+                return;
+            }
+        };
+        let keeps =
+            |vni: &u32| plan.untouched.contains(vni) || plan.vpcs.iter().any(|vpc| vpc.vni == *vni);
+        let mut removed = 0;
+        for vni in existing.iter().filter(|vni| !keeps(vni)) {
+            state.vpcs.remove(vni);
+            match vpc::remove(*vni, options).await {
+                Ok(()) => removed += 1,
+                Err(e) => host_problem(names::namespace_name(*vni), &e),
+            }
+        }
+        state.vpcs.retain(|vni, _| keeps(vni));
+        report.changes += removed;
+    }
+
+    /// Opens the tap of an ENI, made if need be: one descriptor per queue pair, with 12 bytes of
+    /// virtio-net header before each frame, non-blocking. The tap outlives its descriptors.
+    ///
+    /// # Errors
+    /// [`Error::UnknownVpc`] if the ENI's VPC was not in the last reconciliation;
+    /// [`Error::Invalid`] for a spec that makes no sense; otherwise what the system said.
+    pub async fn open_tap(&self, eni: &EniSpec, queue_pairs: u32) -> Result<Vec<OwnedFd>, Error> {
+        if queue_pairs == 0 || queue_pairs > tap::MAX_QUEUE_PAIRS {
+            return Err(Error::Invalid {
+                resource: eni.eni_id.clone(),
+                field: "queue pairs",
+                value: queue_pairs.to_string(),
+                expected: "1 to 256",
+            });
+        }
+        let options = &self.inner.options;
+        let state = self.inner.state.lock().await;
+        let vpc = state.vnis.get(&eni.vpc_id).and_then(|vni| state.vpcs.get(vni));
+        let vpc = vpc.ok_or_else(|| Error::UnknownVpc(eni.vpc_id.clone()))?;
+        let name = names::tap_name(&eni.eni_id);
+        vpc.ensure_eni(&plan::eni(eni, DhcpOptions::default(), options)?, options).await?;
+        vpc.namespace.run(move || tap::open(&name, queue_pairs)).await?
+    }
+
+    /// Listens on an address inside a VPC's namespace. While the listener lives, so does the
+    /// namespace: drop it when the VPC goes.
+    ///
+    /// # Errors
+    /// [`Error::NoNamespace`], or what the system said.
+    pub async fn tcp_listen(
+        &self,
+        vni: u32,
+        address: Ipv4Addr,
+        port: u16,
+    ) -> Result<TcpListener, Error> {
+        sockets::listen(&self.namespace(vni)?, address, port).await
+    }
+
+    /// Connects from [`crate::SERVICE_ADDRESS`] to an address inside a VPC. Judged by the security
+    /// groups of the ENI that has the address.
+    ///
+    /// # Errors
+    /// [`Error::NoNamespace`]; [`Error::Connect`] if the guest refuses or no answer comes within ten
+    /// seconds.
+    pub async fn tcp_connect(&self, vni: u32, to: SocketAddrV4) -> Result<TcpStream, Error> {
+        sockets::connect(&self.namespace(vni)?, vni, to).await
+    }
+
+    /// Identifies the namespace of a VNI. If it changes, sockets made before are in another one,
+    /// and have to be made again. None if there is no namespace.
+    #[must_use]
+    pub fn namespace_id(&self, vni: u32) -> Option<u64> {
+        self.namespace(vni).ok().map(|namespace| namespace.inode())
+    }
+
+    fn namespace(&self, vni: u32) -> Result<Namespace, Error> {
+        Namespace::open(&self.inner.options.namespace_dir, &names::namespace_name(vni))?
+            .ok_or(Error::NoNamespace(vni))
+    }
+
+    /// Everything of ours on the host, desired or not.
+    ///
+    /// # Errors
+    /// What the system said when looking: then nothing is known about leaks.
+    pub async fn list(&self) -> Result<Vec<Object>, Error> {
+        let options = &self.inner.options;
+        let mut objects = Vec::new();
+        for vni in namespace::list(&options.namespace_dir)? {
+            let name = names::namespace_name(vni);
+            let mut owner = String::new();
+            if let Some(namespace) = Namespace::open(&options.namespace_dir, &name)? {
+                let netlink = Netlink::open(&namespace).await?;
+                for link in netlink.links().await? {
+                    if link.name == "lo" {
+                        owner = link.alias;
+                    } else if names::is_tap_name(&link.name) {
+                        let kind = ObjectKind::Tap;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
+                    }
+                }
+                for table in filter::tables(&namespace, &options.nft).await? {
+                    let kind = ObjectKind::Table;
+                    let name = format!("{name}/{table}");
+                    objects.push(Object { kind, name, owner: owner.clone() });
+                }
+            }
+            objects.push(Object { kind: ObjectKind::Namespace, name, owner });
+        }
+        objects.sort();
+        Ok(objects)
+    }
+}

@@ -1,0 +1,35 @@
+//! The VPC networks of one host: namespaces, taps, routes, DHCP, security groups as nftables.
+//!
+//! [`HostNetwork`] is level-triggered: it is given all the host should have ([`Desired`]), looks at
+//! what the kernel has, and changes the difference. Nothing it needs is kept only in memory, so an
+//! agent may be killed at any moment and the next one goes on from what exists.
+//!
+//! The data plane of one VPC is a network namespace. Every ENI is a tap with a /32 route and a
+//! permanent neighbour entry; there is no bridge, no learning and no flooding. The gateway of each
+//! VSwitch, the metadata address and the service address answer locally. An `inet` and an `arp`
+//! table, both called `ecs`, let through what [`security_groups`] compiled and nothing else.
+
+mod desired;
+mod dhcp;
+mod error;
+mod filter;
+mod host;
+mod names;
+mod namespace;
+mod netlink;
+mod plan;
+pub mod security_groups;
+mod sockets;
+mod sysctl;
+mod tap;
+mod vpc;
+
+pub use desired::{
+    Desired, DhcpOptions, Object, ObjectKind, Options, Problem, Report, ResourceKind,
+};
+pub use error::Error;
+pub use host::HostNetwork;
+pub use names::{
+    GATEWAY_MAC, METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME, namespace_name,
+    tap_name,
+};

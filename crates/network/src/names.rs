@@ -1,0 +1,71 @@
+//! Names and addresses that are the same on every host.
+
+use sha2::{Digest as _, Sha256};
+use std::net::Ipv4Addr;
+
+/// Where instances reach the metadata service.
+pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+/// TCP port of the metadata service.
+pub const METADATA_PORT: u16 = 80;
+/// Where the host's own connections into a VPC come from.
+pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 104, 0, 1);
+/// The MAC address that answers for everything a guest asks for; ECS shows the same one.
+pub const GATEWAY_MAC: [u8; 6] = [0xee, 0xff, 0xff, 0xff, 0xff, 0xff];
+/// Name of the nftables tables (families `inet` and `arp`) in each namespace.
+pub const TABLE_NAME: &str = "ecs";
+
+pub(crate) const NAMESPACE_PREFIX: &str = "ecs-";
+pub(crate) const TAP_PREFIX: &str = "tap";
+
+/// The name of an ENI's tap: `tap` and 48 bits of a hash, since interface names have at most 15
+/// bytes. The tap's alias holds the ENI's id.
+#[must_use]
+pub fn tap_name(eni_id: &str) -> String {
+    let digest = Sha256::digest(eni_id.as_bytes());
+    let mut name = String::from(TAP_PREFIX);
+    for byte in &digest[..6] {
+        name.push_str(&format!("{byte:02x}"));
+    }
+    name
+}
+
+/// The name of the namespace of the VPC with this VXLAN network identifier.
+#[must_use]
+pub fn namespace_name(vni: u32) -> String {
+    format!("{NAMESPACE_PREFIX}{vni}")
+}
+
+/// The VNI in a namespace name of ours.
+pub(crate) fn vni_of_namespace(name: &str) -> Option<u32> {
+    let vni = name.strip_prefix(NAMESPACE_PREFIX)?.parse().ok()?;
+    (namespace_name(vni) == name).then_some(vni)
+}
+
+/// Whether an interface name has the form [`tap_name`] makes.
+pub(crate) fn is_tap_name(name: &str) -> bool {
+    name.strip_prefix(TAP_PREFIX)
+        .is_some_and(|hex| hex.len() == 12 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_and_are_stable() {
+        let name = tap_name("eni-bp1b2c0jvnj0g17b0001");
+        assert_eq!(name.len(), 15);
+        assert_eq!(name, tap_name("eni-bp1b2c0jvnj0g17b0001"));
+        assert_ne!(name, tap_name("eni-bp1b2c0jvnj0g17b0002"));
+        assert!(is_tap_name(&name));
+        assert!(!is_tap_name("tap0"));
+    }
+
+    #[test]
+    fn only_our_namespaces_are_recognised() {
+        assert_eq!(vni_of_namespace(&namespace_name(7)), Some(7));
+        for other in ["ecs-", "ecs-07", "ecs-x", "ecs-99999999999", "other-7"] {
+            assert_eq!(vni_of_namespace(other), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! One VPC's filter: who may send what through which tap.
+
+use super::{
+    policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Verdict},
+    ruleset::{Chain, Family, Ruleset, Set, Table},
+};
+use crate::{
+    METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS,
+    plan::{Eni, Vpc, mac_text},
+};
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Its elements come from packets, not from us.
+pub(crate) const DHCP_RATE_SET: &str = "dhcp_rate";
+
+/// A VPC's rules, and what could not be expressed.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) ruleset: Ruleset,
+    pub(crate) broken: BTreeSet<(String, String)>,
+    /// ENIs with a group that is not in the desired state, and that group. They get no flow at all.
+    pub(crate) without_group: Vec<(String, String)>,
+}
+
+pub(crate) fn compile(vpc: &Vpc) -> Compiled {
+    let mut inet = base();
+    let mut broken = BTreeSet::new();
+    let mut without_group = Vec::new();
+    let mut combinations: BTreeMap<&[String], String> = BTreeMap::new();
+    for eni in &vpc.enis {
+        admit(&mut inet, eni);
+        if let Some(group) = eni.groups.iter().find(|id| !vpc.groups.contains_key(*id)) {
+            without_group.push((eni.id.clone(), group.clone()));
+            continue;
+        }
+        let name = match combinations.get(eni.groups.as_slice()) {
+            Some(name) => name.clone(),
+            None => {
+                let name = short_hash(&eni.groups.join("\n"));
+                for rule in add_chains(&mut inet, &name, &eni.groups, vpc) {
+                    broken.insert((rule.group, rule.reason));
+                }
+                combinations.insert(&eni.groups, name.clone());
+                name
+            }
+        };
+        let tap = quoted(&eni.tap);
+        element(&mut inet, "egress", tap.clone(), format!("goto out_{name}"));
+        element(&mut inet, "ingress", tap, format!("goto in_{name}"));
+    }
+    for gateway in &vpc.gateways {
+        element(&mut inet, "gateways", gateway.to_string(), String::new());
+    }
+    let mut arp = Table::default();
+    let mut senders = set("ifname . ether_addr . ipv4_addr");
+    for eni in &vpc.enis {
+        for address in [eni.address, std::net::Ipv4Addr::UNSPECIFIED] {
+            let key = format!("{} . {} . {address}", quoted(&eni.tap), mac_text(eni.mac));
+            senders.elements.insert(key, String::new());
+        }
+    }
+    arp.sets.insert("senders".to_owned(), senders);
+    arp.chains.insert(
+        "input".to_owned(),
+        chain(
+            "type filter hook input priority filter; policy drop",
+            ["iifname . arp saddr ether . arp saddr ip @senders accept"],
+        ),
+    );
+    let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
+    Compiled { ruleset: Ruleset { tables }, broken, without_group }
+}
+
+/// What every VPC has. Chains that a map leads to are entered by `goto`, so that the end of one is
+/// the end of the packet: base chains drop by default.
+fn base() -> Table {
+    let metadata = format!("ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} accept");
+    let from_host = format!("ip saddr {SERVICE_ADDRESS} oifname vmap @ingress");
+    let chains = BTreeMap::from([
+        (
+            "prerouting".to_owned(),
+            chain(
+                "type filter hook prerouting priority raw; policy drop",
+                [
+                    "iifname lo accept",
+                    "meta nfproto != ipv4 drop",
+                    // Only the host is a DHCP server.
+                    "udp sport 67 udp dport 68 drop",
+                    "iifname . ether saddr . ip saddr @sources accept",
+                    "iifname . ether saddr @ports ip saddr 0.0.0.0 ip daddr 255.255.255.255 \
+                     udp sport 68 udp dport 67 accept",
+                ],
+            ),
+        ),
+        (
+            "forward".to_owned(),
+            chain(
+                "type filter hook forward priority filter; policy drop",
+                [
+                    "ct state invalid drop",
+                    "ct state established,related accept",
+                    "iifname vmap @egress",
+                ],
+            ),
+        ),
+        ("to_guest".to_owned(), chain("", ["oifname vmap @ingress", "drop"])),
+        (
+            "input".to_owned(),
+            chain(
+                "type filter hook input priority filter; policy drop",
+                [
+                    "iifname lo accept",
+                    "ct state invalid drop",
+                    "ct state established,related accept",
+                    "udp sport 68 udp dport 67 update @dhcp_rate \
+                     { iifname limit rate over 10/second burst 20 packets } drop",
+                    "udp sport 68 udp dport 67 accept",
+                    metadata.as_str(),
+                    "icmp type echo-request ip daddr @gateways accept",
+                ],
+            ),
+        ),
+        (
+            "output".to_owned(),
+            chain(
+                "type filter hook output priority filter; policy drop",
+                [
+                    "oifname lo accept",
+                    "ct state established,related accept",
+                    "udp sport 67 udp dport 68 accept",
+                    from_host.as_str(),
+                ],
+            ),
+        ),
+    ]);
+    let verdicts = || Set {
+        is_map: true,
+        declaration: vec!["type ifname : verdict".to_owned()],
+        elements: BTreeMap::new(),
+    };
+    let mut dhcp_rate = set("ifname");
+    let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
+    dhcp_rate.declaration.extend(options.map(str::to_owned));
+    let sets = BTreeMap::from([
+        ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
+        ("ports".to_owned(), set("ifname . ether_addr")),
+        ("gateways".to_owned(), set("ipv4_addr")),
+        (DHCP_RATE_SET.to_owned(), dhcp_rate),
+        ("ingress".to_owned(), verdicts()),
+        ("egress".to_owned(), verdicts()),
+    ]);
+    Table { sets, chains }
+}
+
+/// The addresses an ENI may send from.
+fn admit(inet: &mut Table, eni: &Eni) {
+    let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
+    element(inet, "sources", format!("{port} . {}", eni.address), String::new());
+    element(inet, "ports", port, String::new());
+}
+
+fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec<BrokenRule> {
+    let specs: Vec<_> = groups.iter().filter_map(|id| vpc.groups.get(id)).collect();
+    let known = |id: &str| vpc.groups.contains_key(id);
+    let mut broken = Vec::new();
+    for (direction, prefix) in [(Direction::Ingress, "in"), (Direction::Egress, "out")] {
+        let (policy, some_broken) = Policy::merge(&specs, direction, known);
+        broken.extend(some_broken);
+        for clause in &policy.clauses {
+            if let Peers::Group(id) = &clause.matches.peers {
+                members(inet, id, vpc);
+            }
+        }
+        let rules = policy
+            .clauses
+            .iter()
+            .map(|clause| {
+                let mut rule = conditions(&clause.matches, direction);
+                rule.push_str(verdict(clause.verdict, direction));
+                rule
+            })
+            .chain([verdict(policy.default, direction).to_owned()])
+            .collect();
+        let chain = Chain { hook: String::new(), rules };
+        inet.chains.insert(format!("{prefix}_{name}"), chain);
+    }
+    broken
+}
+
+fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
+    let name = member_set(group);
+    if inet.sets.contains_key(&name) {
+        return;
+    }
+    let mut members = set("ipv4_addr");
+    let addresses = vpc.groups.get(group).map(|g| g.member_ips.as_slice()).unwrap_or_default();
+    for address in addresses {
+        if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
+            members.elements.insert(address.to_string(), String::new());
+        }
+    }
+    inet.sets.insert(name, members);
+}
+
+fn conditions(matches: &Match, direction: Direction) -> String {
+    let field = match direction {
+        Direction::Ingress => "ip saddr",
+        Direction::Egress => "ip daddr",
+    };
+    let mut text = match &matches.peers {
+        Peers::Any => String::new(),
+        Peers::Group(group) => format!("{field} @{} ", member_set(group)),
+        Peers::Blocks(blocks) => {
+            let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
+            format!("{field} {{ {} }} ", blocks.join(", "))
+        }
+    };
+    let protocol = match matches.protocol {
+        Protocol::All => return text,
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Icmp => "icmp",
+        Protocol::Gre => "gre",
+    };
+    if matches.source_ports.is_all() && matches.destination_ports.is_all() {
+        text.push_str(&format!("meta l4proto {protocol} "));
+    }
+    for (side, ports) in [("sport", &matches.source_ports), ("dport", &matches.destination_ports)] {
+        if !ports.is_all() {
+            text.push_str(&format!("{protocol} {side} {{ {} }} ", ranges(ports)));
+        }
+    }
+    text
+}
+
+fn ranges(ports: &PortSet) -> String {
+    let ranges: Vec<_> = ports
+        .ranges()
+        .iter()
+        .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
+        .collect();
+    ranges.join(", ")
+}
+
+fn verdict(verdict: Verdict, direction: Direction) -> &'static str {
+    match (verdict, direction) {
+        (Verdict::Drop, _) => "drop",
+        (Verdict::Accept, Direction::Ingress) => "accept",
+        // The receiver's groups have their say too.
+        (Verdict::Accept, Direction::Egress) => "goto to_guest",
+    }
+}
+
+/// The set of a group's members. Ids of ECS's form are kept readable.
+fn member_set(group: &str) -> String {
+    let plain = group.len() <= 40 && group.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if plain {
+        format!("members_{}", group.replace('-', "_"))
+    } else {
+        format!("members_of_{}", short_hash(group))
+    }
+}
+
+fn short_hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes())[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
+}
+
+fn set(kind: &str) -> Set {
+    Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
+}
+
+fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {
+    Chain { hook: hook.to_owned(), rules: rules.into_iter().map(str::to_owned).collect() }
+}
+
+fn element(table: &mut Table, set: &str, key: String, value: String) {
+    if let Some(set) = table.sets.get_mut(set) {
+        set.elements.insert(key, value);
+    }
+}

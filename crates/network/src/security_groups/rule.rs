@@ -1,0 +1,108 @@
+//! One rule of a security group, read from its spec.
+
+use super::policy::{Match, Peers, PortSet, Protocol};
+use api::host::RuleSpec;
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+/// A rule that was read, or what to do since it could not be.
+#[derive(Debug)]
+pub(crate) enum Reading {
+    /// What the rule matches.
+    Rule(Match),
+    /// It is about IPv6, which VPCs here do not carry: it matches nothing.
+    Nothing,
+    /// It makes no sense. What is set matches at least all the rule could have meant.
+    Broken { widest: Match, reason: String },
+}
+
+/// Reads a rule. `known` tells whether a group is part of the desired state.
+pub(crate) fn read(rule: &RuleSpec, known: impl Fn(&str) -> bool) -> Reading {
+    let mut broken = Vec::new();
+    let (protocol, ipv6) = match rule.ip_protocol.to_ascii_lowercase().as_str() {
+        "tcp" => (Protocol::Tcp, false),
+        "udp" => (Protocol::Udp, false),
+        "icmp" => (Protocol::Icmp, false),
+        "gre" => (Protocol::Gre, false),
+        "all" => (Protocol::All, false),
+        "icmpv6" => (Protocol::All, true),
+        other => {
+            broken.push(format!("unknown protocol {other:?}, use tcp, udp, icmp, gre or all"));
+            (Protocol::All, false)
+        }
+    };
+    let peers = match peers(rule, known) {
+        Ok(Some(peers)) => peers,
+        Ok(None) => return Reading::Nothing,
+        Err(reason) => {
+            broken.push(reason);
+            Peers::Any
+        }
+    };
+    if ipv6 {
+        return Reading::Nothing;
+    }
+    let mut ports = |what: &str, range: Result<PortSet, String>| match range {
+        Ok(set) if set.is_all() || protocol.has_ports() => set,
+        Ok(_) => {
+            broken.push(format!("{what} needs protocol tcp or udp"));
+            PortSet::ALL
+        }
+        Err(reason) => {
+            broken.push(format!("{what}: {reason}"));
+            PortSet::ALL
+        }
+    };
+    let destination = ports("port range", port_range(rule.port_from, rule.port_to));
+    let source = ports("source port range", source_ports(&rule.source_port_range));
+    let matches = Match { protocol, peers, source_ports: source, destination_ports: destination };
+    if broken.is_empty() {
+        Reading::Rule(matches)
+    } else {
+        Reading::Broken { widest: matches, reason: broken.join("; ") }
+    }
+}
+
+/// The other side of a rule; none if it is IPv6.
+fn peers(rule: &RuleSpec, known: impl Fn(&str) -> bool) -> Result<Option<Peers>, String> {
+    if rule.cidr.is_empty() {
+        let group = &rule.peer_group_id;
+        return match group.as_str() {
+            "" => Err("neither a CIDR block nor a group is given".to_owned()),
+            _ if known(group) => Ok(Some(Peers::Group(group.clone()))),
+            _ => Err(format!("group {group} is not known on this host")),
+        };
+    }
+    if rule.cidr.contains(':') {
+        return Ok(None);
+    }
+    let block = match rule.cidr.parse::<Ipv4Addr>() {
+        Ok(address) => Ipv4Net::from(address),
+        Err(_) => {
+            rule.cidr.parse::<Ipv4Net>().map_err(|_| format!("{:?} is no CIDR block", rule.cidr))?
+        }
+    };
+    Ok(Some(match block.prefix_len() {
+        0 => Peers::Any,
+        _ => Peers::Blocks(vec![block.trunc()]),
+    }))
+}
+
+fn port_range(from: u32, to: u32) -> Result<PortSet, String> {
+    if (from, to) == (0, 0) || (from, to) == (1, 65535) {
+        return Ok(PortSet::ALL);
+    }
+    match (u16::try_from(from), u16::try_from(to)) {
+        (Ok(from), Ok(to)) if from <= to => Ok(PortSet::new([from..=to])),
+        _ => Err(format!("{from}/{to} is no port range")),
+    }
+}
+
+fn source_ports(text: &str) -> Result<PortSet, String> {
+    if text.is_empty() || text == "-1/-1" {
+        return Ok(PortSet::ALL);
+    }
+    let fail = || format!("{text:?} is no port range, expected from/to");
+    let (from, to) = text.split_once('/').ok_or_else(fail)?;
+    port_range(from.parse().map_err(|_| fail())?, to.parse().map_err(|_| fail())?)
+}

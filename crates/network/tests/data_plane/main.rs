@@ -1,0 +1,9 @@
+//! Real packets through real namespaces, taps and rules. Needs root, `ip` and `nft`.
+
+mod cloud;
+mod guest;
+
+mod dhcp;
+mod groups;
+mod isolation;
+mod lifecycle;

@@ -1,0 +1,30 @@
+//! The qcow2 disk image format: a pure metadata planner and the executors that carry its plans out.
+//!
+//! [`Image`] is a chain of layers seen as one disk. It is used with plain blocking calls
+//! ([`Image::read_at`] and its siblings) or through one [`IoQueue`] per thread, which hands guest
+//! memory straight to io_uring where the data is plain.
+
+mod check;
+mod compressed;
+mod create;
+mod error;
+mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+mod image;
+mod metadata;
+mod plan;
+mod probe;
+mod queue;
+mod request;
+mod storage;
+
+pub use check::{CheckReport, check, repair};
+pub use create::{Backing, CreateOptions, create};
+pub use error::Error;
+pub use image::{Format, Image, Layer, Op, OpenOptions};
+pub use probe::{Info, probe, probe_chain};
+pub use queue::{Completion, IoQueue, QueueFull, Request};
+
+#[cfg(test)]
+mod tests;

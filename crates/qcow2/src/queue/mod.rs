@@ -1,0 +1,262 @@
+//! One thread's queue of requests.
+
+mod mailbox;
+mod ring;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::Error;
+use crate::image::{Image, Op};
+use crate::request::locks::Wake;
+use crate::request::{Job, Progress, Step, Transfer};
+use mailbox::Mailbox;
+use ring::Ring;
+
+/// One request to an [`IoQueue`].
+#[derive(Debug)]
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// First byte on the disk.
+    pub offset: u64,
+    /// Length in bytes; for reads and writes the sum of the iovecs.
+    pub len: u64,
+    /// Memory to read into or write from; empty for the other operations.
+    pub iovecs: Vec<libc::iovec>,
+    /// Returned unchanged in the completion.
+    pub tag: u64,
+}
+
+/// The end of one request.
+#[derive(Debug)]
+pub struct Completion {
+    /// The request's tag.
+    pub tag: u64,
+    /// How it ended.
+    pub result: Result<(), Error>,
+}
+
+/// The queue holds as many requests as its depth; pop completions first. Gives the request back.
+#[derive(Debug)]
+pub struct QueueFull(pub Request);
+
+/// One thread's queue of requests to a shared [`Image`].
+///
+/// Push requests, submit them, wait for [`event_fd`](Self::event_fd) to become readable, then pop
+/// until there is nothing left. Requests complete in any order; a flush covers the writes whose
+/// completions were popped, on any queue, before it was pushed.
+///
+/// Requests that change the mapping of a cluster wait for requests on the same cluster in other
+/// queues, so every queue with requests in flight has to be popped in time.
+#[derive(Debug)]
+pub struct IoQueue {
+    image: Arc<Image>,
+    mailbox: Arc<Mailbox>,
+    ring: Option<Ring>,
+    slots: Vec<Option<Box<Slot>>>,
+    free: Vec<usize>,
+    ready: VecDeque<Completion>,
+    depth: usize,
+}
+
+/// A request under way. Boxed: the host reads its transfers' iovecs.
+#[derive(Debug)]
+struct Slot {
+    job: Job,
+    tag: u64,
+    transfers: Vec<Transfer>,
+    pending: usize,
+    result: Result<(), Error>,
+}
+
+impl IoQueue {
+    pub(crate) fn new(image: Arc<Image>, depth: u32) -> Result<Self, Error> {
+        let mailbox = Arc::new(Mailbox::new()?);
+        let has_files = (0..image.layers.len()).all(|l| image.file(l).raw_fd().is_some());
+        let ring = if has_files && !image.no_ring.load(Ordering::Relaxed) {
+            Ring::new(depth, mailbox.as_fd())
+        } else {
+            None
+        };
+        let depth = depth.max(1) as usize;
+        Ok(Self {
+            image,
+            mailbox,
+            ring,
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: VecDeque::new(),
+            depth,
+        })
+    }
+
+    /// Does this queue use io_uring?
+    #[must_use]
+    pub fn uses_io_uring(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// Take a request. It may run before [`submit`](Self::submit), and is only sure to run after.
+    ///
+    /// # Errors
+    /// [`QueueFull`] with the request when as many are under way or unpopped as the queue is deep.
+    ///
+    /// # Safety
+    /// The memory named by the iovecs stays valid, and for reads writable, until the request's
+    /// completion has been popped or the queue has been dropped.
+    pub unsafe fn push(&mut self, request: Request) -> Result<(), QueueFull> {
+        let active = self.slots.len() - self.free.len();
+        if active + self.ready.len() >= self.depth {
+            return Err(QueueFull(request));
+        }
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        let wake: Arc<dyn Wake> = self.mailbox.clone();
+        let Request { op, offset, len, iovecs, tag } = request;
+        let job = Job::new(op, offset, len, iovecs, wake, at as u64);
+        let slot = Slot { job, tag, transfers: Vec::new(), pending: 0, result: Ok(()) };
+        self.slots[at] = Some(Box::new(slot));
+        self.drive(at);
+        Ok(())
+    }
+
+    /// Hand what was pushed to the host.
+    ///
+    /// # Errors
+    /// The host's error from `io_uring_enter`.
+    pub fn submit(&mut self) -> Result<(), Error> {
+        if !self.ready.is_empty() {
+            self.mailbox.signal();
+        }
+        self.submit_ring()
+    }
+
+    /// Readable when [`pop`](Self::pop) may give something. Not to be read by the caller.
+    #[must_use]
+    pub fn event_fd(&self) -> BorrowedFd<'_> {
+        self.mailbox.as_fd()
+    }
+
+    /// The next completion, in any order. Call until it gives `None`: the event descriptor is
+    /// only sure to fire again after that.
+    pub fn pop(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.ready.pop_front() {
+            return Some(completion);
+        }
+        self.mailbox.clear();
+        self.process();
+        self.ready.pop_front()
+    }
+
+    /// Requests under way, completions not popped yet included.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slots.len() - self.free.len() + self.ready.len()
+    }
+
+    /// Account for what the host and other queues have done.
+    fn process(&mut self) {
+        loop {
+            let mut busy = false;
+            while let Some((at, index, result)) = self.ring.as_mut().and_then(Ring::reap) {
+                busy = true;
+                self.transferred(at, index, result);
+            }
+            for token in self.mailbox.take() {
+                busy = true;
+                self.drive(token as usize);
+            }
+            // An error here shows again at the caller's next submit.
+            let _ = self.submit_ring();
+            if !busy {
+                return;
+            }
+        }
+    }
+
+    fn submit_ring(&mut self) -> Result<(), Error> {
+        let Some(ring) = &mut self.ring else { return Ok(()) };
+        while let Some((at, index)) = ring.next_waiting() {
+            if let Some(transfer) = self.slots[at].as_ref().and_then(|s| s.transfers.get(index)) {
+                // SAFETY: the transfer stays in its slot until it completed, and its memory is
+                // valid until then (see `push`).
+                unsafe { ring.push(&self.image, transfer, at, index) };
+            }
+        }
+        ring.submit()
+    }
+
+    /// A host call of a transfer ended.
+    fn transferred(&mut self, at: usize, index: usize, result: i64) {
+        let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { return };
+        let Some(transfer) = slot.transfers.get_mut(index) else { return };
+        match transfer.progress(&self.image, result) {
+            Progress::Again => {
+                if let Some(ring) = &mut self.ring {
+                    ring.enqueue(at, index);
+                }
+                return;
+            }
+            Progress::Done => {}
+            Progress::Failed(error) => {
+                if slot.result.is_ok() {
+                    slot.result = Err(error);
+                }
+            }
+        }
+        slot.pending -= 1;
+        if slot.pending == 0 {
+            self.drive(at);
+        }
+    }
+
+    /// Take a request as far as it goes without waiting.
+    fn drive(&mut self, at: usize) {
+        let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { return };
+        loop {
+            let result = std::mem::replace(&mut slot.result, Ok(()));
+            match slot.job.step(&self.image, result) {
+                Step::Wait => return,
+                Step::Done(result) => {
+                    self.ready.push_back(Completion { tag: slot.tag, result });
+                    self.slots[at] = None;
+                    self.free.push(at);
+                    return;
+                }
+                Step::Transfer(transfers) if transfers.is_empty() => {}
+                Step::Transfer(transfers) => {
+                    if let Some(ring) = &mut self.ring {
+                        slot.pending = transfers.len();
+                        for index in 0..transfers.len() {
+                            ring.enqueue(at, index);
+                        }
+                        slot.transfers = transfers;
+                        return;
+                    }
+                    for transfer in transfers {
+                        let done = transfer.run(&self.image);
+                        if slot.result.is_ok() {
+                            slot.result = done;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for IoQueue {
+    fn drop(&mut self) {
+        while self.slots.len() > self.free.len() {
+            self.process();
+            if self.slots.len() > self.free.len() {
+                self.mailbox.wait();
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The io_uring of one queue.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use io_uring::{IoUring, opcode, types};
+
+use crate::error::Error;
+use crate::image::Image;
+use crate::request::{Direction, Transfer};
+
+pub(super) struct Ring {
+    ring: IoUring,
+    /// Transfers not handed to the ring yet, as (slot, index).
+    waiting: VecDeque<(usize, usize)>,
+    in_ring: usize,
+    entries: usize,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("waiting", &self.waiting.len())
+            .field("in_ring", &self.in_ring)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ring {
+    /// None when the host has no io_uring or does not let this process use it.
+    pub(super) fn new(depth: u32, event: BorrowedFd<'_>) -> Option<Self> {
+        let entries = depth.clamp(2, 1024).next_power_of_two();
+        let ring = IoUring::new(entries).ok()?;
+        ring.submitter().register_eventfd(event.as_raw_fd()).ok()?;
+        Some(Self { ring, waiting: VecDeque::new(), in_ring: 0, entries: entries as usize })
+    }
+
+    /// Line a transfer up.
+    pub(super) fn enqueue(&mut self, slot: usize, index: usize) {
+        self.waiting.push_back((slot, index));
+    }
+
+    /// The next transfer to push, when the ring has room for it.
+    pub(super) fn next_waiting(&mut self) -> Option<(usize, usize)> {
+        if self.in_ring >= self.entries {
+            return None;
+        }
+        self.waiting.pop_front()
+    }
+
+    /// Put a transfer into the ring.
+    ///
+    /// # Safety
+    /// The transfer does not move or change, and its memory is valid, until it is reaped.
+    pub(super) unsafe fn push(
+        &mut self,
+        image: &Image,
+        transfer: &Transfer,
+        slot: usize,
+        index: usize,
+    ) {
+        let Some(fd) = image.file(transfer.layer).raw_fd() else { return };
+        let fd = types::Fd(fd);
+        let batch = transfer.batch();
+        let len = batch.len() as u32;
+        let entry = match transfer.direction {
+            Direction::Read => {
+                opcode::Readv::new(fd, batch.as_ptr(), len).offset(transfer.offset).build()
+            }
+            Direction::Write => {
+                opcode::Writev::new(fd, batch.as_ptr(), len).offset(transfer.offset).build()
+            }
+            Direction::Sync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+        };
+        let entry = entry.user_data((slot as u64) << 32 | index as u64);
+        // SAFETY: the caller vouches for the transfer; at most `entries` are in the ring.
+        if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            self.in_ring += 1;
+        } else {
+            self.waiting.push_front((slot, index));
+        }
+    }
+
+    pub(super) fn submit(&mut self) -> Result<(), Error> {
+        while !self.ring.submission().is_empty() {
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // The host is short of memory or completions wait: the next call tries again.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => break,
+                Err(e) => return Err(Error::io("submit to io_uring", e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next ended transfer: slot, index, result.
+    pub(super) fn reap(&mut self) -> Option<(usize, usize, i64)> {
+        let entry = self.ring.completion().next()?;
+        self.in_ring -= 1;
+        let data = entry.user_data();
+        Some(((data >> 32) as usize, (data & 0xffff_ffff) as usize, i64::from(entry.result())))
+    }
+}

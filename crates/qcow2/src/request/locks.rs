@@ -1,0 +1,96 @@
+//! Locks on ranges of guest clusters, held while a request that uses their mappings is in flight.
+//!
+//! Reads and in-place writes share a range; a request that changes mappings has it alone. So no
+//! host cluster is given back while I/O to it is under way, and a cluster is allocated once.
+//! Waiting is first come, first served among requests that overlap.
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whoever waits for a lock; called with no lock held by the caller's thread.
+pub(crate) trait Wake: Send + Sync + Debug {
+    /// The lock waited for under `token` is now held.
+    fn wake(&self, token: u64);
+}
+
+/// A lock held or waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LockId(u64);
+
+#[derive(Debug)]
+struct Held {
+    id: u64,
+    start: u64,
+    end: u64,
+    exclusive: bool,
+    /// Set while waiting.
+    waiter: Option<(Arc<dyn Wake>, u64)>,
+}
+
+impl Held {
+    fn conflicts(&self, start: u64, end: u64, exclusive: bool) -> bool {
+        (self.exclusive || exclusive) && self.start < end && start < self.end
+    }
+}
+
+/// All locks of one image, in order of arrival.
+#[derive(Debug, Default)]
+pub(crate) struct RangeLocks {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    waiting: usize,
+    locks: Vec<Held>,
+}
+
+impl RangeLocks {
+    /// Ask for clusters `[start, end)`. True with the id: the lock is held. False: `wake` is
+    /// called with `token` once it is.
+    pub(crate) fn acquire(
+        &self,
+        start: u64,
+        end: u64,
+        exclusive: bool,
+        wake: &Arc<dyn Wake>,
+        token: u64,
+    ) -> (LockId, bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = !state.locks.iter().any(|l| l.conflicts(start, end, exclusive));
+        let id = state.next;
+        state.next += 1;
+        let waiter = (!free).then(|| (Arc::clone(wake), token));
+        state.waiting += usize::from(!free);
+        state.locks.push(Held { id, start, end, exclusive, waiter });
+        (LockId(id), free)
+    }
+
+    /// Let go, and wake those whose turn has come.
+    pub(crate) fn release(&self, id: LockId) {
+        let mut woken = Vec::new();
+        {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = state.locks.iter().position(|l| l.id == id.0) {
+                let gone = state.locks.remove(at);
+                state.waiting -= usize::from(gone.waiter.is_some());
+            }
+            let mut at = 0;
+            while state.waiting > 0 && at < state.locks.len() {
+                let (before, rest) = state.locks.split_at_mut(at);
+                let lock = &mut rest[0];
+                if lock.waiter.is_some()
+                    && !before.iter().any(|l| l.conflicts(lock.start, lock.end, lock.exclusive))
+                {
+                    woken.extend(lock.waiter.take());
+                    state.waiting -= 1;
+                }
+                at += 1;
+            }
+        }
+        for (wake, token) in woken {
+            wake.wake(token);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! One guest request as a state machine without I/O of its own: it says what to transfer, and an
+//! executor does it and steps on. The same machine runs under io_uring and under plain calls.
+
+mod clear;
+mod flush;
+pub(crate) mod iovec;
+pub(crate) mod locks;
+mod read;
+mod transfer;
+mod write;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::image::{Image, Kind, Op};
+use clear::Part;
+use flush::FlushState;
+use locks::{LockId, Wake};
+use read::Unpack;
+pub(crate) use transfer::{Direction, Progress, Transfer};
+use write::WriteState;
+
+/// What the executor does next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Carry these out, in any order, then step on.
+    Transfer(Vec<Transfer>),
+    /// Step on once the lock is granted (the waker is called).
+    Wait,
+    /// Finished.
+    Done(Result<(), Error>),
+}
+
+/// A request under way. Buffers and iovecs stay where they are while transfers run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    op: Op,
+    offset: u64,
+    len: u64,
+    iovecs: Vec<libc::iovec>,
+    phase: Phase,
+    lock: Option<Lock>,
+    /// The write under way, which is a part of the request for write-zeroes.
+    current: (u64, u64),
+    parts: VecDeque<Part>,
+    buffers: Vec<Vec<u8>>,
+    wake: Arc<dyn Wake>,
+    token: u64,
+    /// The range may lie beyond the end of the disk, which is about to grow.
+    beyond_end: bool,
+}
+
+// SAFETY: the raw pointers inside iovecs name guest memory or the job's own buffers; the caller of
+// `push` vouches that guest memory stays valid, and only one thread at a time works on a job.
+unsafe impl Send for Job {}
+
+#[derive(Debug)]
+struct Lock {
+    id: LockId,
+    exclusive: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Start,
+    ReadLocked,
+    Reading(Vec<Unpack>),
+    WriteLocked,
+    Filling(WriteState),
+    Writing(WriteState),
+    RawTransfer,
+    ClearLocked { first: u64, end: u64 },
+    Flushing(FlushState),
+    Finished,
+}
+
+impl Job {
+    pub(crate) fn new(
+        op: Op,
+        offset: u64,
+        len: u64,
+        iovecs: Vec<libc::iovec>,
+        wake: Arc<dyn Wake>,
+        token: u64,
+    ) -> Self {
+        Self {
+            op,
+            offset,
+            len,
+            iovecs,
+            phase: Phase::Start,
+            lock: None,
+            current: (offset, len),
+            parts: VecDeque::new(),
+            buffers: Vec::new(),
+            wake,
+            token,
+            beyond_end: false,
+        }
+    }
+
+    /// Zeroes for a range a growing disk is about to take in.
+    pub(crate) fn zeroes_beyond_end(offset: u64, len: u64, wake: Arc<dyn Wake>) -> Self {
+        let op = Op::WriteZeroes { unmap: true };
+        Self { beyond_end: true, ..Self::new(op, offset, len, Vec::new(), wake, 0) }
+    }
+
+    /// Go on as far as possible. `result` is that of the transfers the last step asked for.
+    pub(crate) fn step(&mut self, image: &Image, result: Result<(), Error>) -> Step {
+        let step = self.advance(image, result);
+        match step {
+            Ok(step) => {
+                if matches!(step, Step::Done(_)) {
+                    self.unlock(image);
+                }
+                step
+            }
+            Err(error) => {
+                self.unlock(image);
+                self.phase = Phase::Finished;
+                Step::Done(Err(error))
+            }
+        }
+    }
+
+    fn advance(&mut self, image: &Image, result: Result<(), Error>) -> Result<Step, Error> {
+        match std::mem::replace(&mut self.phase, Phase::Finished) {
+            Phase::Start => self.start(image),
+            Phase::ReadLocked => self.read(image),
+            Phase::Reading(unpacks) => {
+                result?;
+                self.unpack(&unpacks)?;
+                Ok(Step::Done(Ok(())))
+            }
+            Phase::WriteLocked => self.write(image),
+            Phase::Filling(state) => self.filled(image, state, result),
+            Phase::Writing(state) => self.written(image, state, result),
+            Phase::RawTransfer => {
+                result?;
+                self.next_part(image)
+            }
+            Phase::ClearLocked { first, end } => self.clear(image, first, end),
+            Phase::Flushing(state) => self.flush_on(image, state, result),
+            Phase::Finished => Ok(Step::Done(Ok(()))),
+        }
+    }
+
+    fn start(&mut self, image: &Image) -> Result<Step, Error> {
+        let size = image.virtual_size();
+        let inside = self.offset.checked_add(self.len).is_some_and(|end| end <= size);
+        if self.op != Op::Flush && !inside && !self.beyond_end {
+            return Err(Error::OutOfRange { offset: self.offset, len: self.len, size });
+        }
+        if matches!(self.op, Op::Read | Op::Write) && iovec::total(&self.iovecs) != Some(self.len) {
+            return Err(Error::InvalidArgument(format!(
+                "the iovecs of a request of {} bytes have another length",
+                self.len
+            )));
+        }
+        if !matches!(self.op, Op::Read | Op::Flush) && image.is_read_only() {
+            return Err(Error::ReadOnly);
+        }
+        if self.len == 0 && self.op != Op::Flush {
+            return Ok(Step::Done(Ok(())));
+        }
+        match self.op {
+            Op::Read => {
+                if self.lock_range(image, false) {
+                    self.read(image)
+                } else {
+                    self.wait(Phase::ReadLocked)
+                }
+            }
+            Op::Write => self.start_write(image),
+            Op::Discard | Op::WriteZeroes { .. } => {
+                self.plan_parts(image);
+                self.next_part(image)
+            }
+            Op::Flush => self.flush(image),
+        }
+    }
+
+    fn wait(&mut self, then: Phase) -> Result<Step, Error> {
+        self.phase = then;
+        Ok(Step::Wait)
+    }
+
+    /// Lock the clusters of the current range; true when granted at once.
+    fn lock_range(&mut self, image: &Image, exclusive: bool) -> bool {
+        let Kind::Qcow2 { geometry, .. } = &image.top().kind else { return true };
+        let (offset, len) = self.current;
+        let bits = geometry.cluster_bits;
+        let (start, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
+        self.lock_clusters(image, start, end, exclusive)
+    }
+
+    fn lock_clusters(&mut self, image: &Image, start: u64, end: u64, exclusive: bool) -> bool {
+        let (id, granted) = image.locks.acquire(start, end, exclusive, &self.wake, self.token);
+        self.lock = Some(Lock { id, exclusive });
+        granted
+    }
+
+    fn unlock(&mut self, image: &Image) {
+        if let Some(lock) = self.lock.take() {
+            image.locks.release(lock.id);
+        }
+    }
+}

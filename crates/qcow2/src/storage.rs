@@ -1,0 +1,105 @@
+//! The bytes under a layer: positioned I/O, durability, space.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+
+/// A file as the engine sees it. Production has one implementation, [`File`]; tests put recorders
+/// and failing media behind it.
+pub(crate) trait Storage: Send + Sync + Debug {
+    /// Fill `buf` from `offset`; fewer bytes than asked for means the end of the file.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Write all of `buf`.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()>;
+    /// Make everything written so far durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Give the range back to the host; it reads as zeroes afterwards.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Change the length.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Space taken on the host in bytes.
+    fn allocated(&self) -> io::Result<u64>;
+    /// The descriptor for io_uring, when there is one.
+    fn raw_fd(&self) -> Option<RawFd>;
+}
+
+impl Storage for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match FileExt::read_at(self, &mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(buf, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        loop {
+            // SAFETY: fallocate takes no pointers; the descriptor is open for the call's duration.
+            if unsafe { libc::fallocate(self.as_raw_fd(), mode, offset, len) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        if is_block_device(self)? {
+            return Ok(());
+        }
+        File::set_len(self, len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        if is_block_device(self)? { block_device_len(self) } else { Ok(self.metadata()?.len()) }
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        if is_block_device(self)? {
+            return block_device_len(self);
+        }
+        Ok(self.metadata()?.blocks().saturating_mul(512))
+    }
+
+    fn raw_fd(&self) -> Option<RawFd> {
+        Some(self.as_raw_fd())
+    }
+}
+
+fn is_block_device(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.file_type().is_block_device())
+}
+
+fn block_device_len(file: &File) -> io::Result<u64> {
+    // _IOR(0x12, 114, size_t); libc does not name it.
+    const BLKGETSIZE64: libc::Ioctl = 0x8008_1272_u32 as libc::Ioctl;
+    let mut len = 0u64;
+    // SAFETY: the ioctl writes one u64 through the pointer, which is valid for that.
+    if unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64, &raw mut len) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(len)
+}

@@ -1,0 +1,175 @@
+//! Several queues on the same clusters at once.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+use super::medium::pattern;
+use crate::{
+    Backing, CreateOptions, Format, Image, IoQueue, Layer, Op, OpenOptions, Request, check,
+};
+
+const QUEUES: u64 = 4;
+const SECTORS: u64 = 6000;
+const DEPTH: usize = 16;
+
+fn wait(queue: &IoQueue) {
+    use std::os::fd::AsRawFd;
+    let fd = queue.event_fd().as_raw_fd();
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 20_000) };
+    assert_eq!(ready, 1, "no completion within 20 s");
+}
+
+/// One thread: random requests on the sectors it owns, interleaved with everyone else's.
+fn worker(image: &Arc<Image>, me: u64, rounds: u64) -> HashMap<u64, Vec<u8>> {
+    let mut rng = StdRng::seed_from_u64(me);
+    let mut queue = image.io_queue(DEPTH as u32).unwrap();
+    let mut model: HashMap<u64, Vec<u8>> = HashMap::new();
+    let mut mine: Vec<u64> = (0..SECTORS).filter(|s| s % QUEUES == me).collect();
+    for round in 0..rounds {
+        mine.partial_shuffle(&mut rng, DEPTH);
+        let mut buffers: Vec<Vec<u8>> = Vec::new();
+        let mut ops = Vec::new();
+        for (i, sector) in mine[mine.len() - DEPTH..].iter().enumerate() {
+            let op = match rng.random_range(0..10) {
+                0..=4 => Op::Write,
+                5..=7 => Op::Read,
+                8 => Op::WriteZeroes { unmap: true },
+                _ => Op::Flush,
+            };
+            buffers.push(pattern(me << 32 | round << 8 | i as u64, 512));
+            ops.push((op, *sector));
+        }
+        for (i, (op, sector)) in ops.iter().enumerate() {
+            let base = buffers[i].as_mut_ptr();
+            // Two iovecs, so that splitting is exercised.
+            let iovecs = match op {
+                Op::Read | Op::Write => vec![
+                    libc::iovec { iov_base: base.cast(), iov_len: 100 },
+                    libc::iovec { iov_base: base.wrapping_add(100).cast(), iov_len: 412 },
+                ],
+                _ => Vec::new(),
+            };
+            let (offset, len) = (sector * 512, 512);
+            let request = Request { op: *op, offset, len, iovecs, tag: i as u64 };
+            // SAFETY: the buffers live until every completion has been popped below.
+            unsafe { queue.push(request) }.unwrap();
+        }
+        queue.submit().unwrap();
+        let mut left = ops.len();
+        while left > 0 {
+            wait(&queue);
+            while let Some(done) = queue.pop() {
+                done.result.unwrap();
+                left -= 1;
+                let (op, sector) = ops[done.tag as usize];
+                let buffer = &buffers[done.tag as usize];
+                match op {
+                    Op::Write => drop(model.insert(sector, buffer.clone())),
+                    Op::WriteZeroes { .. } => drop(model.insert(sector, vec![0; 512])),
+                    Op::Read => {
+                        if let Some(expected) = model.get(&sector) {
+                            assert_eq!(buffer, expected, "queue {me}, sector {sector}");
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    model
+}
+
+fn several_queues(cluster_bits: u32, ring: bool, with_base: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let size = SECTORS * 512;
+    let base = dir.path().join("base");
+    let base_data = if with_base { pattern(9, size as usize) } else { vec![0; size as usize] };
+    std::fs::write(&base, &base_data).unwrap();
+    let path = dir.path().join("top");
+    let top = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let backing =
+        with_base.then(|| Backing { name: base.to_str().unwrap().into(), format: Format::Raw });
+    // Two megabytes more, where one thread discards and rewrites, so that clusters move around.
+    let churn = size.next_multiple_of(1 << 20);
+    let options = CreateOptions {
+        virtual_size: churn + (2 << 20),
+        cluster_bits,
+        backing,
+        ..Default::default()
+    };
+    crate::create(&top, &options).unwrap();
+    let mut layers = vec![Layer { file: top, format: Format::Qcow2 }];
+    if with_base {
+        layers.push(Layer { file: File::open(&base).unwrap(), format: Format::Raw });
+    }
+    let image = Image::open(layers, OpenOptions::default()).unwrap();
+    image.no_ring.store(!ring, Ordering::Relaxed);
+    let rounds = 60;
+    let mut churned = vec![0u8; 2 << 20];
+    let models: Vec<_> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..QUEUES)
+            .map(|me| {
+                let image = &image;
+                scope.spawn(move || worker(image, me, rounds))
+            })
+            .collect();
+        let mut rng = StdRng::seed_from_u64(77);
+        for round in 0..rounds {
+            let at = rng.random_range(0..(2u64 << 20) - 200_000) as usize;
+            let data = pattern(round, rng.random_range(1..200_000));
+            image.write_at(&data, churn + at as u64).unwrap();
+            churned[at..at + data.len()].copy_from_slice(&data);
+            let at = rng.random_range(0..(2u64 << 20) - 200_000);
+            image.discard(churn + at, 200_000).unwrap();
+            image.read_at(&mut churned[at as usize..][..200_000], churn + at).unwrap();
+            if round % 3 == 0 {
+                image.flush().unwrap();
+            }
+        }
+        handles.into_iter().map(|h| h.join().unwrap()).collect()
+    });
+    let mut expected = base_data;
+    for (sector, data) in models.into_iter().flatten() {
+        expected[(sector * 512) as usize..][..512].copy_from_slice(&data);
+    }
+    let mut actual = vec![0; size as usize];
+    image.read_at(&mut actual, 0).unwrap();
+    assert!(actual == expected, "data differs");
+    let mut actual = vec![0; 2 << 20];
+    image.read_at(&mut actual, churn).unwrap();
+    assert!(actual == churned, "churned data differs");
+    image.flush().unwrap();
+    drop(image);
+    let report = check(&File::open(&path).unwrap()).unwrap();
+    assert_eq!((report.leaks, report.corruptions), (0, 0), "{report:?}");
+}
+
+#[test]
+fn queues_with_io_uring_share_clusters_without_losing_writes() {
+    several_queues(16, true, true);
+    several_queues(12, true, false);
+    several_queues(9, true, true);
+}
+
+#[test]
+fn queues_with_plain_calls_share_clusters_without_losing_writes() {
+    several_queues(16, false, true);
+    several_queues(12, false, false);
+}
+
+#[test]
+fn a_queue_may_move_to_its_thread_and_an_image_be_shared() {
+    fn is_send<T: Send>() {}
+    fn is_sync<T: Sync>() {}
+    is_send::<IoQueue>();
+    is_send::<Arc<Image>>();
+    is_sync::<Image>();
+}

@@ -1,0 +1,104 @@
+//! What a list can be narrowed by.
+
+use std::net::Ipv4Addr;
+
+/// Filters of a list of instances; empty ones match all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct InstanceFilter {
+    pub instance_ids: Vec<String>,
+    /// `*` is a wildcard.
+    pub name: String,
+    pub status: String,
+    pub vpc_id: String,
+    pub vswitch_id: String,
+    pub security_group_id: String,
+    pub image_id: String,
+    pub instance_type: String,
+    pub zone_id: String,
+    pub key_pair_name: String,
+    pub private_ips: Vec<Ipv4Addr>,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
+}
+
+/// Filters of a list of VPCs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct VpcFilter {
+    pub vpc_ids: Vec<String>,
+    pub name: String,
+}
+
+/// Filters of a list of VSwitches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct VSwitchFilter {
+    pub vpc_id: String,
+    pub vswitch_id: String,
+    pub zone_id: String,
+}
+
+/// Filters of a list of security groups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct GroupFilter {
+    pub group_ids: Vec<String>,
+    pub vpc_id: String,
+    /// `*` is a wildcard.
+    pub name: String,
+    pub enterprise: Option<bool>,
+}
+
+/// Filters of a list of key pairs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct KeyPairFilter {
+    /// `*` is a wildcard.
+    pub name: String,
+    pub fingerprint: String,
+}
+
+/// Filters of a list of images.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ImageFilter {
+    pub image_ids: Vec<String>,
+    /// `*` is a wildcard.
+    pub name: String,
+    pub family: String,
+    pub statuses: Vec<String>,
+    pub architecture: String,
+}
+
+/// Filters of a list of disks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct DiskFilter {
+    pub disk_ids: Vec<String>,
+    pub instance_id: String,
+    /// System disks only, or data disks only.
+    pub system: Option<bool>,
+    pub category: String,
+    /// `ready failed`; empty string: not reported yet.
+    pub reported_state: Option<String>,
+}
+
+/// Filters of a list of interfaces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct EniFilter {
+    pub eni_ids: Vec<String>,
+    pub instance_id: String,
+    pub vswitch_id: String,
+    pub vpc_id: String,
+    pub security_group_id: String,
+}
+
+/// Filters of a list of events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct EventFilter {
+    pub resource_id: String,
+    pub event_types: Vec<String>,
+}

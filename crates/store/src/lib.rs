@@ -1,0 +1,18 @@
+//! Durable state of the control plane behind a trait whose methods are whole transactions.
+//!
+//! Rules of ECS are not here: a transaction loads what a decision needs, hands it to a pure function
+//! of the caller, and writes what that function planned, all in one. The store itself guarantees
+//! what only it can see: unique values, claims within a host's capacity, client tokens, revisions
+//! and the change feed.
+
+mod error;
+mod filters;
+mod records;
+mod sqlite;
+mod transactions;
+
+pub use error::{Refusal, StoreError};
+pub use filters::*;
+pub use records::*;
+pub use sqlite::{SqliteOptions, SqliteStore};
+pub use transactions::*;

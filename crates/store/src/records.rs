@@ -1,0 +1,378 @@
+//! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
+
+use ipnet::Ipv4Net;
+use std::net::Ipv4Addr;
+
+/// A VPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VpcRecord {
+    /// `vpc-...`
+    pub vpc_id: String,
+    /// Display name, may be empty.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Address range.
+    pub cidr: Ipv4Net,
+    /// Network identifier, unique, 1..2^24; the store allocates it.
+    pub vni: u32,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// A VSwitch: a subnet of a VPC in one zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VSwitchRecord {
+    /// `vsw-...`
+    pub vswitch_id: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// Its zone.
+    pub zone_id: String,
+    /// Address range, inside the VPC's.
+    pub cidr: Ipv4Net,
+    /// Display name, may be empty.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// First address an interface may have.
+    pub first_ip: Ipv4Addr,
+    /// Last address an interface may have.
+    pub last_ip: Ipv4Addr,
+    /// Address of the gateway.
+    pub gateway_ip: Ipv4Addr,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// A security group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecurityGroupRecord {
+    /// `sg-...`
+    pub group_id: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// Display name, may be empty.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Advanced group: no implicit rules.
+    pub enterprise: bool,
+    /// Members of a basic group reach each other.
+    pub inner_accept: bool,
+    /// Tags, key and value.
+    pub tags: Vec<(String, String)>,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// One rule of a security group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleRecord {
+    /// `sgr-...`
+    pub rule_id: String,
+    /// The group it belongs to.
+    pub group_id: String,
+    /// Judges what members send, not what they receive.
+    pub egress: bool,
+    /// `tcp udp icmp icmpv6 gre all`
+    pub protocol: String,
+    /// First port; 0 with `port_to` 0 for all.
+    pub port_from: u16,
+    /// Last port.
+    pub port_to: u16,
+    /// Source port range `from/to`, empty for all.
+    pub source_ports: String,
+    /// Peer range; none when `peer_group_id` is given.
+    pub cidr: Option<Ipv4Net>,
+    /// Peer group.
+    pub peer_group_id: Option<String>,
+    /// 1..100, smaller first.
+    pub priority: u32,
+    /// Drops instead of accepting.
+    pub drop: bool,
+    /// Free text.
+    pub description: String,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// An SSH key pair's public half.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPairRecord {
+    /// `skp-...`
+    pub key_pair_id: String,
+    /// Unique name.
+    pub name: String,
+    /// MD5 of the public key, lower-case hex.
+    pub fingerprint: String,
+    /// One line, OpenSSH.
+    pub public_key: String,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// An image and where its import stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    /// `m-...`
+    pub image_id: String,
+    /// Unique name.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// `Creating Available CreateFailed`
+    pub status: String,
+    /// Why it is not available.
+    pub status_reason: String,
+    /// `x86_64 arm64`
+    pub architecture: String,
+    /// `linux`
+    pub os_type: String,
+    /// `Debian`, ...
+    pub platform: String,
+    /// Family name, may be empty.
+    pub family: String,
+    /// `qcow2 raw`
+    pub format: String,
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Size of the disk it describes.
+    pub virtual_bytes: u64,
+    /// Of the file, lower-case hex.
+    pub sha256: String,
+    /// When the import began.
+    pub created_ms: i64,
+}
+
+/// An instance: what is wanted of it, and what its host last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRecord {
+    /// `i-...`
+    pub instance_id: String,
+    /// Display name.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// Host name inside the guest.
+    pub host_name: String,
+    /// Image its system disk was made from.
+    pub image_id: String,
+    /// `ecs.c7.large`
+    pub instance_type: String,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Guest memory in MiB.
+    pub memory_mib: u64,
+    /// Queues of the primary interface.
+    pub nic_queues: u32,
+    /// Zone.
+    pub zone_id: String,
+    /// VPC of its primary interface.
+    pub vpc_id: String,
+    /// VSwitch of its primary interface.
+    pub vswitch_id: String,
+    /// Key pair it was made with, may be empty.
+    pub key_pair_name: String,
+    /// The pair's public key as it was then.
+    pub public_key: String,
+    /// User data, decoded.
+    pub user_data: Vec<u8>,
+    /// The metadata service answers.
+    pub metadata_enabled: bool,
+    /// The metadata service wants a token.
+    pub metadata_token_required: bool,
+    /// Delete is refused.
+    pub deletion_protection: bool,
+    /// SMBIOS system UUID.
+    pub uuid: String,
+    /// Tags, key and value.
+    pub tags: Vec<(String, String)>,
+    /// When it was made.
+    pub created_ms: i64,
+
+    /// The host it is placed on.
+    pub host_id: String,
+    /// Its vCPUs and memory are claimed on the host.
+    pub claimed: bool,
+
+    /// Wanted to run.
+    pub power_on: bool,
+    /// Grows with every change of what is wanted.
+    pub generation: u64,
+    /// The generation at which power last changed.
+    pub power_generation: u64,
+    /// Grows with each start and reboot.
+    pub boot_epoch: u64,
+    /// Stop without asking the guest.
+    pub force: bool,
+    /// The next stop gives vCPUs and memory back.
+    pub stop_charging: bool,
+    /// Deleted; kept until the host has nothing left of it.
+    pub releasing: bool,
+    /// Revision at which `releasing` was set.
+    pub released_revision: u64,
+
+    /// What the host said, none before its first report.
+    pub reported: Option<ReportedState>,
+    /// Derived from all above; kept as a column so that it can be filtered on.
+    pub status: String,
+    /// Why, and what unblocks it. Empty when there is nothing to say.
+    pub status_reason: String,
+}
+
+/// What a host said about an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedState {
+    /// Generation the agent had seen.
+    pub generation: u64,
+    /// Boot epoch of the guest that runs or ran last.
+    pub boot_epoch: u64,
+    /// State of the guest.
+    pub state: GuestState,
+    /// ECS-like reason, may be empty.
+    pub code: String,
+    /// Explanation, may be empty.
+    pub message: String,
+    /// When the guest was started, 0 if never.
+    pub started_ms: i64,
+}
+
+/// State of a guest on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestState {
+    /// Being started.
+    Starting,
+    /// Runs.
+    Running,
+    /// Being stopped.
+    Stopping,
+    /// Does not run.
+    Stopped,
+    /// Cannot be started.
+    Failed,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskRecord {
+    /// `d-...`
+    pub disk_id: String,
+    /// The instance it belongs to.
+    pub instance_id: String,
+    /// 0 is the system disk.
+    pub position: u32,
+    /// Display name, may be empty.
+    pub name: String,
+    /// Free text.
+    pub description: String,
+    /// `cloud_essd`, ...
+    pub category: String,
+    /// `PL0`..`PL3`, empty where the category has none.
+    pub performance_level: String,
+    /// Size.
+    pub size_gib: u64,
+    /// Image it is a copy-on-write copy of, empty: blank.
+    pub image_id: String,
+    /// Limit.
+    pub iops: u64,
+    /// Limit in bytes per second.
+    pub bytes_per_second: u64,
+    /// Zone.
+    pub zone_id: String,
+    /// Goes with its instance.
+    pub delete_with_instance: bool,
+    /// Grows with every change of what is wanted.
+    pub generation: u64,
+    /// What the host said: `ready failed`, empty before.
+    pub reported_state: String,
+    /// Why it failed.
+    pub reported_message: String,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EniRecord {
+    /// `eni-...`
+    pub eni_id: String,
+    /// The instance it belongs to.
+    pub instance_id: String,
+    /// Its VPC.
+    pub vpc_id: String,
+    /// Its VSwitch.
+    pub vswitch_id: String,
+    /// Zone.
+    pub zone_id: String,
+    /// Unique; the store allocates it under 00:16:3e.
+    pub mac: String,
+    /// Private address; the store allocates it.
+    pub private_ip: Ipv4Addr,
+    /// The instance's first.
+    pub primary: bool,
+    /// Groups it is a member of, in the order given.
+    pub security_group_ids: Vec<String>,
+    /// When it was made.
+    pub created_ms: i64,
+}
+
+/// A host, its capacity and its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRecord {
+    /// Stable id the host gave itself.
+    pub host_id: String,
+    /// Name for people.
+    pub hostname: String,
+    /// Zone.
+    pub zone_id: String,
+    /// `http://host:port` of its HostAccess service.
+    pub access_endpoint: String,
+    /// Physical threads.
+    pub vcpus: u32,
+    /// vCPUs that may be claimed: threads times overcommit.
+    pub vcpu_limit: u32,
+    /// MiB that may be claimed.
+    pub memory_mib: u64,
+    /// GiB that may be claimed.
+    pub disk_gib: u64,
+    /// vCPUs claimed.
+    pub vcpus_used: u32,
+    /// MiB claimed.
+    pub memory_mib_used: u64,
+    /// GiB claimed.
+    pub disk_gib_used: u64,
+    /// Which KVM the host found.
+    pub kvm: String,
+    /// Version of its agent.
+    pub version: String,
+    /// Number of its latest registration.
+    pub session: u64,
+    /// When the lease ends.
+    pub lease_until_ms: i64,
+    /// The lease has ended.
+    pub lost: bool,
+    /// When it last registered, renewed or reported.
+    pub last_seen_ms: i64,
+    /// Spec revision it last said it had acted on.
+    pub observed_revision: u64,
+}
+
+/// An event a host reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// `e-...`
+    pub event_id: String,
+    /// Host that saw it.
+    pub host_id: String,
+    /// Number on that host.
+    pub sequence: u64,
+    /// What it is about.
+    pub resource_id: String,
+    /// `InstanceFailure.Reboot`, ...
+    pub event_type: String,
+    /// What happened.
+    pub message: String,
+    /// When.
+    pub occurred_ms: i64,
+}

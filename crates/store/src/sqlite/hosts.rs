@@ -1,0 +1,196 @@
+//! Hosts, their leases, reports and events.
+
+use super::{
+    instances,
+    query::{self, Conditions},
+    writer::Tx,
+};
+use crate::*;
+use rusqlite::{Connection, params};
+
+pub(super) fn all(conn: &Connection) -> Result<Vec<HostRecord>, StoreError> {
+    query::all(conn, "SELECT * FROM hosts ORDER BY host_id", [])
+}
+
+pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostRecord>, StoreError> {
+    query::first(conn, "SELECT * FROM hosts WHERE host_id = ?1", [host_id])
+}
+
+fn current(conn: &Connection, host_id: &str, session: u64) -> Result<HostRecord, StoreError> {
+    host(conn, host_id)?
+        .filter(|host| host.session == session)
+        .ok_or_else(|| StoreError::StaleSession { host_id: host_id.to_owned(), session })
+}
+
+pub(super) fn register(
+    tx: &mut Tx<'_>,
+    registration: &HostRegistration,
+) -> Result<u64, StoreError> {
+    let host = &registration.host;
+    let revision = tx.revision()?;
+    let session: i64 = tx
+        .conn
+        .prepare_cached(
+            "INSERT INTO hosts (host_id, revision, hostname, zone_id, access_endpoint, vcpus,
+                 vcpu_limit, memory_mib, disk_gib, vcpus_used, memory_mib_used, disk_gib_used, kvm,
+                 version, session, lease_until_ms, lost, last_seen_ms, observed_revision)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, 0, 0, ?10, ?11, 1, ?12, 0, ?13, 0)
+             ON CONFLICT (host_id) DO UPDATE SET revision = ?2, hostname = ?3, zone_id = ?4,
+                 access_endpoint = ?5, vcpus = ?6, vcpu_limit = ?7, memory_mib = ?8, disk_gib = ?9,
+                 kvm = ?10, version = ?11, session = session + 1, lease_until_ms = ?12, lost = 0,
+                 last_seen_ms = ?13
+             RETURNING session",
+        )?
+        .query_row(
+            params![
+                host.host_id,
+                revision as i64,
+                host.hostname,
+                host.zone_id,
+                host.access_endpoint,
+                host.vcpus,
+                host.vcpu_limit,
+                host.memory_mib as i64,
+                host.disk_gib as i64,
+                host.kvm,
+                host.version,
+                registration.lease_until_ms,
+                registration.now_ms
+            ],
+            |row| row.get(0),
+        )?;
+    tx.change("host", &host.host_id, &host.host_id)?;
+    Ok(session as u64)
+}
+
+pub(super) fn renew(
+    tx: &mut Tx<'_>,
+    host_id: &str,
+    session: u64,
+    now_ms: i64,
+    lease_until_ms: i64,
+) -> Result<(), StoreError> {
+    let host = current(tx.conn, host_id, session)?;
+    if host.lost {
+        // Only this is news to anyone; renewals alone stay out of the feed.
+        tx.change("host", host_id, host_id)?;
+    }
+    tx.conn
+        .prepare_cached(
+            "UPDATE hosts SET lease_until_ms = max(lease_until_ms, ?2), last_seen_ms = ?3, lost = 0
+             WHERE host_id = ?1",
+        )?
+        .execute(params![host_id, lease_until_ms, now_ms])?;
+    Ok(())
+}
+
+pub(super) fn expire(tx: &mut Tx<'_>, now_ms: i64) -> Result<Vec<String>, StoreError> {
+    let ids: Vec<String> = query::column(
+        tx.conn,
+        "SELECT host_id FROM hosts WHERE lost = 0 AND lease_until_ms < ?1",
+        [now_ms],
+    )?;
+    for host_id in &ids {
+        tx.conn
+            .prepare_cached("UPDATE hosts SET lost = 1 WHERE host_id = ?1")?
+            .execute([host_id])?;
+        tx.change("host", host_id, host_id)?;
+    }
+    Ok(ids)
+}
+
+pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreError> {
+    let host = current(tx.conn, &report.host_id, report.session)?;
+    renew(tx, &report.host_id, report.session, report.now_ms, report.lease_until_ms)?;
+    let view = HostView {
+        instances: query::all(
+            tx.conn,
+            "SELECT * FROM instances WHERE host_id = ?1 ORDER BY seq",
+            [&report.host_id],
+        )?,
+        disks: query::all(
+            tx.conn,
+            "SELECT disks.* FROM instances JOIN disks USING (instance_id)
+             WHERE instances.host_id = ?1 ORDER BY disks.seq",
+            [&report.host_id],
+        )?,
+        host,
+    };
+    let plan = (report.decide)(&view)?;
+    for instance in &plan.update {
+        instances::update(tx, instance)?;
+    }
+    for disk in &plan.update_disks {
+        instances::update_disk(tx, disk, &report.host_id)?;
+    }
+    for instance_id in &plan.purge {
+        instances::purge(tx, instance_id)?;
+    }
+    if report.observed_revision > view.host.observed_revision {
+        tx.conn
+            .prepare_cached("UPDATE hosts SET observed_revision = ?2 WHERE host_id = ?1")?
+            .execute(params![report.host_id, report.observed_revision as i64])?;
+    }
+    for event in &report.events {
+        insert_event(tx, event)?;
+    }
+    let stored: Option<i64> = tx
+        .conn
+        .prepare_cached("SELECT max(sequence) FROM events WHERE host_id = ?1")?
+        .query_row([&report.host_id], |row| row.get(0))?;
+    Ok(stored.unwrap_or(0) as u64)
+}
+
+fn insert_event(tx: &mut Tx<'_>, event: &EventRecord) -> Result<(), StoreError> {
+    let known = query::count(
+        tx.conn,
+        "SELECT count(*) FROM events WHERE host_id = ?1 AND sequence = ?2",
+        params![event.host_id, event.sequence as i64],
+    )?;
+    if known > 0 {
+        return Ok(());
+    }
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO events (event_id, revision, host_id, sequence, resource_id, event_type,
+                 message, occurred_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            event.event_id,
+            revision as i64,
+            event.host_id,
+            event.sequence as i64,
+            event.resource_id,
+            event.event_type,
+            event.message,
+            event.occurred_ms
+        ])?;
+    tx.change("event", &event.event_id, "")
+}
+
+pub(super) fn list(conn: &Connection) -> Result<Vec<(HostRecord, u64)>, StoreError> {
+    all(conn)?
+        .into_iter()
+        .map(|host| {
+            let instances = query::count(
+                conn,
+                "SELECT count(*) FROM instances WHERE host_id = ?1",
+                [&host.host_id],
+            )?;
+            Ok((host, instances))
+        })
+        .collect()
+}
+
+pub(super) fn list_events(
+    conn: &Connection,
+    filter: &EventFilter,
+    page: Page,
+) -> Result<Listed<EventRecord>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.equal("resource_id", &filter.resource_id);
+    conditions.one_of("event_type", &filter.event_types);
+    query::list(conn, "events", conditions, page)
+}

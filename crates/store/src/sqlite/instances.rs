@@ -1,0 +1,468 @@
+//! Instances, their disks and interfaces, and their claims on hosts.
+
+use super::{
+    hosts, images, key_pairs, networks,
+    query::{self, Conditions},
+    rows::state_number,
+    security_groups,
+    writer::Tx,
+};
+use crate::*;
+use rusqlite::{Connection, params};
+use std::collections::BTreeSet;
+
+pub(super) fn instance(
+    conn: &Connection,
+    instance_id: &str,
+) -> Result<Option<InstanceRecord>, StoreError> {
+    let found: Option<InstanceRecord> =
+        query::first(conn, "SELECT * FROM instances WHERE instance_id = ?1", [instance_id])?;
+    found.map(|record| with_tags(conn, record)).transpose()
+}
+
+fn with_tags(conn: &Connection, mut record: InstanceRecord) -> Result<InstanceRecord, StoreError> {
+    record.tags = security_groups::tags_of(conn, &record.instance_id)?;
+    Ok(record)
+}
+
+pub(super) fn details(
+    conn: &Connection,
+    instance: InstanceRecord,
+) -> Result<InstanceDetails, StoreError> {
+    let lost: Vec<i64> = query::column(
+        conn,
+        "SELECT last_seen_ms FROM hosts WHERE host_id = ?1 AND lost",
+        [&instance.host_id],
+    )?;
+    Ok(InstanceDetails {
+        disks: disks_of(conn, &instance.instance_id)?,
+        enis: networks::enis_of(conn, &instance.instance_id)?,
+        host_lost_since_ms: lost.first().copied(),
+        instance: with_tags(conn, instance)?,
+    })
+}
+
+pub(super) fn disks_of(
+    conn: &Connection,
+    instance_id: &str,
+) -> Result<Vec<DiskRecord>, StoreError> {
+    query::all(conn, "SELECT * FROM disks WHERE instance_id = ?1 ORDER BY position", [instance_id])
+}
+
+pub(super) fn create_view(
+    conn: &Connection,
+    lookup: &CreateLookup,
+) -> Result<CreateView, StoreError> {
+    let vswitch = networks::vswitch(conn, &lookup.vswitch_id)?;
+    let mut view = CreateView {
+        image: images::image(conn, &lookup.image_id)?,
+        vpc: None,
+        free_addresses: 0,
+        security_groups: Vec::new(),
+        key_pair: None,
+        hosts: hosts::all(conn)?,
+        vswitch: None,
+    };
+    if let Some(vswitch) = vswitch {
+        view.vpc = networks::vpc(conn, &vswitch.vpc_id)?;
+        let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip)) + 1;
+        view.free_addresses = all.saturating_sub(networks::eni_count(conn, &vswitch.vswitch_id)?);
+        view.vswitch = Some(vswitch);
+    }
+    for group_id in &lookup.security_group_ids {
+        if let Some(group) = security_groups::group(conn, group_id)? {
+            let members = security_groups::member_count(conn, group_id)?;
+            view.security_groups.push((group, members));
+        }
+    }
+    if !lookup.key_pair_name.is_empty() {
+        view.key_pair = key_pairs::key_pair(conn, &lookup.key_pair_name)?;
+    }
+    Ok(view)
+}
+
+pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreError> {
+    let mut groups = BTreeSet::new();
+    for new in &plan.instances {
+        let instance = &new.instance;
+        claim(tx, &instance.host_id, &Claim::of(instance), 1)?;
+        let disk_gib = new.disks.iter().map(|disk| disk.size_gib).sum();
+        claim(tx, &instance.host_id, &Claim { disk_gib, ..Claim::default() }, 1)?;
+        insert(tx, instance)?;
+        security_groups::insert_tags(tx, &instance.instance_id, &instance.tags)?;
+        for disk in &new.disks {
+            insert_disk(tx, disk)?;
+        }
+        for new_eni in &new.enis {
+            groups.extend(new_eni.eni.security_group_ids.iter().cloned());
+            insert_eni(tx, new_eni)?;
+        }
+        tx.change("instance", &instance.instance_id, &instance.host_id)?;
+    }
+    for group in groups {
+        tx.change("security_group", &group, "")?;
+    }
+    Ok(())
+}
+
+/// What an instance takes of its host.
+#[derive(Debug, Default)]
+struct Claim {
+    vcpus: u32,
+    memory_mib: u64,
+    disk_gib: u64,
+}
+
+impl Claim {
+    fn of(instance: &InstanceRecord) -> Self {
+        if instance.claimed {
+            Self { vcpus: instance.vcpus, memory_mib: instance.memory_mib, disk_gib: 0 }
+        } else {
+            Self::default()
+        }
+    }
+}
+
+/// Takes (`sign` 1) or gives back (`sign` -1) a claim. Taking never goes over the host's limits.
+fn claim(tx: &Tx<'_>, host_id: &str, claim: &Claim, sign: i64) -> Result<(), StoreError> {
+    if claim.vcpus == 0 && claim.memory_mib == 0 && claim.disk_gib == 0 {
+        return Ok(());
+    }
+    let changed = tx
+        .conn
+        .prepare_cached(
+            "UPDATE hosts SET vcpus_used = vcpus_used + ?2, memory_mib_used = memory_mib_used + ?3,
+                 disk_gib_used = disk_gib_used + ?4
+             WHERE host_id = ?1 AND (?5 < 0 OR (
+                 (?2 = 0 OR vcpus_used + ?2 <= vcpu_limit)
+                 AND (?3 = 0 OR memory_mib_used + ?3 <= memory_mib)
+                 AND (?4 = 0 OR disk_gib_used + ?4 <= disk_gib)))",
+        )?
+        .execute(params![
+            host_id,
+            i64::from(claim.vcpus) * sign,
+            claim.memory_mib as i64 * sign,
+            claim.disk_gib as i64 * sign,
+            sign
+        ])?;
+    if changed == 0 {
+        return Err(StoreError::HostFull { host_id: host_id.to_owned() });
+    }
+    Ok(())
+}
+
+fn insert(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO instances (instance_id, revision, name, description, host_name, image_id,
+                 instance_type, vcpus, memory_mib, nic_queues, zone_id, vpc_id, vswitch_id,
+                 key_pair_name, public_key, user_data, metadata_enabled, metadata_token_required,
+                 deletion_protection, uuid, created_ms, host_id, claimed, power_on, generation,
+                 power_generation, boot_epoch, force, stop_charging, releasing, released_revision,
+                 reported_generation, reported_epoch, reported_code, reported_message, started_ms,
+                 status, status_reason)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                 ?18, ?19, ?20, ?21, ?22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', '')",
+        )?
+        .execute(params![
+            instance.instance_id,
+            revision as i64,
+            instance.name,
+            instance.description,
+            instance.host_name,
+            instance.image_id,
+            instance.instance_type,
+            instance.vcpus,
+            instance.memory_mib as i64,
+            instance.nic_queues,
+            instance.zone_id,
+            instance.vpc_id,
+            instance.vswitch_id,
+            instance.key_pair_name,
+            instance.public_key,
+            instance.user_data,
+            instance.metadata_enabled,
+            instance.metadata_token_required,
+            instance.deletion_protection,
+            instance.uuid,
+            instance.created_ms,
+            instance.host_id,
+        ])?;
+    write_mutable(tx, instance)
+}
+
+/// Writes the columns that change during an instance's life.
+fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    let reported = instance.reported.as_ref();
+    tx.conn
+        .prepare_cached(
+            "UPDATE instances SET revision = ?2, claimed = ?3, power_on = ?4, generation = ?5,
+                 power_generation = ?6, boot_epoch = ?7, force = ?8, stop_charging = ?9,
+                 releasing = ?10, released_revision = ?11, reported_state = ?12,
+                 reported_generation = ?13, reported_epoch = ?14, reported_code = ?15,
+                 reported_message = ?16, started_ms = ?17, status = ?18, status_reason = ?19
+             WHERE instance_id = ?1",
+        )?
+        .execute(params![
+            instance.instance_id,
+            revision as i64,
+            instance.claimed,
+            instance.power_on,
+            instance.generation as i64,
+            instance.power_generation as i64,
+            instance.boot_epoch as i64,
+            instance.force,
+            instance.stop_charging,
+            instance.releasing,
+            instance.released_revision as i64,
+            reported.map(|reported| state_number(reported.state)),
+            reported.map_or(0, |reported| reported.generation as i64),
+            reported.map_or(0, |reported| reported.boot_epoch as i64),
+            reported.map_or("", |reported| reported.code.as_str()),
+            reported.map_or("", |reported| reported.message.as_str()),
+            reported.map_or(0, |reported| reported.started_ms),
+            instance.status,
+            instance.status_reason,
+        ])?;
+    Ok(())
+}
+
+fn insert_disk(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO disks (disk_id, revision, instance_id, position, name, description,
+                 category, performance_level, size_gib, image_id, iops, bytes_per_second, zone_id,
+                 delete_with_instance, generation, reported_state, reported_message, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                 ?18)",
+        )?
+        .execute(params![
+            disk.disk_id,
+            revision as i64,
+            disk.instance_id,
+            disk.position,
+            disk.name,
+            disk.description,
+            disk.category,
+            disk.performance_level,
+            disk.size_gib as i64,
+            disk.image_id,
+            disk.iops as i64,
+            disk.bytes_per_second as i64,
+            disk.zone_id,
+            disk.delete_with_instance,
+            disk.generation as i64,
+            disk.reported_state,
+            disk.reported_message,
+            disk.created_ms
+        ])?;
+    Ok(())
+}
+
+fn insert_eni(tx: &mut Tx<'_>, new: &NewEni) -> Result<(), StoreError> {
+    let eni = &new.eni;
+    let vswitch = networks::vswitch(tx.conn, &eni.vswitch_id)?
+        .ok_or_else(|| StoreError::Backend(format!("VSwitch {} is gone", eni.vswitch_id)))?;
+    let address = networks::allocate_address(tx.conn, &vswitch, new.address)?;
+    let mac = networks::allocate_mac(tx.conn)?;
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO enis (eni_id, revision, instance_id, vpc_id, vswitch_id, zone_id, mac,
+                 private_ip, is_primary, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?
+        .execute(params![
+            eni.eni_id,
+            revision as i64,
+            eni.instance_id,
+            eni.vpc_id,
+            eni.vswitch_id,
+            eni.zone_id,
+            mac,
+            u32::from(address),
+            eni.primary,
+            eni.created_ms
+        ])?;
+    count_enis(tx, &eni.vswitch_id, 1)?;
+    for (position, group_id) in eni.security_group_ids.iter().enumerate() {
+        tx.conn
+            .prepare_cached(
+                "INSERT INTO eni_groups (eni_id, position, group_id) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![eni.eni_id, position as i64, group_id])?;
+    }
+    Ok(())
+}
+
+fn count_enis(tx: &Tx<'_>, vswitch_id: &str, change: i64) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached("UPDATE vswitches SET enis = enis + ?2 WHERE vswitch_id = ?1")?
+        .execute(params![vswitch_id, change])?;
+    Ok(())
+}
+
+pub(super) fn instances_view(
+    conn: &Connection,
+    instance_ids: &[String],
+) -> Result<InstancesView, StoreError> {
+    let mut view = InstancesView { instances: Vec::new(), hosts: Vec::new() };
+    let mut host_ids = BTreeSet::new();
+    for instance_id in instance_ids {
+        if let Some(found) = instance(conn, instance_id)? {
+            host_ids.insert(found.host_id.clone());
+            view.instances.push(details(conn, found)?);
+        }
+    }
+    for host_id in host_ids {
+        view.hosts.extend(hosts::host(conn, &host_id)?);
+    }
+    Ok(view)
+}
+
+/// Overwrites an instance; claims follow `claimed`.
+pub(super) fn update(tx: &mut Tx<'_>, new: &InstanceRecord) -> Result<(), StoreError> {
+    let Some(old) = instance(tx.conn, &new.instance_id)? else {
+        return Ok(());
+    };
+    match (old.claimed, new.claimed) {
+        (true, false) => claim(tx, &old.host_id, &Claim::of(&old), -1)?,
+        (false, true) => claim(tx, &old.host_id, &Claim::of(new), 1)?,
+        _ => {}
+    }
+    let mut new = new.clone();
+    if new.releasing && !old.releasing {
+        new.released_revision = tx.revision()?;
+    }
+    write_mutable(tx, &new)?;
+    let wanted_changed = new.generation != old.generation || new.releasing != old.releasing;
+    let kind = if wanted_changed { "instance" } else { "instance_status" };
+    tx.change(kind, &new.instance_id, &old.host_id)
+}
+
+pub(super) fn update_disk(
+    tx: &mut Tx<'_>,
+    disk: &DiskRecord,
+    host_id: &str,
+) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "UPDATE disks SET revision = ?2, generation = ?3, reported_state = ?4,
+                 reported_message = ?5
+             WHERE disk_id = ?1",
+        )?
+        .execute(params![
+            disk.disk_id,
+            revision as i64,
+            disk.generation as i64,
+            disk.reported_state,
+            disk.reported_message
+        ])?;
+    tx.change("disk", &disk.disk_id, host_id)
+}
+
+/// Removes an instance of which nothing is left on its host.
+pub(super) fn purge(tx: &mut Tx<'_>, instance_id: &str) -> Result<(), StoreError> {
+    let Some(instance) = instance(tx.conn, instance_id)? else {
+        return Ok(());
+    };
+    claim(tx, &instance.host_id, &Claim::of(&instance), -1)?;
+    let disks = disks_of(tx.conn, instance_id)?;
+    let disk_gib = disks.iter().map(|disk| disk.size_gib).sum();
+    claim(tx, &instance.host_id, &Claim { disk_gib, ..Claim::default() }, -1)?;
+    let mut groups = BTreeSet::new();
+    for eni in networks::enis_of(tx.conn, instance_id)? {
+        tx.conn.prepare_cached("DELETE FROM enis WHERE eni_id = ?1")?.execute([&eni.eni_id])?;
+        count_enis(tx, &eni.vswitch_id, -1)?;
+        groups.extend(eni.security_group_ids);
+    }
+    for sql in
+        ["DELETE FROM disks WHERE instance_id = ?1", "DELETE FROM instances WHERE instance_id = ?1"]
+    {
+        tx.conn.prepare_cached(sql)?.execute([instance_id])?;
+    }
+    security_groups::delete_tags(tx, instance_id)?;
+    for disk in disks {
+        images::drop_if_unused(tx, &disk.image_id)?;
+    }
+    tx.change("instance", instance_id, &instance.host_id)?;
+    for group in groups {
+        tx.change("security_group", &group, "")?;
+    }
+    Ok(())
+}
+
+pub(super) fn list(
+    conn: &Connection,
+    filter: &InstanceFilter,
+    page: Page,
+) -> Result<Listed<InstanceDetails>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.one_of("instance_id", &filter.instance_ids);
+    conditions.matches("name", &filter.name);
+    conditions.equal("status", &filter.status);
+    conditions.equal("vpc_id", &filter.vpc_id);
+    conditions.equal("vswitch_id", &filter.vswitch_id);
+    conditions.equal("image_id", &filter.image_id);
+    conditions.equal("instance_type", &filter.instance_type);
+    conditions.equal("zone_id", &filter.zone_id);
+    conditions.equal("key_pair_name", &filter.key_pair_name);
+    if !filter.security_group_id.is_empty() {
+        conditions.and(
+            "instance_id IN (SELECT instance_id FROM enis JOIN eni_groups USING (eni_id)
+                 WHERE group_id = ?)",
+            [filter.security_group_id.clone().into()],
+        );
+    }
+    if !filter.private_ips.is_empty() {
+        let marks = vec!["?"; filter.private_ips.len()].join(",");
+        conditions.and(
+            format!("instance_id IN (SELECT instance_id FROM enis WHERE private_ip IN ({marks}))"),
+            filter.private_ips.iter().map(|ip| u32::from(*ip).into()),
+        );
+    }
+    for (key, value) in &filter.tags {
+        if value.is_empty() {
+            conditions.and(
+                "instance_id IN (SELECT resource_id FROM tags WHERE key = ?)",
+                [key.clone().into()],
+            );
+        } else {
+            conditions.and(
+                "instance_id IN (SELECT resource_id FROM tags WHERE key = ? AND value = ?)",
+                [key.clone().into(), value.clone().into()],
+            );
+        }
+    }
+    let listed: Listed<InstanceRecord> = query::list(conn, "instances", conditions, page)?;
+    let items = listed
+        .items
+        .into_iter()
+        .map(|instance| details(conn, instance))
+        .collect::<Result<_, _>>()?;
+    Ok(Listed { items, total: listed.total, next: listed.next })
+}
+
+pub(super) fn list_disks(
+    conn: &Connection,
+    filter: &DiskFilter,
+    page: Page,
+) -> Result<Listed<DiskRecord>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.one_of("disk_id", &filter.disk_ids);
+    conditions.equal("instance_id", &filter.instance_id);
+    conditions.equal("category", &filter.category);
+    match filter.system {
+        Some(true) => conditions.and("position = 0", []),
+        Some(false) => conditions.and("position > 0", []),
+        None => {}
+    }
+    if let Some(state) = &filter.reported_state {
+        conditions.and("reported_state = ?", [state.clone().into()]);
+    }
+    query::list(conn, "disks", conditions, page)
+}

@@ -1,0 +1,148 @@
+//! The embedded backend: SQLite in WAL mode with `synchronous=FULL`.
+
+mod feed;
+mod hosts;
+mod images;
+mod instances;
+mod key_pairs;
+mod networks;
+mod query;
+mod rows;
+mod security_groups;
+mod snapshot;
+mod store;
+mod tokens;
+mod writer;
+
+use crate::StoreError;
+use rusqlite::{Connection, OpenFlags};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Semaphore, watch};
+use writer::Writer;
+
+/// Every step from an empty database to the present schema. Only ever appended to.
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+
+/// How to open a store.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The database file; made if it is not there.
+    pub path: PathBuf,
+    /// Readers that may work at once.
+    pub readers: usize,
+}
+
+/// The embedded store.
+#[derive(Debug, Clone)]
+pub struct SqliteStore {
+    writer: Writer,
+    readers: Arc<Readers>,
+    revisions: watch::Receiver<u64>,
+}
+
+impl SqliteStore {
+    /// Opens the database, bringing its schema up to date.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or was written by a newer version.
+    pub fn open(options: &SqliteOptions) -> Result<Self, StoreError> {
+        let mut conn = connect(&options.path)?;
+        migrate(&mut conn)?;
+        let latest: i64 =
+            conn.query_row("SELECT value FROM counters WHERE name = 'revision'", [], |row| {
+                row.get(0)
+            })?;
+        let (sender, revisions) = watch::channel(latest as u64);
+        let writer = Writer::start(conn, sender)?;
+        let count = options.readers.max(1);
+        let idle = (0..count).map(|_| connect(&options.path)).collect::<Result<Vec<_>, _>>()?;
+        let readers = Arc::new(Readers { idle: Mutex::new(idle), permits: Semaphore::new(count) });
+        Ok(Self { writer, readers, revisions })
+    }
+
+    /// Runs a read-only transaction: all of it sees one state of the database.
+    async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    {
+        let _permit = self
+            .readers
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Backend("the store is closed".to_owned()))?;
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || {
+            let conn = readers.take()?;
+            let result =
+                conn.execute_batch("BEGIN").map_err(StoreError::from).and_then(|()| query(&conn));
+            let ended = conn.execute_batch("ROLLBACK");
+            readers.give_back(conn);
+            ended?;
+            result
+        })
+        .await
+        .map_err(|error| StoreError::Backend(format!("a read was lost: {error}")))?
+    }
+}
+
+#[derive(Debug)]
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+impl Readers {
+    fn take(&self) -> Result<Connection, StoreError> {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .ok_or_else(|| StoreError::Backend("no reader is free".to_owned()))
+    }
+
+    fn give_back(&self, conn: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)
+        .map_err(|error| StoreError::Backend(format!("cannot open {}: {error}", path.display())))?;
+    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.set_prepared_statement_cache_capacity(256);
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA cache_size = -16384;",
+    )?;
+    Ok(conn)
+}
+
+fn migrate(conn: &mut Connection) -> Result<(), StoreError> {
+    let done: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(done).unwrap_or(usize::MAX);
+    if done > MIGRATIONS.len() {
+        return Err(StoreError::Backend(format!(
+            "the database has schema {done}, this version knows {}; run the newer version",
+            MIGRATIONS.len()
+        )));
+    }
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(done) {
+        let tx = conn.transaction()?;
+        tx.execute_batch(step)?;
+        tx.pragma_update(None, "user_version", (index + 1) as i64)?;
+        tx.commit()?;
+    }
+    Ok(())
+}

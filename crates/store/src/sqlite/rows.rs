@@ -1,0 +1,279 @@
+//! Records from and to rows.
+
+use crate::records::*;
+use rusqlite::{Result, Row, types::Type};
+use std::{net::Ipv4Addr, str::FromStr};
+
+/// A record that a row holds whole. Parts that other tables hold are filled in afterwards.
+pub(super) trait FromRow: Sized {
+    fn from_row(row: &Row<'_>) -> Result<Self>;
+}
+
+fn num(row: &Row<'_>, column: &str) -> Result<u64> {
+    row.get::<_, i64>(column).map(|value| value as u64)
+}
+
+fn ip(row: &Row<'_>, column: &str) -> Result<Ipv4Addr> {
+    row.get::<_, u32>(column).map(Ipv4Addr::from)
+}
+
+fn parsed<T: FromStr>(text: &str) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.parse()
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
+}
+
+impl FromRow for VpcRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            vpc_id: row.get("vpc_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            cidr: parsed(&row.get::<_, String>("cidr")?)?,
+            vni: row.get("vni")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for VSwitchRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            vswitch_id: row.get("vswitch_id")?,
+            vpc_id: row.get("vpc_id")?,
+            zone_id: row.get("zone_id")?,
+            cidr: parsed(&row.get::<_, String>("cidr")?)?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            first_ip: ip(row, "first_ip")?,
+            last_ip: ip(row, "last_ip")?,
+            gateway_ip: ip(row, "gateway_ip")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for SecurityGroupRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            group_id: row.get("group_id")?,
+            vpc_id: row.get("vpc_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            enterprise: row.get("enterprise")?,
+            inner_accept: row.get("inner_accept")?,
+            tags: Vec::new(),
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for RuleRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        let cidr: Option<String> = row.get("cidr")?;
+        Ok(Self {
+            rule_id: row.get("rule_id")?,
+            group_id: row.get("group_id")?,
+            egress: row.get("egress")?,
+            protocol: row.get("protocol")?,
+            port_from: row.get("port_from")?,
+            port_to: row.get("port_to")?,
+            source_ports: row.get("source_ports")?,
+            cidr: cidr.as_deref().map(parsed).transpose()?,
+            peer_group_id: row.get("peer_group_id")?,
+            priority: row.get("priority")?,
+            drop: row.get("drops")?,
+            description: row.get("description")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for KeyPairRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            key_pair_id: row.get("key_pair_id")?,
+            name: row.get("name")?,
+            fingerprint: row.get("fingerprint")?,
+            public_key: row.get("public_key")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for ImageRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            image_id: row.get("image_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            status: row.get("status")?,
+            status_reason: row.get("status_reason")?,
+            architecture: row.get("architecture")?,
+            os_type: row.get("os_type")?,
+            platform: row.get("platform")?,
+            family: row.get("family")?,
+            format: row.get("format")?,
+            file_bytes: num(row, "file_bytes")?,
+            virtual_bytes: num(row, "virtual_bytes")?,
+            sha256: row.get("sha256")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+/// Numbers of `GuestState` in the database.
+pub(super) fn state_number(state: GuestState) -> i64 {
+    match state {
+        GuestState::Starting => 1,
+        GuestState::Running => 2,
+        GuestState::Stopping => 3,
+        GuestState::Stopped => 4,
+        GuestState::Failed => 5,
+    }
+}
+
+fn state_of(number: i64) -> Result<GuestState> {
+    Ok(match number {
+        1 => GuestState::Starting,
+        2 => GuestState::Running,
+        3 => GuestState::Stopping,
+        4 => GuestState::Stopped,
+        5 => GuestState::Failed,
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(0, other)),
+    })
+}
+
+impl FromRow for InstanceRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        let reported = match row.get::<_, Option<i64>>("reported_state")? {
+            None => None,
+            Some(number) => Some(ReportedState {
+                generation: num(row, "reported_generation")?,
+                boot_epoch: num(row, "reported_epoch")?,
+                state: state_of(number)?,
+                code: row.get("reported_code")?,
+                message: row.get("reported_message")?,
+                started_ms: row.get("started_ms")?,
+            }),
+        };
+        Ok(Self {
+            instance_id: row.get("instance_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            host_name: row.get("host_name")?,
+            image_id: row.get("image_id")?,
+            instance_type: row.get("instance_type")?,
+            vcpus: row.get("vcpus")?,
+            memory_mib: num(row, "memory_mib")?,
+            nic_queues: row.get("nic_queues")?,
+            zone_id: row.get("zone_id")?,
+            vpc_id: row.get("vpc_id")?,
+            vswitch_id: row.get("vswitch_id")?,
+            key_pair_name: row.get("key_pair_name")?,
+            public_key: row.get("public_key")?,
+            user_data: row.get("user_data")?,
+            metadata_enabled: row.get("metadata_enabled")?,
+            metadata_token_required: row.get("metadata_token_required")?,
+            deletion_protection: row.get("deletion_protection")?,
+            uuid: row.get("uuid")?,
+            tags: Vec::new(),
+            created_ms: row.get("created_ms")?,
+            host_id: row.get("host_id")?,
+            claimed: row.get("claimed")?,
+            power_on: row.get("power_on")?,
+            generation: num(row, "generation")?,
+            power_generation: num(row, "power_generation")?,
+            boot_epoch: num(row, "boot_epoch")?,
+            force: row.get("force")?,
+            stop_charging: row.get("stop_charging")?,
+            releasing: row.get("releasing")?,
+            released_revision: num(row, "released_revision")?,
+            reported,
+            status: row.get("status")?,
+            status_reason: row.get("status_reason")?,
+        })
+    }
+}
+
+impl FromRow for DiskRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            disk_id: row.get("disk_id")?,
+            instance_id: row.get("instance_id")?,
+            position: row.get("position")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
+            category: row.get("category")?,
+            performance_level: row.get("performance_level")?,
+            size_gib: num(row, "size_gib")?,
+            image_id: row.get("image_id")?,
+            iops: num(row, "iops")?,
+            bytes_per_second: num(row, "bytes_per_second")?,
+            zone_id: row.get("zone_id")?,
+            delete_with_instance: row.get("delete_with_instance")?,
+            generation: num(row, "generation")?,
+            reported_state: row.get("reported_state")?,
+            reported_message: row.get("reported_message")?,
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for EniRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            eni_id: row.get("eni_id")?,
+            instance_id: row.get("instance_id")?,
+            vpc_id: row.get("vpc_id")?,
+            vswitch_id: row.get("vswitch_id")?,
+            zone_id: row.get("zone_id")?,
+            mac: row.get("mac")?,
+            private_ip: ip(row, "private_ip")?,
+            primary: row.get("is_primary")?,
+            security_group_ids: Vec::new(),
+            created_ms: row.get("created_ms")?,
+        })
+    }
+}
+
+impl FromRow for HostRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            host_id: row.get("host_id")?,
+            hostname: row.get("hostname")?,
+            zone_id: row.get("zone_id")?,
+            access_endpoint: row.get("access_endpoint")?,
+            vcpus: row.get("vcpus")?,
+            vcpu_limit: row.get("vcpu_limit")?,
+            memory_mib: num(row, "memory_mib")?,
+            disk_gib: num(row, "disk_gib")?,
+            vcpus_used: row.get("vcpus_used")?,
+            memory_mib_used: num(row, "memory_mib_used")?,
+            disk_gib_used: num(row, "disk_gib_used")?,
+            kvm: row.get("kvm")?,
+            version: row.get("version")?,
+            session: num(row, "session")?,
+            lease_until_ms: row.get("lease_until_ms")?,
+            lost: row.get("lost")?,
+            last_seen_ms: row.get("last_seen_ms")?,
+            observed_revision: num(row, "observed_revision")?,
+        })
+    }
+}
+
+impl FromRow for EventRecord {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            event_id: row.get("event_id")?,
+            host_id: row.get("host_id")?,
+            sequence: num(row, "sequence")?,
+            resource_id: row.get("resource_id")?,
+            event_type: row.get("event_type")?,
+            message: row.get("message")?,
+            occurred_ms: row.get("occurred_ms")?,
+        })
+    }
+}

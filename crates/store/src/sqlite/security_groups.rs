@@ -1,0 +1,215 @@
+//! Security groups and their rules.
+
+use super::{
+    query::{self, Conditions},
+    writer::Tx,
+};
+use crate::*;
+use rusqlite::{Connection, params, params_from_iter};
+
+pub(super) fn group(
+    conn: &Connection,
+    group_id: &str,
+) -> Result<Option<SecurityGroupRecord>, StoreError> {
+    let found: Option<SecurityGroupRecord> =
+        query::first(conn, "SELECT * FROM security_groups WHERE group_id = ?1", [group_id])?;
+    found
+        .map(|mut group| {
+            group.tags = tags_of(conn, group_id)?;
+            Ok(group)
+        })
+        .transpose()
+}
+
+pub(super) fn member_count(conn: &Connection, group_id: &str) -> Result<u64, StoreError> {
+    query::count(conn, "SELECT count(*) FROM eni_groups WHERE group_id = ?1", [group_id])
+}
+
+pub(super) fn rules_of(conn: &Connection, group_id: &str) -> Result<Vec<RuleRecord>, StoreError> {
+    query::all(
+        conn,
+        "SELECT * FROM security_group_rules WHERE group_id = ?1 ORDER BY seq",
+        [group_id],
+    )
+}
+
+pub(super) fn view(
+    conn: &Connection,
+    group_id: &str,
+    peers: &[String],
+) -> Result<GroupView, StoreError> {
+    let mut found = Vec::new();
+    for peer in peers {
+        found.extend(group(conn, peer)?);
+    }
+    Ok(GroupView {
+        group: group(conn, group_id)?,
+        rules: rules_of(conn, group_id)?,
+        members: member_count(conn, group_id)?,
+        named_by: query::column(
+            conn,
+            "SELECT DISTINCT group_id FROM security_group_rules
+             WHERE peer_group_id = ?1 AND group_id != ?1",
+            [group_id],
+        )?,
+        peers: found,
+    })
+}
+
+pub(super) fn insert(tx: &mut Tx<'_>, group: &SecurityGroupRecord) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO security_groups (group_id, revision, vpc_id, name, description,
+                 enterprise, inner_accept, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            group.group_id,
+            revision as i64,
+            group.vpc_id,
+            group.name,
+            group.description,
+            group.enterprise,
+            group.inner_accept,
+            group.created_ms
+        ])?;
+    insert_tags(tx, &group.group_id, &group.tags)?;
+    tx.change("security_group", &group.group_id, "")
+}
+
+pub(super) fn apply_rules(
+    tx: &mut Tx<'_>,
+    group_id: &str,
+    plan: &RulePlan,
+) -> Result<(), StoreError> {
+    if plan.insert.is_empty() && plan.delete.is_empty() {
+        return Ok(());
+    }
+    for rule_id in &plan.delete {
+        tx.conn
+            .prepare_cached(
+                "DELETE FROM security_group_rules WHERE group_id = ?1 AND rule_id = ?2",
+            )?
+            .execute([group_id, rule_id])?;
+    }
+    let revision = tx.revision()?;
+    for rule in &plan.insert {
+        tx.conn
+            .prepare_cached(
+                "INSERT INTO security_group_rules (rule_id, revision, group_id, egress, protocol,
+                     port_from, port_to, source_ports, cidr, peer_group_id, priority, drops,
+                     description, created_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+            )?
+            .execute(params![
+                rule.rule_id,
+                revision as i64,
+                group_id,
+                rule.egress,
+                rule.protocol,
+                rule.port_from,
+                rule.port_to,
+                rule.source_ports,
+                rule.cidr.map(|cidr| cidr.to_string()),
+                rule.peer_group_id,
+                rule.priority,
+                rule.drop,
+                rule.description,
+                rule.created_ms
+            ])?;
+    }
+    tx.conn
+        .prepare_cached("UPDATE security_groups SET revision = ?2 WHERE group_id = ?1")?
+        .execute(params![group_id, revision as i64])?;
+    tx.change("security_group", group_id, "")
+}
+
+pub(super) fn delete(tx: &mut Tx<'_>, group_id: &str) -> Result<(), StoreError> {
+    delete_tags(tx, group_id)?;
+    // Rules first: one of them may name the group itself.
+    tx.conn
+        .prepare_cached("DELETE FROM security_group_rules WHERE group_id = ?1")?
+        .execute([group_id])?;
+    tx.conn
+        .prepare_cached("DELETE FROM security_groups WHERE group_id = ?1")?
+        .execute([group_id])?;
+    tx.change("security_group", group_id, "")
+}
+
+pub(super) fn list(
+    conn: &Connection,
+    filter: &GroupFilter,
+    page: Page,
+) -> Result<Listed<(SecurityGroupRecord, u64)>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.one_of("group_id", &filter.group_ids);
+    conditions.equal("vpc_id", &filter.vpc_id);
+    conditions.matches("name", &filter.name);
+    if let Some(enterprise) = filter.enterprise {
+        conditions.and("enterprise = ?", [enterprise.into()]);
+    }
+    let listed: Listed<SecurityGroupRecord> =
+        query::list(conn, "security_groups", conditions, page)?;
+    let items = listed
+        .items
+        .into_iter()
+        .map(|mut group| {
+            group.tags = tags_of(conn, &group.group_id)?;
+            let members = member_count(conn, &group.group_id)?;
+            Ok((group, members))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Listed { items, total: listed.total, next: listed.next })
+}
+
+/// Groups with their rules and members' addresses.
+pub(super) fn with_members(
+    conn: &Connection,
+    group_ids: impl IntoIterator<Item = String>,
+) -> Result<Vec<GroupMembers>, StoreError> {
+    let mut groups = Vec::new();
+    for group_id in group_ids {
+        let Some(group) = group(conn, &group_id)? else { continue };
+        let ips: Vec<u32> = query::column(
+            conn,
+            "SELECT DISTINCT enis.private_ip FROM eni_groups JOIN enis USING (eni_id)
+             WHERE group_id = ?1 ORDER BY 1",
+            params_from_iter([&group_id]),
+        )?;
+        groups.push(GroupMembers {
+            group,
+            rules: rules_of(conn, &group_id)?,
+            member_ips: ips.into_iter().map(Into::into).collect(),
+        });
+    }
+    Ok(groups)
+}
+
+pub(super) fn tags_of(
+    conn: &Connection,
+    resource_id: &str,
+) -> Result<Vec<(String, String)>, StoreError> {
+    let mut statement =
+        conn.prepare_cached("SELECT key, value FROM tags WHERE resource_id = ?1 ORDER BY key")?;
+    let rows = statement.query_map([resource_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn insert_tags(
+    tx: &Tx<'_>,
+    resource_id: &str,
+    tags: &[(String, String)],
+) -> Result<(), StoreError> {
+    for (key, value) in tags {
+        tx.conn
+            .prepare_cached("INSERT INTO tags (resource_id, key, value) VALUES (?1, ?2, ?3)")?
+            .execute([resource_id, key, value])?;
+    }
+    Ok(())
+}
+
+pub(super) fn delete_tags(tx: &Tx<'_>, resource_id: &str) -> Result<(), StoreError> {
+    tx.conn.prepare_cached("DELETE FROM tags WHERE resource_id = ?1")?.execute([resource_id])?;
+    Ok(())
+}

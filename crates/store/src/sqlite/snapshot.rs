@@ -1,0 +1,57 @@
+//! Everything one host's spec is made from.
+
+use super::{hosts, images, instances, networks, query, security_groups};
+use crate::*;
+use rusqlite::Connection;
+use std::collections::BTreeSet;
+
+pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapshot>, StoreError> {
+    let Some(host) = hosts::host(conn, host_id)? else { return Ok(None) };
+    let revision = query::count(conn, "SELECT value FROM counters WHERE name = 'revision'", [])?;
+    let records: Vec<InstanceRecord> = query::all(
+        conn,
+        "SELECT * FROM instances WHERE host_id = ?1 AND releasing = 0 ORDER BY seq",
+        [host_id],
+    )?;
+    let placed = records
+        .into_iter()
+        .map(|record| instances::details(conn, record))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let mut vpc_ids = BTreeSet::new();
+    let mut group_ids = BTreeSet::new();
+    let mut image_ids = BTreeSet::new();
+    for details in &placed {
+        for eni in &details.enis {
+            vpc_ids.insert(eni.vpc_id.clone());
+            group_ids.extend(eni.security_group_ids.iter().cloned());
+        }
+        for disk in &details.disks {
+            if !disk.image_id.is_empty() {
+                image_ids.insert(disk.image_id.clone());
+            }
+        }
+    }
+    for group_id in group_ids.clone() {
+        for rule in security_groups::rules_of(conn, &group_id)? {
+            group_ids.extend(rule.peer_group_id);
+        }
+    }
+    let mut snapshot = HostSnapshot {
+        revision,
+        host,
+        instances: placed,
+        vpcs: Vec::new(),
+        vswitches: Vec::new(),
+        groups: security_groups::with_members(conn, group_ids)?,
+        images: Vec::new(),
+    };
+    for vpc_id in vpc_ids {
+        snapshot.vpcs.extend(networks::vpc(conn, &vpc_id)?);
+        snapshot.vswitches.extend(networks::vswitches_of(conn, &vpc_id)?);
+    }
+    for image_id in image_ids {
+        snapshot.images.extend(images::image(conn, &image_id)?);
+    }
+    Ok(Some(snapshot))
+}

@@ -1,0 +1,511 @@
+//! The trait, and what goes into and comes out of its transactions.
+
+use crate::{error::*, filters::*, records::*};
+use async_trait::async_trait;
+use std::{fmt, net::Ipv4Addr};
+use tokio::sync::watch;
+
+/// A pure function from what a transaction has read to what it shall write. It may be called more
+/// than once.
+pub type Decide<V, P> = Box<dyn Fn(&V) -> Result<P, Refusal> + Send + Sync>;
+
+/// Makes a repeated call give the first call's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientToken {
+    /// Action the token belongs to.
+    pub action: String,
+    /// The token.
+    pub token: String,
+    /// Hash of the request's parameters.
+    pub request_hash: Vec<u8>,
+    /// Now, milliseconds since the epoch.
+    pub now_ms: i64,
+}
+
+/// Answer of a transaction that a client token may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// What the decision gave as answer, now or the first time.
+    pub bytes: Vec<u8>,
+    /// This call changed nothing: an earlier one with the same token did.
+    pub replayed: bool,
+}
+
+/// A row to insert, and the answer to keep with it.
+#[derive(Debug, Clone)]
+pub struct Planned<T> {
+    /// The row.
+    pub record: T,
+    /// The answer.
+    pub answer: Vec<u8>,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// Skips `offset` rows.
+    Offset {
+        /// Rows to skip.
+        offset: u64,
+        /// Rows to give at most.
+        limit: u32,
+    },
+    /// Goes on after the row an earlier page ended with.
+    After {
+        /// `Listed::next` of that page; none for the first.
+        position: Option<i64>,
+        /// Rows to give at most.
+        limit: u32,
+    },
+}
+
+/// Part of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// How many match in all.
+    pub total: u64,
+    /// Where the next page starts; none at the end.
+    pub next: Option<i64>,
+}
+
+/// A VPC and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VpcView {
+    /// None if there is no such VPC.
+    pub vpc: Option<VpcRecord>,
+    /// Its VSwitches.
+    pub vswitches: Vec<VSwitchRecord>,
+    /// Its security groups.
+    pub security_groups: u64,
+}
+
+/// A VSwitch and its use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VSwitchView {
+    /// None if there is no such VSwitch.
+    pub vswitch: Option<VSwitchRecord>,
+    /// Interfaces in it.
+    pub enis: u64,
+}
+
+/// A security group and what it has to do with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupView {
+    /// None if there is no such group.
+    pub group: Option<SecurityGroupRecord>,
+    /// Its rules.
+    pub rules: Vec<RuleRecord>,
+    /// Interfaces in it.
+    pub members: u64,
+    /// Other groups whose rules name it.
+    pub named_by: Vec<String>,
+    /// Those of the asked peers that exist.
+    pub peers: Vec<SecurityGroupRecord>,
+}
+
+/// Rules to add and remove.
+#[derive(Debug, Clone, Default)]
+pub struct RulePlan {
+    /// New rules.
+    pub insert: Vec<RuleRecord>,
+    /// Ids of rules to remove.
+    pub delete: Vec<String>,
+    /// The answer.
+    pub answer: Vec<u8>,
+}
+
+/// An image and its use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageView {
+    /// None if there is no such image.
+    pub image: Option<ImageRecord>,
+    /// Instances made from it, at most ten of them.
+    pub used_by: Vec<String>,
+}
+
+/// What is needed to create instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CreateLookup {
+    /// Image to read.
+    pub image_id: String,
+    /// VSwitch to read.
+    pub vswitch_id: String,
+    /// Groups to read.
+    pub security_group_ids: Vec<String>,
+    /// Key pair to read; empty: none.
+    pub key_pair_name: String,
+}
+
+/// What a decision about new instances sees.
+#[derive(Debug, Clone)]
+pub struct CreateView {
+    /// The image, if it exists.
+    pub image: Option<ImageRecord>,
+    /// The VSwitch, if it exists.
+    pub vswitch: Option<VSwitchRecord>,
+    /// Its VPC.
+    pub vpc: Option<VpcRecord>,
+    /// Addresses left in the VSwitch.
+    pub free_addresses: u64,
+    /// Those of the groups that exist, with their numbers of members.
+    pub security_groups: Vec<(SecurityGroupRecord, u64)>,
+    /// The key pair, if asked for and existing.
+    pub key_pair: Option<KeyPairRecord>,
+    /// Every host, so that a refusal can name what is wrong with each.
+    pub hosts: Vec<HostRecord>,
+}
+
+/// One instance to make.
+#[derive(Debug, Clone)]
+pub struct NewInstance {
+    /// The instance, placed; its claim is taken if `claimed`.
+    pub instance: InstanceRecord,
+    /// Its disks.
+    pub disks: Vec<DiskRecord>,
+    /// Its interfaces; the store fills in `mac` and, unless asked for, `private_ip`.
+    pub enis: Vec<NewEni>,
+}
+
+/// One interface to make.
+#[derive(Debug, Clone)]
+pub struct NewEni {
+    /// The interface.
+    pub eni: EniRecord,
+    /// Address it must have; none: any free one.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// Instances to make.
+#[derive(Debug, Clone)]
+pub struct CreatePlan {
+    /// The instances.
+    pub instances: Vec<NewInstance>,
+    /// The answer.
+    pub answer: Vec<u8>,
+}
+
+/// An instance with all that is attached to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceDetails {
+    /// The instance.
+    pub instance: InstanceRecord,
+    /// In device order.
+    pub disks: Vec<DiskRecord>,
+    /// Primary first.
+    pub enis: Vec<EniRecord>,
+    /// Its host has lost its lease; the time it was last seen.
+    pub host_lost_since_ms: Option<i64>,
+}
+
+/// What a decision about existing instances sees.
+#[derive(Debug, Clone)]
+pub struct InstancesView {
+    /// Those of the asked ids that exist, in the order asked.
+    pub instances: Vec<InstanceDetails>,
+    /// Their hosts.
+    pub hosts: Vec<HostRecord>,
+}
+
+/// Instances to overwrite. Claims follow `claimed`; the store sets `released_revision` when
+/// `releasing` is set.
+#[derive(Debug, Clone, Default)]
+pub struct InstancesPlan {
+    /// Whole new records of instances in the view.
+    pub update: Vec<InstanceRecord>,
+    /// The answer.
+    pub answer: Vec<u8>,
+}
+
+/// A host that makes itself known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRegistration {
+    /// Identity, capacity and description; claims, session and lease are the store's.
+    pub host: HostRecord,
+    /// Now.
+    pub now_ms: i64,
+    /// When the lease ends if it is not renewed.
+    pub lease_until_ms: i64,
+}
+
+/// What a decision about a host's report sees.
+#[derive(Debug, Clone)]
+pub struct HostView {
+    /// The host, as it was before this report.
+    pub host: HostRecord,
+    /// Every instance placed on it.
+    pub instances: Vec<InstanceRecord>,
+    /// Every disk of these.
+    pub disks: Vec<DiskRecord>,
+}
+
+/// What a report changes.
+#[derive(Debug, Clone, Default)]
+pub struct StatusPlan {
+    /// Whole new records of instances in the view; claims follow `claimed`.
+    pub update: Vec<InstanceRecord>,
+    /// Whole new records of disks in the view.
+    pub update_disks: Vec<DiskRecord>,
+    /// Instances of which nothing is left: they, their disks and interfaces go.
+    pub purge: Vec<String>,
+}
+
+/// A report of a host.
+pub struct HostReport {
+    /// Who reports.
+    pub host_id: String,
+    /// Session of its registration.
+    pub session: u64,
+    /// Spec revision it has acted on.
+    pub observed_revision: u64,
+    /// Its events; those already known are skipped.
+    pub events: Vec<EventRecord>,
+    /// Now.
+    pub now_ms: i64,
+    /// When the lease ends now: a report renews it.
+    pub lease_until_ms: i64,
+    /// What follows from the report.
+    pub decide: Decide<HostView, StatusPlan>,
+}
+
+impl fmt::Debug for HostReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostReport")
+            .field("host_id", &self.host_id)
+            .field("session", &self.session)
+            .field("observed_revision", &self.observed_revision)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A security group as a host needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMembers {
+    /// The group.
+    pub group: SecurityGroupRecord,
+    /// Its rules.
+    pub rules: Vec<RuleRecord>,
+    /// Addresses of all its members, on any host, ascending.
+    pub member_ips: Vec<Ipv4Addr>,
+}
+
+/// Everything a host's spec is made from, of one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSnapshot {
+    /// Revision of all of it.
+    pub revision: u64,
+    /// The host.
+    pub host: HostRecord,
+    /// Its instances, except those being released.
+    pub instances: Vec<InstanceDetails>,
+    /// VPCs of their interfaces.
+    pub vpcs: Vec<VpcRecord>,
+    /// VSwitches of these VPCs.
+    pub vswitches: Vec<VSwitchRecord>,
+    /// Groups of their interfaces, and the groups that rules of these name.
+    pub groups: Vec<GroupMembers>,
+    /// Images of their disks.
+    pub images: Vec<ImageRecord>,
+}
+
+/// One change of the feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Revision of the transaction that made it.
+    pub revision: u64,
+    /// `vpc vswitch security_group key_pair image instance instance_status disk host event`;
+    /// `instance_status` when only what was reported changed, not what is wanted.
+    pub kind: String,
+    /// Id of the resource.
+    pub id: String,
+    /// Host concerned; empty if none in particular.
+    pub host_id: String,
+}
+
+/// A stretch of the feed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changes {
+    /// In order.
+    pub changes: Vec<Change>,
+    /// The stretch is complete up to this revision: ask on from here.
+    pub through: u64,
+}
+
+/// Durable state. Every method is one transaction; what it acknowledged survives a crash.
+///
+/// Lists are newest first.
+#[async_trait]
+pub trait Store: Send + Sync + fmt::Debug {
+    /// Makes a VPC; the store chooses its `vni`.
+    async fn create_vpc(
+        &self,
+        token: Option<ClientToken>,
+        vpc: Planned<VpcRecord>,
+    ) -> Result<Answer, StoreError>;
+    /// Removes a VPC if the decision agrees.
+    async fn delete_vpc(&self, vpc_id: &str, decide: Decide<VpcView, ()>)
+    -> Result<(), StoreError>;
+    /// Makes a VSwitch in a VPC.
+    async fn create_vswitch(
+        &self,
+        token: Option<ClientToken>,
+        vpc_id: &str,
+        decide: Decide<VpcView, Planned<VSwitchRecord>>,
+    ) -> Result<Answer, StoreError>;
+    /// Removes a VSwitch if the decision agrees.
+    async fn delete_vswitch(
+        &self,
+        vswitch_id: &str,
+        decide: Decide<VSwitchView, ()>,
+    ) -> Result<(), StoreError>;
+    /// Makes a security group in a VPC.
+    async fn create_security_group(
+        &self,
+        token: Option<ClientToken>,
+        vpc_id: &str,
+        decide: Decide<VpcView, Planned<SecurityGroupRecord>>,
+    ) -> Result<Answer, StoreError>;
+    /// Adds and removes rules of a group. `peers` are other groups the decision wants to see.
+    async fn change_rules(
+        &self,
+        token: Option<ClientToken>,
+        group_id: &str,
+        peers: Vec<String>,
+        decide: Decide<GroupView, RulePlan>,
+    ) -> Result<Answer, StoreError>;
+    /// Removes a group if the decision agrees.
+    async fn delete_security_group(
+        &self,
+        group_id: &str,
+        decide: Decide<GroupView, ()>,
+    ) -> Result<(), StoreError>;
+    /// Keeps a public key. Fails with `AlreadyExists` if the name is taken.
+    async fn create_key_pair(&self, key_pair: KeyPairRecord) -> Result<(), StoreError>;
+    /// Removes key pairs by name; unknown names are skipped.
+    async fn delete_key_pairs(&self, names: Vec<String>) -> Result<(), StoreError>;
+
+    /// Records that an import has begun. Fails with `AlreadyExists` if the name is taken.
+    async fn begin_image(&self, image: ImageRecord) -> Result<(), StoreError>;
+    /// Records how an import ended; with a token, the answer is kept if it became available.
+    async fn finish_image(
+        &self,
+        token: Option<ClientToken>,
+        image: Planned<ImageRecord>,
+    ) -> Result<Answer, StoreError>;
+    /// Marks every import that is still `Creating` as failed: the process that ran it is gone.
+    async fn fail_unfinished_images(&self, reason: &str) -> Result<u64, StoreError>;
+    /// Removes an image if the decision agrees. While disks lie on it, it stays with the status
+    /// `Deleted`, and goes with the last of them.
+    async fn delete_image(
+        &self,
+        image_id: &str,
+        decide: Decide<ImageView, ()>,
+    ) -> Result<(), StoreError>;
+    /// The answer kept for a token, if there is one.
+    async fn kept_answer(&self, token: ClientToken) -> Result<Option<Answer>, StoreError>;
+
+    /// Makes instances with their disks, interfaces and claims.
+    async fn create_instances(
+        &self,
+        token: Option<ClientToken>,
+        lookup: CreateLookup,
+        decide: Decide<CreateView, CreatePlan>,
+    ) -> Result<Answer, StoreError>;
+    /// Changes what is wanted of instances.
+    async fn change_instances(
+        &self,
+        token: Option<ClientToken>,
+        instance_ids: Vec<String>,
+        decide: Decide<InstancesView, InstancesPlan>,
+    ) -> Result<Answer, StoreError>;
+
+    /// Makes a host known, or known again. Answers the host's new session.
+    async fn register_host(&self, registration: HostRegistration) -> Result<u64, StoreError>;
+    /// Renews the lease of a host.
+    async fn renew_host_lease(
+        &self,
+        host_id: &str,
+        session: u64,
+        now_ms: i64,
+        lease_until_ms: i64,
+    ) -> Result<(), StoreError>;
+    /// Marks hosts whose lease has ended as lost, and answers their ids.
+    async fn expire_hosts(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
+    /// Takes in a report. Answers the highest event sequence that is stored.
+    async fn report_status(&self, report: HostReport) -> Result<u64, StoreError>;
+    /// What a host's spec is made from.
+    async fn host_snapshot(&self, host_id: &str) -> Result<Option<HostSnapshot>, StoreError>;
+
+    /// Latest committed revision, as it grows.
+    fn revisions(&self) -> watch::Receiver<u64>;
+    /// Changes after a revision, in order and without gaps.
+    async fn changes_after(&self, revision: u64) -> Result<Changes, StoreError>;
+    /// Forgets changes, except those of the latest `keep` revisions, and tokens older than a time.
+    async fn compact(&self, keep: u64, tokens_before_ms: i64) -> Result<(), StoreError>;
+
+    /// Takes or renews a lease: work that only one controller may do. Answers its epoch, which grows
+    /// with every change of holder, or none while another holds it.
+    async fn acquire_lease(
+        &self,
+        name: &str,
+        holder: &str,
+        now_ms: i64,
+        until_ms: i64,
+    ) -> Result<Option<u64>, StoreError>;
+    /// Gives a lease back early.
+    async fn release_lease(&self, name: &str, holder: &str) -> Result<(), StoreError>;
+
+    /// Lists instances.
+    async fn instances(
+        &self,
+        filter: InstanceFilter,
+        page: Page,
+    ) -> Result<Listed<InstanceDetails>, StoreError>;
+    /// Lists VPCs, each with the ids of its VSwitches.
+    async fn vpcs(
+        &self,
+        filter: VpcFilter,
+        page: Page,
+    ) -> Result<Listed<(VpcRecord, Vec<String>)>, StoreError>;
+    /// Lists VSwitches, each with its number of interfaces.
+    async fn vswitches(
+        &self,
+        filter: VSwitchFilter,
+        page: Page,
+    ) -> Result<Listed<(VSwitchRecord, u64)>, StoreError>;
+    /// Lists security groups, each with its number of members.
+    async fn security_groups(
+        &self,
+        filter: GroupFilter,
+        page: Page,
+    ) -> Result<Listed<(SecurityGroupRecord, u64)>, StoreError>;
+    /// One security group with its rules.
+    async fn security_group(&self, group_id: &str) -> Result<GroupView, StoreError>;
+    /// Lists key pairs.
+    async fn key_pairs(
+        &self,
+        filter: KeyPairFilter,
+        page: Page,
+    ) -> Result<Listed<KeyPairRecord>, StoreError>;
+    /// Lists images, each with whether instances use it.
+    async fn images(
+        &self,
+        filter: ImageFilter,
+        page: Page,
+    ) -> Result<Listed<(ImageRecord, bool)>, StoreError>;
+    /// Lists disks.
+    async fn disks(&self, filter: DiskFilter, page: Page)
+    -> Result<Listed<DiskRecord>, StoreError>;
+    /// Lists interfaces.
+    async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
+    /// Lists events.
+    async fn events(
+        &self,
+        filter: EventFilter,
+        page: Page,
+    ) -> Result<Listed<EventRecord>, StoreError>;
+    /// Every host with its number of instances.
+    async fn hosts(&self) -> Result<Vec<(HostRecord, u64)>, StoreError>;
+}

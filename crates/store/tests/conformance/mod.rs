@@ -1,0 +1,61 @@
+//! What every backend has to do, written against the trait.
+
+#![allow(dead_code)]
+
+pub mod claims;
+pub mod feed;
+pub mod lists;
+pub mod records;
+pub mod reports;
+pub mod tokens;
+
+use std::sync::Arc;
+use store::Store;
+
+/// A database that tests open, close and open again.
+pub trait Backend {
+    /// An empty one.
+    fn new() -> Self;
+    /// Opens it.
+    fn open(&self) -> Arc<dyn Store>;
+}
+
+/// Every case of the suite as a test.
+macro_rules! suite {
+    ($backend:ty) => {
+        $crate::conformance::cases!($backend:
+            claims::concurrent_claims_never_oversell,
+            claims::a_failing_transaction_leaves_nothing,
+            claims::claims_follow_the_instance,
+            claims::addresses_and_macs_are_unique,
+            claims::a_wanted_address_is_given_once,
+            feed::the_feed_misses_nothing,
+            feed::compaction_is_told,
+            feed::refused_transactions_are_not_in_the_feed,
+            feed::a_lease_has_one_holder,
+            lists::pages_are_whole_and_without_repetition,
+            lists::filters_narrow,
+            reports::a_report_purges_and_frees,
+            reports::events_are_stored_once,
+            reports::old_sessions_are_refused,
+            reports::hosts_expire_and_return,
+            tokens::a_token_repeats_its_answer,
+            tokens::concurrent_calls_with_one_token_make_one,
+            tokens::what_was_acknowledged_is_there_after_opening_again,
+        );
+    };
+}
+pub(crate) use suite;
+
+macro_rules! cases {
+    ($backend:ty: $($module:ident :: $case:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let backend = <$backend as $crate::conformance::Backend>::new();
+                $crate::conformance::$module::$case(&backend).await;
+            }
+        )*
+    };
+}
+pub(crate) use cases;

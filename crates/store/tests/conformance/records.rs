@@ -1,0 +1,208 @@
+//! Records to put in.
+
+use store::*;
+
+pub fn vpc(id: &str) -> Planned<VpcRecord> {
+    let record = VpcRecord {
+        vpc_id: id.to_owned(),
+        name: String::new(),
+        description: String::new(),
+        cidr: "10.0.0.0/8".parse().unwrap(),
+        vni: 0,
+        created_ms: 1,
+    };
+    Planned { record, answer: id.as_bytes().to_vec() }
+}
+
+pub fn vswitch(id: &str, vpc_id: &str, first: &str, last: &str) -> Planned<VSwitchRecord> {
+    let record = VSwitchRecord {
+        vswitch_id: id.to_owned(),
+        vpc_id: vpc_id.to_owned(),
+        zone_id: "z".to_owned(),
+        cidr: "10.0.0.0/16".parse().unwrap(),
+        name: String::new(),
+        description: String::new(),
+        first_ip: first.parse().unwrap(),
+        last_ip: last.parse().unwrap(),
+        gateway_ip: "10.0.255.253".parse().unwrap(),
+        created_ms: 1,
+    };
+    Planned { record, answer: Vec::new() }
+}
+
+pub fn group(id: &str, vpc_id: &str) -> Planned<SecurityGroupRecord> {
+    let record = SecurityGroupRecord {
+        group_id: id.to_owned(),
+        vpc_id: vpc_id.to_owned(),
+        name: String::new(),
+        description: String::new(),
+        enterprise: false,
+        inner_accept: true,
+        tags: Vec::new(),
+        created_ms: 1,
+    };
+    Planned { record, answer: Vec::new() }
+}
+
+pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
+    let host = HostRecord {
+        host_id: id.to_owned(),
+        hostname: id.to_owned(),
+        zone_id: "z".to_owned(),
+        access_endpoint: String::new(),
+        vcpus: vcpu_limit,
+        vcpu_limit,
+        memory_mib,
+        disk_gib: 1_000_000,
+        vcpus_used: 0,
+        memory_mib_used: 0,
+        disk_gib_used: 0,
+        kvm: String::new(),
+        version: String::new(),
+        session: 0,
+        lease_until_ms: 0,
+        lost: false,
+        last_seen_ms: 0,
+        observed_revision: 0,
+    };
+    HostRegistration { host, now_ms: 1, lease_until_ms: 1000 }
+}
+
+pub fn instance(id: &str, host_id: &str) -> NewInstance {
+    let instance = InstanceRecord {
+        instance_id: id.to_owned(),
+        name: format!("name-{id}"),
+        description: String::new(),
+        host_name: String::new(),
+        image_id: "m-1".to_owned(),
+        instance_type: "t".to_owned(),
+        vcpus: 2,
+        memory_mib: 1024,
+        nic_queues: 1,
+        zone_id: "z".to_owned(),
+        vpc_id: "vpc-1".to_owned(),
+        vswitch_id: "vsw-1".to_owned(),
+        key_pair_name: String::new(),
+        public_key: String::new(),
+        user_data: vec![0, 255],
+        metadata_enabled: true,
+        metadata_token_required: false,
+        deletion_protection: false,
+        uuid: String::new(),
+        tags: vec![("owner".to_owned(), id.to_owned())],
+        created_ms: 1,
+        host_id: host_id.to_owned(),
+        claimed: true,
+        power_on: true,
+        generation: 1,
+        power_generation: 1,
+        boot_epoch: 1,
+        force: false,
+        stop_charging: false,
+        releasing: false,
+        released_revision: 0,
+        reported: None,
+        status: "Pending".to_owned(),
+        status_reason: String::new(),
+    };
+    let disk = DiskRecord {
+        disk_id: format!("d-{id}"),
+        instance_id: id.to_owned(),
+        position: 0,
+        name: String::new(),
+        description: String::new(),
+        category: "cloud_essd".to_owned(),
+        performance_level: "PL0".to_owned(),
+        size_gib: 20,
+        image_id: "m-1".to_owned(),
+        iops: 1,
+        bytes_per_second: 1,
+        zone_id: "z".to_owned(),
+        delete_with_instance: true,
+        generation: 1,
+        reported_state: String::new(),
+        reported_message: String::new(),
+        created_ms: 1,
+    };
+    let eni = EniRecord {
+        eni_id: format!("eni-{id}"),
+        instance_id: id.to_owned(),
+        vpc_id: "vpc-1".to_owned(),
+        vswitch_id: "vsw-1".to_owned(),
+        zone_id: "z".to_owned(),
+        mac: String::new(),
+        private_ip: "0.0.0.0".parse().unwrap(),
+        primary: true,
+        security_group_ids: vec!["sg-1".to_owned()],
+        created_ms: 1,
+    };
+    NewInstance { instance, disks: vec![disk], enis: vec![NewEni { eni, address: None }] }
+}
+
+pub fn token(name: &str, hash: u8) -> Option<ClientToken> {
+    Some(ClientToken {
+        action: "Test".to_owned(),
+        token: name.to_owned(),
+        request_hash: vec![hash; 32],
+        now_ms: 5,
+    })
+}
+
+/// A VPC with a VSwitch and a group, and a host.
+pub async fn site(store: &dyn Store, vcpus: u32) {
+    network(store, "10.0.0.1", "10.0.255.252").await;
+    store.register_host(host("h-1", vcpus, 1 << 20)).await.unwrap();
+}
+
+pub async fn network(store: &dyn Store, first: &str, last: &str) {
+    store.create_vpc(None, vpc("vpc-1")).await.unwrap();
+    let planned = vswitch("vsw-1", "vpc-1", first, last);
+    store.create_vswitch(None, "vpc-1", Box::new(move |_| Ok(planned.clone()))).await.unwrap();
+    let planned = group("sg-1", "vpc-1");
+    store
+        .create_security_group(None, "vpc-1", Box::new(move |_| Ok(planned.clone())))
+        .await
+        .unwrap();
+}
+
+pub fn plan(ids: &[&str]) -> Decide<CreateView, CreatePlan> {
+    let instances: Vec<NewInstance> = ids.iter().map(|id| instance(id, "h-1")).collect();
+    let answer = ids.join(",").into_bytes();
+    Box::new(move |_| Ok(CreatePlan { instances: instances.clone(), answer: answer.clone() }))
+}
+
+pub fn lookup() -> CreateLookup {
+    CreateLookup {
+        image_id: "m-1".to_owned(),
+        vswitch_id: "vsw-1".to_owned(),
+        security_group_ids: vec!["sg-1".to_owned()],
+        key_pair_name: String::new(),
+    }
+}
+
+pub async fn create(store: &dyn Store, ids: &[&str]) -> Result<Answer, StoreError> {
+    store.create_instances(None, lookup(), plan(ids)).await
+}
+
+pub async fn listed(store: &dyn Store) -> Vec<InstanceDetails> {
+    let page = Page::Offset { offset: 0, limit: 1000 };
+    store.instances(InstanceFilter::default(), page).await.unwrap().items
+}
+
+pub async fn the_host(store: &dyn Store) -> HostRecord {
+    store.hosts().await.unwrap().remove(0).0
+}
+
+/// Changes one instance.
+pub async fn change(
+    store: &dyn Store,
+    id: &str,
+    change: impl Fn(&mut InstanceRecord) + Send + Sync + 'static,
+) -> Result<(), StoreError> {
+    let decide: Decide<InstancesView, InstancesPlan> = Box::new(move |view| {
+        let mut record = view.instances[0].instance.clone();
+        change(&mut record);
+        Ok(InstancesPlan { update: vec![record], answer: Vec::new() })
+    });
+    store.change_instances(None, vec![id.to_owned()], decide).await.map(drop)
+}

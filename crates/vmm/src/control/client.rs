@@ -1,0 +1,108 @@
+//! The other end of the control socket, for people's commands and for tests.
+
+use super::frame::{Decoder, FrameError, encode};
+use api::vmm::{Event, Request, Response, request::Op, response::Result as Answer};
+use std::{
+    collections::VecDeque,
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+};
+
+/// Why a request got no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The socket.
+    #[error("control socket: {0}; is the machine running?")]
+    Io(#[from] io::Error),
+    /// What came is not what the protocol says.
+    #[error("control socket: {0}")]
+    Frame(#[from] FrameError),
+    /// The machine's refusal.
+    #[error("{code}: {message}")]
+    Refused {
+        /// Code of the refusal.
+        code: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A connection to a machine.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    decoder: Decoder,
+    events: VecDeque<Event>,
+    next_id: u64,
+}
+
+impl Client {
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError::Io`] if nobody listens there.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        Ok(Self {
+            stream: UnixStream::connect(path)?,
+            decoder: Decoder::default(),
+            events: VecDeque::new(),
+            next_id: 1,
+        })
+    }
+
+    /// Asks for `op` and waits for the answer.
+    ///
+    /// # Errors
+    /// [`ClientError`], also if the machine refuses.
+    pub fn call(&mut self, op: Op) -> Result<Answer, ClientError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.stream.write_all(&encode(&Request { id, op: Some(op) }))?;
+        loop {
+            let response = self.receive()?.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            match response.result {
+                Some(Answer::Event(event)) => self.events.push_back(event),
+                Some(Answer::Error(error)) if response.id == id || response.id == 0 => {
+                    return Err(ClientError::Refused { code: error.code, message: error.message });
+                }
+                Some(answer) if response.id == id => return Ok(answer),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for the next event after a subscription; `None` when the machine has ended.
+    ///
+    /// # Errors
+    /// [`ClientError`] if the stream breaks.
+    pub fn next_event(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            match self.receive()? {
+                Some(Response { result: Some(Answer::Event(event)), .. }) => {
+                    self.events.push_back(event);
+                }
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<Option<Response>, ClientError> {
+        loop {
+            if let Some(response) = self.decoder.next_message()? {
+                return Ok(Some(response));
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return Ok(None),
+                Ok(len) => self.decoder.push(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

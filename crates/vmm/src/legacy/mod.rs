@@ -1,0 +1,7 @@
+//! Devices at fixed ports.
+
+pub mod clock;
+pub mod panic_port;
+pub mod power;
+pub mod reset;
+pub mod serial;

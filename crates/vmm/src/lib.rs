@@ -1,0 +1,24 @@
+//! One microVM: memory, vCPUs, boot, PCI, virtio devices, ACPI, SMBIOS.
+
+pub mod acpi;
+pub mod boot;
+pub mod bus;
+pub mod config;
+pub mod console;
+pub mod context;
+pub mod control;
+pub mod devices;
+pub mod error;
+pub mod events;
+pub mod irq;
+pub mod jail;
+pub mod layout;
+pub mod legacy;
+pub mod machine;
+pub mod memory;
+pub mod pci;
+pub mod service;
+pub mod smbios;
+pub mod thread;
+pub mod vcpu;
+pub mod virtio;

@@ -1,0 +1,66 @@
+//! Runs one microVM in this process, or talks to a process that does.
+
+mod ctl;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use vmm::{config::RunArguments, error::VmmError, events::Events, machine::Machine, thread};
+
+/// One microVM.
+#[derive(Debug, Parser)]
+#[command(name = "ecs-vmm", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a machine in this process until it ends
+    ///
+    /// Exit codes: 0 the guest powered off, 64 the description was refused, 65 the kernel was
+    /// refused, 66 the host refused something, 67 the guest failed, 68 the guest asked for a
+    /// reset. With the console on a terminal, Ctrl-A x ends the machine.
+    Run(Box<RunArguments>),
+    /// Ask something of a running machine
+    Ctl(ctl::CtlArguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run(*arguments),
+        Command::Ctl(arguments) => ctl::run(&arguments),
+    }
+}
+
+fn run(arguments: RunArguments) -> ExitCode {
+    keep_allocator_small();
+    thread::hold();
+    let result = arguments
+        .into_config()
+        .map_err(VmmError::from)
+        .and_then(|config| Machine::new(config, Events::new()))
+        .and_then(Machine::run);
+    let code = match result {
+        Ok(exit) => {
+            eprintln!("ecs-vmm: {exit}");
+            exit.code()
+        }
+        Err(error) => {
+            eprintln!("ecs-vmm: {error}");
+            error.code()
+        }
+    };
+    ExitCode::from(code as u8)
+}
+
+/// One arena for all threads, and freed memory back to the host at once: allocations are few and
+/// small here, and memory beyond the guest's is what this process is measured by.
+fn keep_allocator_small() {
+    const TRIM_THRESHOLD: i32 = 64 << 10;
+    // SAFETY: there is one thread yet, and the parameters are those of malloc.h.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD);
+    }
+}

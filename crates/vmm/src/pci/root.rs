@@ -1,0 +1,355 @@
+//! The bus: a host bridge, 31 slots, and the two ways to configuration space.
+
+use super::{
+    BarAllocator, BarSpec, ConfigSpace, Hypervisor, Identity, MsiRouter, PciError, config,
+};
+use crate::{
+    bus::{Bus, BusDevice},
+    context::MachineContext,
+    layout::PciWindows,
+};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+};
+
+const SLOTS: usize = 32;
+/// CONFIG_ADDRESS and CONFIG_DATA, eight ports together.
+const CONFIG_PORTS: u64 = 0xcf8;
+const CONFIG_DATA: u64 = 4;
+const CONFIG_ENABLE: u32 = 1 << 31;
+/// Red Hat's generic host bridge: no driver wants to bind to it.
+const HOST_BRIDGE: Identity = Identity {
+    vendor: 0x1b36,
+    device: 0x0008,
+    revision: 0,
+    class: 0x06_0000,
+    subsystem_vendor: 0x1af4,
+    subsystem: 0x1100,
+};
+
+/// A function behind the bus. Its plain registers and BAR placement are the bus's work.
+pub trait PciDevice: Send + Sync {
+    /// A guest is about to read configuration space at `offset`: registers that show live state
+    /// may be brought up to date.
+    fn before_config_read(&self, _config: &mut ConfigSpace, _offset: usize, _len: usize) {}
+    /// A guest wrote configuration space.
+    fn config_written(&self, _config: &mut ConfigSpace, _offset: usize, _len: usize) {}
+    /// Fills `data` with what the guest reads from a BAR.
+    fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]);
+    /// Takes what the guest writes to a BAR.
+    fn write_bar(&self, bar: u8, offset: u64, data: &[u8]);
+    /// The BAR now lies at `to`, or nowhere. Called before the first access and at each move.
+    ///
+    /// # Errors
+    /// If the host refuses; the BAR then lies nowhere.
+    fn place_bar(&self, bar: u8, to: Option<u64>) -> Result<(), PciError>;
+}
+
+struct Function {
+    device: Option<Arc<dyn PciDevice>>,
+    state: Mutex<FunctionState>,
+}
+
+struct FunctionState {
+    config: ConfigSpace,
+    /// Where each BAR answers now, in the order of `config.bars()`.
+    placed: Vec<Option<u64>>,
+}
+
+/// Where a device was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// Device number on bus 0.
+    pub slot: u8,
+}
+
+/// The PCI bus of the machine.
+pub struct PciRoot {
+    mmio: Arc<Bus>,
+    router: Arc<MsiRouter>,
+    bars: Mutex<BarAllocator>,
+    slots: RwLock<[Option<Arc<Function>>; SLOTS]>,
+    address: Mutex<u32>,
+}
+
+impl PciRoot {
+    /// An empty bus with its host bridge, answering at ECAM and at the configuration ports of the
+    /// machine.
+    ///
+    /// # Errors
+    /// If the address ranges are not free, or KVM refuses the routing table.
+    pub fn new(context: &MachineContext, windows: &PciWindows) -> Result<Arc<Self>, PciError> {
+        let vm: Arc<dyn Hypervisor> = context.vm.clone();
+        Self::with_hypervisor(vm, &context.mmio, &context.pio, windows)
+    }
+
+    /// Like [`Self::new`], on any hypervisor.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_hypervisor(
+        hypervisor: Arc<dyn Hypervisor>,
+        mmio: &Arc<Bus>,
+        pio: &Bus,
+        windows: &PciWindows,
+    ) -> Result<Arc<Self>, PciError> {
+        let bridge = Function {
+            device: None,
+            state: Mutex::new(FunctionState {
+                config: ConfigSpace::new(HOST_BRIDGE),
+                placed: vec![],
+            }),
+        };
+        let mut slots = [const { None }; SLOTS];
+        slots[0] = Some(Arc::new(bridge));
+        let root = Arc::new(Self {
+            mmio: Arc::clone(mmio),
+            router: MsiRouter::new(hypervisor)?,
+            bars: Mutex::new(BarAllocator::new(windows.mmio32.clone(), windows.mmio64.clone())),
+            slots: RwLock::new(slots),
+            address: Mutex::new(0),
+        });
+        let ecam_len = windows.ecam.end - windows.ecam.start;
+        mmio.insert(windows.ecam.start, ecam_len, Arc::new(Ecam(Arc::downgrade(&root))))?;
+        pio.insert(CONFIG_PORTS, 8, Arc::new(Ports(Arc::downgrade(&root))))?;
+        Ok(root)
+    }
+
+    /// Where to get interrupt vectors.
+    pub fn router(&self) -> &Arc<MsiRouter> {
+        &self.router
+    }
+
+    /// Puts a function on the bus: at device number `slot`, or at the next free one if that is 0.
+    /// Its BARs get addresses and answer at once.
+    ///
+    /// # Errors
+    /// If the slot is taken, or there is no room for a BAR.
+    pub fn attach(
+        &self,
+        slot: u32,
+        mut config: ConfigSpace,
+        bars: &[BarSpec],
+        device: Arc<dyn PciDevice>,
+    ) -> Result<SlotInfo, PciError> {
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let index = match slot {
+            0 => (1..SLOTS).find(|&slot| slots[slot].is_none()).ok_or(PciError::NoSlot)?,
+            wanted => usize::try_from(wanted)
+                .ok()
+                .filter(|&slot| slot < SLOTS && slots[slot].is_none())
+                .ok_or(PciError::Slot { slot })?,
+        };
+        for &bar in bars {
+            let address = lock(&self.bars).allocate(bar.kind, bar.size)?;
+            lock(&self.bars).release(address);
+            config.add_bar(bar, address)?;
+        }
+        config.enable_memory();
+        let mut state = FunctionState { placed: vec![None; config.bars().len()], config };
+        self.place_bars(&device, &mut state);
+        if let Some(number) = state.placed.iter().position(Option::is_none) {
+            return Err(PciError::NoSpace { size: state.config.bars()[number].size });
+        }
+        slots[index] = Some(Arc::new(Function { device: Some(device), state: Mutex::new(state) }));
+        Ok(SlotInfo { slot: index as u8 })
+    }
+
+    /// Takes a function off the bus. Returns whether there was one.
+    pub fn detach(&self, slot: SlotInfo) -> bool {
+        let index = usize::from(slot.slot);
+        if index == 0 || index >= SLOTS {
+            return false;
+        }
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(function) = slots[index].take() else { return false };
+        let mut state = lock(&function.state);
+        if let Some(device) = &function.device {
+            for number in 0..state.placed.len() {
+                self.displace_bar(device, &mut state, number);
+            }
+        }
+        true
+    }
+
+    fn function(&self, bus: u64, slot: u64, function: u64) -> Option<Arc<Function>> {
+        if bus != 0 || function != 0 {
+            return None;
+        }
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots.get(usize::try_from(slot).ok()?)?.clone()
+    }
+
+    fn read_config(&self, address: ConfigAddress, data: &mut [u8]) {
+        let Some(function) = self.function(address.bus, address.slot, address.function) else {
+            return data.fill(0xff);
+        };
+        let mut state = lock(&function.state);
+        if let Some(device) = &function.device {
+            device.before_config_read(&mut state.config, address.register, data.len());
+        }
+        state.config.read(address.register, data);
+    }
+
+    fn write_config(&self, address: ConfigAddress, data: &[u8]) {
+        let Some(function) = self.function(address.bus, address.slot, address.function) else {
+            return;
+        };
+        let mut state = lock(&function.state);
+        state.config.write(address.register, data);
+        if let Some(device) = &function.device {
+            device.config_written(&mut state.config, address.register, data.len());
+            self.place_bars(device, &mut state);
+        }
+    }
+
+    /// Makes each BAR answer where its registers say. While a guest has memory decoding off, as it
+    /// does to size a BAR, everything stays where it was. An address outside the windows, or one
+    /// that is taken, makes the BAR answer nowhere until the guest writes a better one.
+    fn place_bars(&self, device: &Arc<dyn PciDevice>, state: &mut FunctionState) {
+        if !state.config.memory_enabled() {
+            return;
+        }
+        for number in 0..state.placed.len() {
+            let bar = state.config.bars()[number];
+            let wanted = state.config.bar_address(bar);
+            if state.placed[number] == Some(wanted) {
+                continue;
+            }
+            self.displace_bar(device, state, number);
+            if !lock(&self.bars).claim(bar.kind, wanted, bar.size) {
+                continue;
+            }
+            let window = Arc::new(Window { device: Arc::clone(device), bar: bar.index });
+            let placed = self.mmio.insert(wanted, bar.size, window).is_ok();
+            if placed && device.place_bar(bar.index, Some(wanted)).is_ok() {
+                state.placed[number] = Some(wanted);
+                continue;
+            }
+            if placed {
+                self.mmio.remove(wanted);
+                let _ = device.place_bar(bar.index, None);
+            }
+            lock(&self.bars).release(wanted);
+        }
+    }
+
+    fn displace_bar(&self, device: &Arc<dyn PciDevice>, state: &mut FunctionState, number: usize) {
+        if let Some(old) = state.placed[number].take() {
+            self.mmio.remove(old);
+            let _ = device.place_bar(state.config.bars()[number].index, None);
+            lock(&self.bars).release(old);
+        }
+    }
+}
+
+impl fmt::Debug for PciRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PciRoot").field("bars", &self.bars).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Clone, Copy)]
+struct ConfigAddress {
+    bus: u64,
+    slot: u64,
+    function: u64,
+    register: usize,
+}
+
+/// Configuration space as memory: 4 KiB for each function.
+struct Ecam(Weak<PciRoot>);
+
+impl Ecam {
+    fn decode(offset: u64) -> ConfigAddress {
+        ConfigAddress {
+            bus: offset >> 20,
+            slot: offset >> 15 & 0x1f,
+            function: offset >> 12 & 7,
+            register: offset as usize & (config::CONFIG_SIZE - 1),
+        }
+    }
+}
+
+impl BusDevice for Ecam {
+    fn read(&self, _base: u64, offset: u64, data: &mut [u8]) {
+        match self.0.upgrade() {
+            Some(root) => root.read_config(Self::decode(offset), data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, _base: u64, offset: u64, data: &[u8]) {
+        if let Some(root) = self.0.upgrade() {
+            root.write_config(Self::decode(offset), data);
+        }
+    }
+}
+
+/// Configuration space by an address and a data port, 256 bytes for each function.
+struct Ports(Weak<PciRoot>);
+
+impl Ports {
+    /// What CONFIG_DATA stands for at the moment, if anything.
+    fn decode(address: u32, offset: u64) -> Option<ConfigAddress> {
+        let address = (address & CONFIG_ENABLE != 0).then_some(u64::from(address))?;
+        Some(ConfigAddress {
+            bus: address >> 16 & 0xff,
+            slot: address >> 11 & 0x1f,
+            function: address >> 8 & 7,
+            register: (address & 0xfc) as usize + (offset - CONFIG_DATA) as usize,
+        })
+    }
+}
+
+impl BusDevice for Ports {
+    fn read(&self, _base: u64, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let Some(root) = self.0.upgrade() else { return };
+        let address = *lock(&root.address);
+        if offset >= CONFIG_DATA {
+            if let Some(target) = Self::decode(address, offset) {
+                let len = data.len().min((8 - offset) as usize);
+                root.read_config(target, &mut data[..len]);
+            }
+        } else if offset == 0 && data.len() == 4 {
+            data.copy_from_slice(&address.to_le_bytes());
+        }
+    }
+
+    fn write(&self, _base: u64, offset: u64, data: &[u8]) {
+        let Some(root) = self.0.upgrade() else { return };
+        if offset >= CONFIG_DATA {
+            let address = *lock(&root.address);
+            if let Some(target) = Self::decode(address, offset) {
+                let len = data.len().min((8 - offset) as usize);
+                root.write_config(target, &data[..len]);
+            }
+        } else if offset == 0
+            && let Ok(bytes) = <[u8; 4]>::try_from(data)
+        {
+            *lock(&root.address) = u32::from_le_bytes(bytes) & !3;
+        }
+    }
+}
+
+/// A BAR where it lies now.
+struct Window {
+    device: Arc<dyn PciDevice>,
+    bar: u8,
+}
+
+impl BusDevice for Window {
+    fn read(&self, _base: u64, offset: u64, data: &mut [u8]) {
+        self.device.read_bar(self.bar, offset, data);
+    }
+
+    fn write(&self, _base: u64, offset: u64, data: &[u8]) {
+        self.device.write_bar(self.bar, offset, data);
+    }
+}

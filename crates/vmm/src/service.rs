@@ -1,0 +1,166 @@
+//! What the control socket can ask of the machine.
+
+use crate::{
+    control::{Service, refusal},
+    devices::Devices,
+    events::{Events, Exit, unix_ms},
+    legacy::power::PowerRegisters,
+    vcpu::{Gate, RunState},
+};
+use api::vmm::{
+    Ack, Error, Info, Stats, VmConfig, VmState, request::Op, response::Result as Answer,
+};
+use std::sync::Arc;
+
+/// The machine as the control socket sees it.
+#[derive(Debug)]
+pub struct MachineService {
+    instance_id: String,
+    boot_epoch: u64,
+    started_unix_ms: u64,
+    events: Events,
+    gate: Arc<Gate>,
+    power: Arc<PowerRegisters>,
+    devices: Arc<Devices>,
+}
+
+impl MachineService {
+    /// Puts the machine's parts under control.
+    pub fn new(
+        config: &VmConfig,
+        events: Events,
+        gate: Arc<Gate>,
+        power: Arc<PowerRegisters>,
+        devices: Arc<Devices>,
+    ) -> Self {
+        Self {
+            instance_id: config.instance_id.clone(),
+            boot_epoch: config.boot_epoch,
+            started_unix_ms: unix_ms(),
+            events,
+            gate,
+            power,
+            devices,
+        }
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            instance_id: self.instance_id.clone(),
+            pid: std::process::id(),
+            state: self.events.state().into(),
+            boot_epoch: self.boot_epoch,
+            started_unix_ms: self.started_unix_ms,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn require(&self, allowed: &[VmState], what: &str) -> Result<(), Error> {
+        let state = self.events.state();
+        if allowed.contains(&state) {
+            return Ok(());
+        }
+        let name = state.as_str_name();
+        Err(refusal("InvalidState", format!("{what} is not possible in state {name}")))
+    }
+
+    fn pause(&self) -> Result<(), Error> {
+        self.require(&[VmState::Running, VmState::Panicked, VmState::Paused], "Pause")?;
+        self.gate.set(RunState::Paused);
+        if self.events.state() != VmState::Paused {
+            self.events.publish(VmState::Paused, "paused on request");
+        }
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        self.require(&[VmState::Running, VmState::Panicked, VmState::Paused], "Resume")?;
+        if self.events.state() == VmState::Paused {
+            self.events.publish(VmState::Running, "resumed on request");
+        }
+        self.gate.set(RunState::Running);
+        Ok(())
+    }
+
+    fn stats(&self) -> Stats {
+        let (disks, nics) = self.devices.stats();
+        Stats { disks, nics, vcpu_exits: self.gate.exits() }
+    }
+}
+
+impl Service for MachineService {
+    fn perform(&self, op: &Op) -> Result<Answer, Error> {
+        let io = |error: String| refusal("Io", error);
+        match op {
+            Op::GetInfo(_) => return Ok(Answer::Info(self.info())),
+            Op::GetStats(_) => return Ok(Answer::Stats(self.stats())),
+            Op::PowerButton(_) => {
+                self.require(&[VmState::Running, VmState::Panicked], "PowerButton")?;
+                self.power.press_power_button().map_err(|error| io(error.to_string()))?;
+            }
+            Op::Pause(_) => self.pause()?,
+            Op::Resume(_) => self.resume()?,
+            Op::Terminate(_) => self.events.exit(Exit::Terminated),
+            Op::Flush(_) => self.devices.flush().map_err(io)?,
+            Op::SetDiskLimit(request) => {
+                if !self.devices.set_limit(&request.disk_id, request.limit.as_ref()) {
+                    let message = format!("the machine has no disk {}", request.disk_id);
+                    return Err(refusal("NotFound", message));
+                }
+            }
+            // Of the connection, not of the machine: answered before it comes here.
+            Op::Subscribe(_) => {}
+        }
+        Ok(Answer::Ack(Ack {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::irq::IrqLine;
+    use api::vmm::{GetInfo, Pause, PowerButton, Resume, SetDiskLimit, Terminate};
+
+    fn service() -> MachineService {
+        let events = Events::new();
+        let line = IrqLine::unconnected().unwrap();
+        let power = Arc::new(PowerRegisters::new(events.clone(), line));
+        let config =
+            VmConfig { instance_id: "i-1".to_owned(), boot_epoch: 7, ..Default::default() };
+        let gate = Arc::new(Gate::new());
+        MachineService::new(&config, events, gate, power, Arc::new(Devices::none()))
+    }
+
+    fn code(result: Result<Answer, Error>) -> String {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn requests_fit_the_state_or_are_refused() {
+        let service = service();
+        assert_eq!(code(service.perform(&Op::PowerButton(PowerButton {}))), "InvalidState");
+        assert_eq!(code(service.perform(&Op::Pause(Pause {}))), "InvalidState");
+        service.events.publish(VmState::Running, "");
+        assert!(service.perform(&Op::PowerButton(PowerButton {})).is_ok());
+        assert!(service.perform(&Op::Pause(Pause {})).is_ok());
+        assert_eq!(service.events.state(), VmState::Paused);
+        assert_eq!(code(service.perform(&Op::PowerButton(PowerButton {}))), "InvalidState");
+        assert!(service.perform(&Op::Resume(Resume {})).is_ok());
+        assert_eq!(service.events.state(), VmState::Running);
+        let limit = SetDiskLimit { disk_id: "d-none".to_owned(), limit: None };
+        assert_eq!(code(service.perform(&Op::SetDiskLimit(limit))), "NotFound");
+        assert!(service.perform(&Op::Terminate(Terminate {})).is_ok());
+        assert_eq!(service.events.exiting(), Some(Exit::Terminated));
+        assert_eq!(code(service.perform(&Op::Pause(Pause {}))), "InvalidState");
+    }
+
+    #[test]
+    fn info_returns_what_the_description_said() {
+        let Ok(Answer::Info(info)) = service().perform(&Op::GetInfo(GetInfo {})) else {
+            panic!("no info");
+        };
+        assert_eq!((info.instance_id.as_str(), info.boot_epoch), ("i-1", 7));
+        assert_eq!(info.pid, std::process::id());
+        assert_eq!(info.state(), VmState::Starting);
+    }
+}

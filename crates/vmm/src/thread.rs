@@ -1,0 +1,162 @@
+//! Threads of the process, each with the system call filter of its kind.
+//!
+//! A thread inherits the root directory, credentials and filters of the thread that makes it, and
+//! filters only ever add up. So no thread may start before the jail has closed, and none may be
+//! made by a thread that is already filtered more narrowly. [`hold`] makes [`spawn`] queue until
+//! [`release`], and from then on one thread that exists for nothing else makes all the others.
+//! Without [`hold`], as in tests, [`spawn`] makes threads at once and unfiltered.
+
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    thread::Builder,
+};
+
+/// Stack of every thread. Only touched pages cost memory.
+const STACK: usize = 256 << 10;
+
+/// What a thread does, which decides which system calls it may make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ThreadKind {
+    /// The first thread: waits for the end of the machine.
+    Main,
+    /// Makes all other threads.
+    Spawner,
+    /// Runs guest code and the devices' registers.
+    Vcpu,
+    /// Works on virtqueues.
+    VirtioWorker,
+    /// Answers the control socket.
+    Control,
+    /// Moves the serial console's bytes.
+    Console,
+}
+
+/// Limits the calling thread for good; called first thing in each new thread.
+pub type Confine = fn(ThreadKind) -> Result<(), String>;
+
+struct Job {
+    kind: ThreadKind,
+    name: String,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+enum Mode {
+    Direct,
+    Held(Vec<Job>),
+    Released(mpsc::Sender<Job>),
+}
+
+static MODE: Mutex<Mode> = Mutex::new(Mode::Direct);
+
+fn mode() -> MutexGuard<'static, Mode> {
+    MODE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The result of a thread to wait for.
+pub struct Handle<T> {
+    done: mpsc::Receiver<T>,
+}
+
+impl<T> Handle<T> {
+    /// Waits for the thread's end; `None` if it ended without a result.
+    pub fn join(self) -> Option<T> {
+        self.done.recv().ok()
+    }
+}
+
+impl<T> fmt::Debug for Handle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}
+
+/// Runs `body` in a thread of its own, confined as its kind asks. `name` has at most 15 bytes.
+///
+/// # Errors
+/// If the host refuses another thread.
+pub fn spawn<T, F>(kind: ThreadKind, name: &str, body: F) -> std::io::Result<Handle<T>>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (result, done) = mpsc::channel();
+    let run = Box::new(move || {
+        let _ = result.send(body());
+    });
+    let job = Job { kind, name: name.to_owned(), run };
+    match &mut *mode() {
+        Mode::Direct => start(job, None)?,
+        Mode::Held(jobs) => jobs.push(job),
+        Mode::Released(spawner) => spawner
+            .send(job)
+            .map_err(|_| std::io::Error::other("the thread that makes threads has ended"))?,
+    }
+    Ok(Handle { done })
+}
+
+/// From now until [`release`], [`spawn`] only queues.
+pub fn hold() {
+    let mut mode = mode();
+    if matches!(*mode, Mode::Direct) {
+        *mode = Mode::Held(Vec::new());
+    }
+}
+
+/// Starts what was queued, and from now on starts at once.
+///
+/// # Errors
+/// If the host refuses the thread that makes the others.
+pub fn release(confine: Option<Confine>) -> std::io::Result<()> {
+    let (spawner, jobs) = mpsc::channel::<Job>();
+    let mut mode = mode();
+    if let Mode::Held(held) = std::mem::replace(&mut *mode, Mode::Released(spawner.clone())) {
+        for job in held {
+            let _ = spawner.send(job);
+        }
+    }
+    drop(mode);
+    let run = Box::new(move || {
+        for job in jobs {
+            let name = job.name.clone();
+            if let Err(error) = start(job, confine) {
+                fail(&name, &error.to_string());
+            }
+        }
+    });
+    start(Job { kind: ThreadKind::Spawner, name: "spawner".to_owned(), run }, confine)
+}
+
+fn start(job: Job, confine: Option<Confine>) -> std::io::Result<()> {
+    let Job { kind, name, run } = job;
+    let label = name.clone();
+    Builder::new().name(name).stack_size(STACK).spawn(move || {
+        if let Some(confine) = confine
+            && let Err(error) = confine(kind)
+        {
+            fail(&label, &error);
+        }
+        run();
+    })?;
+    Ok(())
+}
+
+/// A machine without one of its threads, or with an unconfined one, must not go on.
+fn fail(name: &str, error: &str) -> ! {
+    eprintln!("ecs-vmm: thread {name} cannot start: {error}");
+    std::process::exit(api::vmm::ExitCode::Host as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threads_result_comes_back_and_a_panic_gives_none() {
+        let name = || std::thread::current().name().map(str::to_owned);
+        let handle = spawn(ThreadKind::Control, "worker", name).unwrap();
+        assert_eq!(handle.join().unwrap().as_deref(), Some("worker"));
+        let handle = spawn(ThreadKind::Control, "broken", || panic!("on purpose")).unwrap();
+        assert_eq!(handle.join(), None::<()>);
+    }
+}

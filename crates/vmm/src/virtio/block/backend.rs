@@ -1,0 +1,66 @@
+//! Where a disk's bytes come from.
+
+use crate::virtio::chain::Pieces;
+use std::{io, os::fd::RawFd};
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Fill memory from the disk.
+    Read,
+    /// Take memory to the disk.
+    Write,
+    /// Make what was written last.
+    Flush,
+    /// The range's content is not needed any more.
+    Discard,
+    /// The range reads as zeroes.
+    WriteZeroes {
+        /// Whether its space may be given back.
+        unmap: bool,
+    },
+}
+
+/// One request of a queue.
+#[derive(Debug)]
+pub struct Submission {
+    /// What to do.
+    pub operation: Operation,
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Memory to fill or take; as many bytes as `len` for reads and writes.
+    pub data: Pieces,
+    /// Comes back with the completion.
+    pub tag: u64,
+}
+
+/// A disk.
+pub trait Backend: Send + Sync {
+    /// Bytes the guest sees.
+    fn size(&self) -> u64;
+    /// A queue of its own for at most `depth` requests at a time.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    fn queue(&self, depth: u32) -> io::Result<Box<dyn BackendQueue>>;
+}
+
+/// Asynchronous requests of one thread.
+pub trait BackendQueue: Send {
+    /// Accepts a request. Refuses, and returns false, only when `depth` are under way.
+    ///
+    /// # Safety
+    /// The memory of `data` must stay mapped until the request's completion was popped.
+    unsafe fn push(&mut self, submission: Submission) -> bool;
+    /// Starts what was accepted.
+    ///
+    /// # Errors
+    /// If the host refuses; the requests are still under way then.
+    fn submit(&mut self) -> io::Result<()>;
+    /// Readable while there are completions.
+    fn event(&self) -> RawFd;
+    /// The next completion: its tag, and whether it succeeded.
+    fn pop(&mut self) -> Option<(u64, bool)>;
+}

@@ -1,0 +1,63 @@
+//! The image format crate as a disk's backend.
+
+use super::backend::{Backend, BackendQueue, Operation, Submission};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, RawFd},
+    sync::Arc,
+};
+
+/// An opened chain of image layers.
+pub struct ImageBackend(pub Arc<qcow2::Image>);
+
+struct ImageQueue(qcow2::IoQueue);
+
+// SAFETY: what keeps the queue from being `Send` is the pointers of requests under way. They lead
+// to guest memory, which is mapped for all threads alike; nothing in the queue belongs to a thread.
+unsafe impl Send for ImageQueue {}
+
+fn host(error: qcow2::Error) -> io::Error {
+    io::Error::other(error)
+}
+
+impl Backend for ImageBackend {
+    fn size(&self) -> u64 {
+        self.0.virtual_size()
+    }
+
+    fn queue(&self, depth: u32) -> io::Result<Box<dyn BackendQueue>> {
+        Ok(Box::new(ImageQueue(self.0.io_queue(depth).map_err(host)?)))
+    }
+}
+
+impl BackendQueue for ImageQueue {
+    unsafe fn push(&mut self, submission: Submission) -> bool {
+        let Submission { operation, offset, len, data, tag } = submission;
+        let op = match operation {
+            Operation::Read => qcow2::Op::Read,
+            Operation::Write => qcow2::Op::Write,
+            Operation::Flush => qcow2::Op::Flush,
+            Operation::Discard => qcow2::Op::Discard,
+            Operation::WriteZeroes { unmap } => qcow2::Op::WriteZeroes { unmap },
+        };
+        let request = qcow2::Request { op, offset, len, iovecs: data.into_iovecs(), tag };
+        // SAFETY: the caller keeps the memory mapped until completion.
+        unsafe { self.0.push(request) }.is_ok()
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.0.submit().map_err(host)
+    }
+
+    fn event(&self) -> RawFd {
+        self.0.event_fd().as_fd().as_raw_fd()
+    }
+
+    fn pop(&mut self) -> Option<(u64, bool)> {
+        let completion = self.0.pop()?;
+        if let Err(error) = &completion.result {
+            crate::virtio::report(format_args!("disk: {error}"));
+        }
+        Some((completion.tag, completion.result.is_ok()))
+    }
+}

@@ -1,0 +1,325 @@
+//! One queue of a disk: takes requests, keeps to the rate, gives answers.
+
+use super::{
+    backend::{BackendQueue, Operation, Submission},
+    config::{Geometry, QUEUE_SIZE},
+    limiter::{Limiter, Reservation},
+    request::{Action, ID_LEN, Request, Status},
+    stats::Counters,
+};
+use crate::virtio::{
+    chain::Pieces,
+    device::Activation,
+    interrupt::QueueInterrupt,
+    ring::{BrokenRing, Ring, Used},
+    worker::{Handler, Progress},
+};
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+use vmm_sys_util::{
+    eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
+    timerfd::TimerFd,
+};
+
+/// Requests under way at a time.
+pub const DEPTH: u32 = QUEUE_SIZE as u32;
+
+/// Number of each source.
+const COMPLETIONS: usize = 0;
+const TIMER: usize = 1;
+const RETUNED: usize = 2;
+
+/// A request the backend works on.
+struct Pending {
+    head: u16,
+    status: Pieces,
+    written: u32,
+    operation: Operation,
+    bytes: u64,
+}
+
+/// A request whose time has not come.
+struct Stalled {
+    request: Pending,
+    submission: Submission,
+    reservation: Reservation,
+    since: u64,
+}
+
+struct Active {
+    ring: Ring,
+    interrupt: QueueInterrupt,
+}
+
+/// What all queues of a disk share.
+#[derive(Debug)]
+pub struct DiskShared {
+    /// What the driver was told.
+    pub geometry: Geometry,
+    /// Serial number.
+    pub id: [u8; ID_LEN],
+    /// Rate over all queues.
+    pub limiter: Limiter,
+    /// What was done.
+    pub counters: Counters,
+}
+
+/// Serves one queue.
+pub struct BlockQueue {
+    disk: Arc<DiskShared>,
+    backend: Box<dyn BackendQueue>,
+    timer: TimerFd,
+    retuned: EventFd,
+    active: Option<Active>,
+    pending: Vec<Option<Pending>>,
+    free: Vec<usize>,
+    stalled: Option<Stalled>,
+    used: Vec<Used>,
+    submitted: bool,
+}
+
+impl BlockQueue {
+    /// A queue without a driver.
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn new(disk: Arc<DiskShared>, backend: Box<dyn BackendQueue>) -> io::Result<Self> {
+        let retuned = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        disk.limiter.subscribe(retuned.try_clone()?);
+        Ok(Self {
+            disk,
+            backend,
+            timer: TimerFd::new()?,
+            retuned,
+            active: None,
+            pending: (0..DEPTH).map(|_| None).collect(),
+            free: (0..DEPTH as usize).collect(),
+            stalled: None,
+            used: Vec::new(),
+            submitted: false,
+        })
+    }
+
+    /// Takes requests until there are none, the rate is used up, or the backend is full.
+    fn take(&mut self) -> Result<(), BrokenRing> {
+        loop {
+            if let Some(active) = &mut self.active {
+                active.ring.disable_doorbell();
+            }
+            while self.stalled.is_none() && !self.free.is_empty() {
+                let Some(active) = &mut self.active else { return Ok(()) };
+                let Some(buffers) = active.ring.pop()? else { break };
+                self.accept(Request::parse(buffers, &self.disk.geometry)?);
+            }
+            self.flush_submissions();
+            self.publish()?;
+            let blocked = self.stalled.is_some() || self.free.is_empty();
+            let Some(active) = &mut self.active else { return Ok(()) };
+            if blocked || !active.ring.enable_doorbell()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn accept(&mut self, request: Request) {
+        let Request { head, status, writable_len, action } = request;
+        match action {
+            Action::Complete(outcome) => {
+                self.disk.counters.error();
+                self.answer(head, &status, 0, outcome);
+            }
+            Action::Identify(data) => {
+                data.write(&self.disk.id);
+                self.answer(head, &status, ID_LEN as u32, Status::Ok);
+            }
+            Action::Submit { operation, offset, len, data } => {
+                let written = if operation == Operation::Read { writable_len } else { 0 };
+                let request = Pending { head, status, written, operation, bytes: len };
+                let submission = Submission { operation, offset, len, data, tag: 0 };
+                self.admit(request, submission);
+            }
+        }
+    }
+
+    /// Starts a request, or keeps it until the rate allows.
+    fn admit(&mut self, request: Pending, submission: Submission) {
+        let moved = match request.operation {
+            Operation::Read | Operation::Write => request.bytes,
+            // A flush brings no load of its own: what it waits for has been counted.
+            Operation::Flush => return self.launch(request, submission),
+            Operation::Discard | Operation::WriteZeroes { .. } => 0,
+        };
+        let now = self.disk.limiter.now();
+        let mut reservation = self.disk.limiter.reserve(now, moved);
+        match self.disk.limiter.claim(now, &mut reservation) {
+            Ok(()) => self.launch(request, submission),
+            Err(wait) => {
+                self.arm(wait);
+                self.stalled = Some(Stalled { request, submission, reservation, since: now });
+            }
+        }
+    }
+
+    /// Looks whether the stalled request may go.
+    fn retry(&mut self) {
+        let Some(mut stalled) = self.stalled.take() else { return };
+        let now = self.disk.limiter.now();
+        match self.disk.limiter.claim(now, &mut stalled.reservation) {
+            Ok(()) => {
+                self.disk.counters.throttled(now.saturating_sub(stalled.since));
+                self.launch(stalled.request, stalled.submission);
+            }
+            Err(wait) => {
+                self.arm(wait);
+                self.stalled = Some(stalled);
+            }
+        }
+    }
+
+    fn arm(&mut self, wait: u64) {
+        if let Err(error) = self.timer.reset(Duration::from_nanos(wait.max(1)), None) {
+            // Without a timer, going on at once is the only way never to stall.
+            crate::virtio::report(format_args!("disk limiter timer: {error}"));
+            let _ = self.retuned.write(1);
+        }
+    }
+
+    fn launch(&mut self, request: Pending, mut submission: Submission) {
+        let Some(slot) = self.free.pop() else {
+            return self.answer(request.head, &request.status, 0, Status::IoError);
+        };
+        submission.tag = slot as u64;
+        // SAFETY: the pieces lie in guest memory, which the ring keeps mapped until `stop`, and
+        // `stop` waits for every completion.
+        if unsafe { self.backend.push(submission) } {
+            self.pending[slot] = Some(request);
+            self.submitted = true;
+        } else {
+            self.free.push(slot);
+            self.disk.counters.error();
+            self.answer(request.head, &request.status, 0, Status::IoError);
+        }
+    }
+
+    fn flush_submissions(&mut self) {
+        if std::mem::take(&mut self.submitted)
+            && let Err(error) = self.backend.submit()
+        {
+            crate::virtio::report(format_args!("disk: cannot submit requests: {error}"));
+            // They are still in the backend's queue: try again soon.
+            self.submitted = true;
+            self.arm(1_000_000);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((tag, success)) = self.backend.pop() {
+            let Some(slot) = usize::try_from(tag).ok().filter(|&slot| slot < self.pending.len())
+            else {
+                continue;
+            };
+            let Some(request) = self.pending[slot].take() else { continue };
+            self.free.push(slot);
+            self.disk.counters.completed(request.operation, request.bytes, success);
+            let status = if success { Status::Ok } else { Status::IoError };
+            let written = if success { request.written } else { 0 };
+            self.answer(request.head, &request.status, written, status);
+        }
+    }
+
+    fn answer(&mut self, head: u16, status: &Pieces, written: u32, outcome: Status) {
+        status.write(&[outcome as u8]);
+        self.used.push(Used { head, len: written.saturating_add(1) });
+    }
+
+    fn publish(&mut self) -> Result<(), BrokenRing> {
+        let Some(active) = &mut self.active else {
+            self.used.clear();
+            return Ok(());
+        };
+        if self.used.is_empty() {
+            return Ok(());
+        }
+        active.ring.publish(&self.used)?;
+        self.used.clear();
+        if active.ring.should_interrupt()? {
+            active.interrupt.signal();
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> bool {
+        self.free.len() < self.pending.len()
+    }
+}
+
+impl Handler for BlockQueue {
+    fn sources(&self) -> Vec<(RawFd, bool)> {
+        vec![
+            (self.backend.event(), false),
+            (self.timer.as_raw_fd(), false),
+            (self.retuned.as_raw_fd(), false),
+        ]
+    }
+
+    fn start(&mut self, activation: Activation) -> Result<(), BrokenRing> {
+        let Some(queue) = activation.queues.into_iter().next() else { return Ok(()) };
+        let ring = Ring::new(queue.queue, activation.memory)?;
+        self.active = Some(Active { ring, interrupt: queue.interrupt });
+        Ok(())
+    }
+
+    fn doorbell(&mut self, _number: usize) -> Result<Progress, BrokenRing> {
+        self.take()?;
+        Ok(Progress::Idle)
+    }
+
+    fn ready(&mut self, number: usize) -> Result<Progress, BrokenRing> {
+        match number {
+            COMPLETIONS => self.reap(),
+            TIMER => {
+                let _ = self.timer.wait();
+                self.retry();
+            }
+            RETUNED => {
+                let _ = self.retuned.read();
+                self.retry();
+            }
+            _ => {}
+        }
+        self.take()?;
+        Ok(Progress::Idle)
+    }
+
+    fn stop(&mut self) {
+        if let Some(stalled) = self.stalled.take() {
+            self.disk.limiter.cancel(&stalled.reservation);
+        }
+        let _ = self.timer.clear();
+        let _ = self.retuned.read();
+        self.flush_submissions();
+        while self.in_flight() {
+            wait_readable(self.backend.event());
+            if self.submitted {
+                self.flush_submissions();
+            }
+            self.reap();
+        }
+        // What was under way is done; the driver still learns of it, if its rings are sound.
+        let _ = self.publish();
+        self.used.clear();
+        self.active = None;
+    }
+}
+
+/// Waits a moment for `fd`; the caller looks again whatever the outcome.
+fn wait_readable(fd: RawFd) {
+    const MOMENT_MS: i32 = 10;
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: `poll` is one valid element for the length of the call.
+    unsafe { libc::poll(&mut poll, 1, MOMENT_MS) };
+}

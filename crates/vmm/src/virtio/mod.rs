@@ -1,0 +1,88 @@
+//! Virtio 1.x devices behind PCI: disks, network interfaces, entropy.
+//!
+//! `transport` is what the guest's driver talks to. Each device has a folder with the same files:
+//! `device.rs` (features, activation, reset), `config.rs` (what the driver reads of it), the queue
+//! handling, and `tests.rs`. `ring.rs` and `chain.rs` are how devices read what a guest put in a
+//! queue, `worker.rs` is the thread a queue is served by.
+
+mod chain;
+mod device;
+mod files;
+pub mod fuzz;
+mod interrupt;
+mod report;
+mod ring;
+mod transport;
+mod worker;
+
+pub mod block;
+pub mod net;
+pub mod rng;
+
+#[cfg(test)]
+mod testing;
+
+pub use block::{DiskHandle, attach_disk};
+pub use device::{Activation, ActiveQueue, VirtioDevice};
+pub use net::{NicHandle, attach_nic};
+pub use rng::{RngHandle, attach_rng};
+
+pub(crate) use report::report;
+
+use crate::pci::PciError;
+use std::io;
+
+/// Why a device could not be attached, or stopped working.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The configuration of the device is not possible.
+    #[error("{resource}: {problem}")]
+    Config {
+        /// ECS id of the disk or network interface.
+        resource: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// The host refused something the device needs.
+    #[error("{resource}: cannot {what}: {source}")]
+    Host {
+        /// ECS id of the disk or network interface.
+        resource: String,
+        /// What was asked of the host.
+        what: &'static str,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// The disk image is not usable.
+    #[error("{disk}: {source}")]
+    Image {
+        /// ECS id of the disk.
+        disk: String,
+        /// What the image says.
+        source: qcow2::Error,
+    },
+    /// There is no place on the bus.
+    #[error("{resource}: {source}")]
+    Pci {
+        /// ECS id of the disk or network interface.
+        resource: String,
+        /// Why not.
+        source: PciError,
+    },
+}
+
+impl DeviceError {
+    pub(crate) fn config(resource: &str, problem: impl Into<String>) -> Self {
+        Self::Config { resource: resource.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn host(resource: &str, what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let resource = resource.to_owned();
+        move |source| Self::Host { resource, what, source }
+    }
+
+    pub(crate) fn pci(resource: &str) -> impl FnOnce(PciError) -> Self {
+        let resource = resource.to_owned();
+        move |source| Self::Pci { resource, source }
+    }
+}

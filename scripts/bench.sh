@@ -1,0 +1,108 @@
+#!/bin/bash
+# Measures ecs-vmm against QEMU on this machine, or, where KVM here cannot run stock guests, inside
+# one QEMU machine whose own KVM can. Prints a table and writes target/bench/*.json.
+# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,net]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+work=target/bench
+bin=${CARGO_TARGET_DIR:-target}/release
+mkdir -p "$work"
+
+cargo build --release -p vmm -p bench -p cli
+
+# The kernel both guests boot: Debian's, unpacked, not installed.
+kernel_package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2; exit}')
+if [ ! -d "$work/$kernel_package" ]; then
+    rm -rf "$work/deb" && mkdir -p "$work/deb"
+    (cd "$work/deb" && apt-get download "$kernel_package")
+    dpkg -x "$work"/deb/*.deb "$work/$kernel_package.part"
+    mv "$work/$kernel_package.part" "$work/$kernel_package"
+fi
+kernel_tree=$work/$kernel_package
+release=$(ls "$kernel_tree/lib/modules")
+depmod -b "$kernel_tree" "$release"
+
+# A root folder with busybox, the libraries of some programs, and the modules asked for.
+root_folder() { # folder, programs..., --, modules...
+    local root=$1; shift
+    rm -rf "$root" && mkdir -p "$root"/{bin,proc,sys,dev,tmp,run,lib64,var/tmp}
+    cp /bin/busybox "$root/bin/busybox"
+    /bin/busybox --list | grep -vx busybox | while read -r applet; do ln -s busybox "$root/bin/$applet"; done
+    while [ "$1" != -- ]; do
+        cp --remove-destination -L "$1" "$root/bin/"
+        { ldd "$1" || true; } | grep -o '/[^ ]*' | while read -r library; do
+            mkdir -p "$root$(dirname "$library")" && cp -nL "$library" "$root$library"
+        done
+        shift
+    done; shift
+    local module file
+    for module in "$@"; do
+        { modprobe -d "$kernel_tree" -S "$release" --show-depends "$module" || true; } 2>/dev/null
+    done | awk '/^insmod/{print $2}' | sort -u | while read -r file; do
+        file=lib/modules/${file#*/lib/modules/}
+        mkdir -p "$root/$(dirname "$file")" && cp "$kernel_tree/$file" "$root/$file"
+    done
+    mkdir -p "$root/lib/modules/$release"
+    cp "$kernel_tree/lib/modules/$release"/modules.{order,builtin} "$root/lib/modules/$release/"
+    depmod -b "$root" "$release"
+}
+pack() { (cd "$1" && find . | LC_ALL=C sort | cpio -o -H newc --quiet | gzip -1) > "$2"; }
+
+guest=$work/guest
+root_folder "$guest" "$bin/ecs-bench" -- virtio_pci virtio_blk virtio_net
+cat > "$guest/init" <<'INIT'
+#!/bin/sh
+echo ECS-BENCH-USERLAND
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+if grep -q bench=boot /proc/cmdline; then exec sleep 3600; fi
+for module in virtio_pci virtio_blk virtio_net; do modprobe $module; done
+address=$(sed -n 's/.*bench_ip=\([^ ]*\).*/\1/p' /proc/cmdline)
+if [ -n "$address" ]; then
+    ip link set eth0 up
+    ip addr add "$address" dev eth0
+fi
+ecs-bench guest
+echo ECS-BENCH-DONE
+poweroff -f
+INIT
+chmod +x "$guest/init"
+pack "$guest" "$work/guest.cpio.gz"
+
+if "$bin/ecsctl" lab probe --quiet; then
+    "$bin/ecs-bench" host --vmm "$bin/ecs-vmm" --kernel "$kernel_tree/boot/vmlinuz-$release" \
+        --initrd "$work/guest.cpio.gz" --work "$work" "$@" | tee "$work/rows.txt"
+else
+    host=$work/host
+    root_folder "$host" "$bin/ecs-bench" "$bin/ecs-vmm" "$(command -v qemu-system-x86_64)" \
+        "$(command -v qemu-img)" "$(command -v ip)" -- kvm-amd tun vhost_net virtio_pci virtio_blk
+    mkdir -p "$host/usr/share/qemu" "$host/bench"
+    for rom in bios-256k.bin bios-microvm.bin linuxboot_dma.bin kvmvapic.bin pvh.bin; do
+        find /usr/share/qemu /usr/share/seabios -name $rom -exec cp -L {} "$host/usr/share/qemu/" \; -quit
+    done
+    cp "$kernel_tree/boot/vmlinuz-$release" "$host/bench/kernel"
+    cp "$work/guest.cpio.gz" "$host/bench/initrd"
+    cat > "$host/init" <<INIT
+#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mount -t tmpfs tmp /tmp
+ip link set lo up
+for module in virtio_pci virtio_blk kvm-amd tun vhost_net; do modprobe \$module; done
+mount -t ext4 /dev/vda /var/tmp
+ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
+poweroff -f
+INIT
+    chmod +x "$host/init"
+    pack "$host" "$work/host.cpio.gz"
+    truncate -s 4G "$work/disk.raw" && mkfs.ext4 -qF "$work/disk.raw"
+    qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -M q35 -nodefaults \
+        -display none -no-reboot -serial stdio -kernel "$kernel_tree/boot/vmlinuz-$release" \
+        -initrd "$work/host.cpio.gz" -append "console=ttyS0 quiet panic=-1" \
+        -drive "file=$work/disk.raw,format=raw,if=virtio,cache=unsafe" < /dev/null | tee "$work/rows.txt"
+    rm -f "$work/disk.raw"
+    grep -q ECS-BENCH-HOST-DONE "$work/rows.txt" || { echo "the measurement did not finish" >&2; exit 1; }
+fi
+"$bin/ecs-bench" report "$work/rows.txt" --out "$work"

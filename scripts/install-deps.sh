@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what building, the lab and the tests need, and only what is missing. Asks nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(
+    # Building.
+    build-essential ca-certificates curl git pkg-config
+    # Images.
+    mmdebstrap debian-archive-keyring e2fsprogs fdisk qemu-utils cpio zstd kmod busybox-static
+    # The lab and the tests.
+    qemu-system-x86 nftables iproute2 openssh-client procps
+)
+
+say() { printf 'deps: %s\n' "$*" >&2; }
+
+as_root=()
+if ((EUID != 0)); then
+    command -v sudo >/dev/null || {
+        say "run this as root, or install sudo: packages must be installed and a lab makes disk images"
+        exit 1
+    }
+    as_root=(sudo)
+fi
+
+command -v apt-get >/dev/null || {
+    say "this machine has no apt-get. Install by hand what Debian calls: ${packages[*]}"
+    exit 1
+}
+
+missing=()
+for package in "${packages[@]}"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] && continue
+    # Another package may provide it: busybox is in the way of busybox-static, and as good here.
+    [[ $package == busybox-static ]] && command -v busybox >/dev/null && continue
+    missing+=("$package")
+done
+if ((${#missing[@]})); then
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    if ! { "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 \
+            -o Dpkg::Options::=--force-confold install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        say "apt-get failed; the whole log is in $log"
+        exit 1
+    fi
+    rm -f "$log"
+fi
+
+# The least Rust that builds this is in the workspace's manifest.
+wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+new_enough() {
+    local have
+    have=$(cargo --version 2>/dev/null | awk '{print $2}') || return 1
+    [[ -n $have && $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) == "$wanted" ]]
+}
+if ! new_enough; then
+    say "installing Rust $wanted with rustup"
+    if ! command -v rustup >/dev/null; then
+        if apt-cache show rustup >/dev/null 2>&1; then
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y install rustup >/dev/null
+        else
+            curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --no-modify-path --default-toolchain none
+        fi
+    fi
+    rustup -q toolchain install "$wanted" --profile minimal -c clippy -c rustfmt
+    rustup -q default "$wanted"
+    new_enough || {
+        say "cargo $wanted or newer is needed; found: $(cargo --version 2>&1)"
+        exit 1
+    }
+fi
+for part in clippy fmt; do
+    cargo "$part" --version >/dev/null 2>&1 || rustup -q component add clippy rustfmt
+done

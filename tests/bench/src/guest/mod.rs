@@ -1,0 +1,37 @@
+//! The load inside a guest. The kernel command line says which: `bench=blk` or `bench=net`.
+
+mod block;
+pub mod net;
+
+use anyhow::{Context as _, Result, bail};
+use std::{fs, time::Duration};
+
+/// Marks a figure the guest prints on its console: `ECS-BENCH-GUEST name value`.
+pub const MARK: &str = "ECS-BENCH-GUEST ";
+
+fn argument(cmdline: &str, name: &str) -> Option<String> {
+    cmdline
+        .split_ascii_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+        .map(str::to_owned)
+}
+
+/// Runs the load named in the kernel command line and prints its figures.
+pub fn run() -> Result<()> {
+    let cmdline = fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
+    let seconds = argument(&cmdline, "bench_seconds").map_or(Ok(5), |s| s.parse())?;
+    let duration = Duration::from_secs(seconds);
+    match argument(&cmdline, "bench").as_deref() {
+        Some("blk") => block::run("/dev/vda", duration),
+        Some("net") => {
+            let peer = argument(&cmdline, "bench_peer").context("bench_peer= is missing")?;
+            net::client(&peer, duration)
+        }
+        other => bail!("no such load: bench={other:?}"),
+    }
+}
+
+/// Prints one figure for the host to read.
+pub fn figure(name: &str, value: f64) {
+    println!("{MARK}{name} {value}");
+}

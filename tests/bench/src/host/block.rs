@@ -1,0 +1,57 @@
+//! virtio-blk on one fully allocated qcow2 file, which both use in turn.
+
+use super::{
+    Options,
+    machine::{Guest, Q35, pairs},
+};
+use crate::report::Row;
+use anyhow::{Context as _, Result, ensure};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+const SIZE_MIB: u64 = 256;
+
+fn image(work: &Path) -> Result<std::path::PathBuf> {
+    let (raw, qcow2) = (work.join("bench.raw"), work.join("bench.qcow2"));
+    let mut random = File::open("/dev/urandom")?.take(SIZE_MIB << 20);
+    io::copy(&mut random, &mut File::create(&raw)?).context("write the source of the disk")?;
+    let status = Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "qcow2"])
+        .args([&raw, &qcow2])
+        .status()
+        .context("run qemu-img")?;
+    ensure!(status.success(), "qemu-img convert ended with {status}");
+    std::fs::remove_file(&raw)?;
+    Ok(qcow2)
+}
+
+/// Random 4 KiB operations at queue depths 1 and 32, sequential 1 MiB transfers.
+pub fn run(options: &Options) -> Result<()> {
+    let disk = image(&options.work)?;
+    let guest = Guest {
+        arguments: format!("bench=blk bench_seconds={}", options.seconds),
+        memory_mib: 512,
+        vcpus: 1,
+        disk: Some(disk.clone()),
+        tap: None,
+    };
+    let limit = Duration::from_secs(120 + 12 * options.seconds);
+    let figures = pairs(options, Q35, &guest, limit)?;
+    std::fs::remove_file(disk)?;
+    for (figure, pairs) in &figures {
+        let (name, unit) = match figure.as_str() {
+            "rand_read_qd32" => ("blk_rand_iops_vs_qemu".to_owned(), "IOPS"),
+            "seq_read" => ("blk_seq_vs_qemu".to_owned(), "MiB/s"),
+            other if other.starts_with("rand") => (format!("blk_{other}_vs_qemu"), "IOPS"),
+            other => (format!("blk_{other}_vs_qemu"), "MiB/s"),
+        };
+        let against = "QEMU q35, iothread, io_uring, same file";
+        Row::new("block", &name, unit, against, false, pairs).print()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! One running guest under either monitor.
+
+use super::Options;
+use anyhow::{Context as _, Result, bail};
+use api::vmm::{
+    Boot, Console, Disk, DiskFormat, DiskLayer, FileRef, Nic, VmConfig, file_ref::Source,
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Printed by the guest's init as its very first act.
+pub const USERLAND: &str = "ECS-BENCH-USERLAND";
+const DONE: &str = "ECS-BENCH-DONE";
+
+/// Who runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Monitor {
+    Ours,
+    /// QEMU with this `-M` argument.
+    Qemu(&'static str),
+}
+
+/// QEMU as small as it gets, with PCI for the same devices.
+pub const MICROVM: Monitor =
+    Monitor::Qemu("microvm,acpi=on,pcie=on,pit=off,pic=off,rtc=off,isa-serial=on");
+pub const Q35: Monitor = Monitor::Qemu("q35");
+
+/// The guest both are given.
+#[derive(Debug, Clone, Default)]
+pub struct Guest {
+    pub arguments: String,
+    pub memory_mib: u64,
+    pub vcpus: u32,
+    pub disk: Option<PathBuf>,
+    pub tap: Option<String>,
+}
+
+/// A started guest; killed when dropped.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    started: Instant,
+    lines: mpsc::Receiver<(Instant, String)>,
+    config: PathBuf,
+}
+
+fn file(path: &Path) -> FileRef {
+    FileRef { source: Some(Source::Path(path.display().to_string())) }
+}
+
+fn ours(options: &Options, guest: &Guest, config: &Path, cmdline: &str) -> Result<Command> {
+    let vm = VmConfig {
+        instance_id: "i-bench".to_owned(),
+        uuid: "6f1c0f7e-9d0f-4a53-8a6b-0b0d5f3f7c11".to_owned(),
+        vcpus: guest.vcpus,
+        memory_bytes: guest.memory_mib << 20,
+        boot: Some(Boot {
+            kernel: Some(file(&options.kernel)),
+            initrd: Some(file(&options.initrd)),
+            cmdline: cmdline.to_owned(),
+        }),
+        disks: guest.disk.iter().map(|path| disk(path)).collect(),
+        nics: guest.tap.iter().map(|tap| nic(tap)).collect(),
+        console: Some(Console { stdio: true, ..Console::default() }),
+        ..VmConfig::default()
+    };
+    fs::write(config, serde_json::to_vec_pretty(&vm)?)?;
+    let mut command = Command::new(&options.vmm);
+    command.arg("run").arg("--config").arg(config);
+    Ok(command)
+}
+
+fn disk(path: &Path) -> Disk {
+    Disk {
+        disk_id: "d-bench".to_owned(),
+        layers: vec![DiskLayer { file: Some(file(path)), format: DiskFormat::Qcow2.into() }],
+        queues: 1,
+        ..Disk::default()
+    }
+}
+
+fn nic(tap: &str) -> Nic {
+    Nic {
+        eni_id: "eni-bench".to_owned(),
+        mac: "00:16:3e:00:00:02".to_owned(),
+        tap_name: tap.to_owned(),
+        queue_pairs: 1,
+        vhost: Path::new("/dev/vhost-net").exists(),
+        ..Nic::default()
+    }
+}
+
+fn qemu(options: &Options, machine: &str, guest: &Guest, cmdline: &str) -> Command {
+    let mut command = Command::new(&options.qemu);
+    command
+        .args(["-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-no-reboot"])
+        .args(["-display", "none", "-serial", "stdio", "-M", machine])
+        .args(["-m", &guest.memory_mib.to_string(), "-smp", &guest.vcpus.to_string()])
+        .arg("-kernel")
+        .arg(&options.kernel)
+        .arg("-initrd")
+        .arg(&options.initrd)
+        .args(["-append", cmdline]);
+    if let Some(path) = &guest.disk {
+        let drive = "driver=qcow2,node-name=d,discard=unmap,file.driver=file,file.aio=io_uring";
+        command
+            .args(["-object", "iothread,id=io", "-device"])
+            .arg("virtio-blk-pci,drive=d,iothread=io,num-queues=1")
+            .arg("-blockdev")
+            .arg(format!("{drive},file.filename={}", path.display()));
+    }
+    if let Some(tap) = &guest.tap {
+        let vhost = if Path::new("/dev/vhost-net").exists() { "on" } else { "off" };
+        command
+            .args(["-device", "virtio-net-pci,netdev=n,mac=00:16:3e:00:00:02,romfile=", "-netdev"])
+            .arg(format!("tap,id=n,ifname={tap},script=no,downscript=no,vhost={vhost}"));
+    }
+    command
+}
+
+fn follow(stdout: ChildStdout) -> mpsc::Receiver<(Instant, String)> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send((Instant::now(), text)).is_err() {
+                break;
+            }
+            line.clear();
+        }
+    });
+    receiver
+}
+
+impl Running {
+    /// Starts the guest.
+    pub fn start(options: &Options, monitor: Monitor, guest: &Guest) -> Result<Self> {
+        let cmdline = format!("console=ttyS0 quiet panic=-1 {}", guest.arguments);
+        let config = options.work.join(format!("bench-{}.json", std::process::id()));
+        let mut command = match monitor {
+            Monitor::Ours => ours(options, guest, &config, &cmdline)?,
+            Monitor::Qemu(machine) => qemu(options, machine, guest, &cmdline),
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let started = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+        let stdout = child.stdout.take().context("the monitor's output is not piped")?;
+        Ok(Self { child, started, lines: follow(stdout), config })
+    }
+
+    /// The monitor's process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line with `text`; gives the time from start and the lines up to it.
+    pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<(Duration, Vec<String>)> {
+        let mut seen = Vec::new();
+        loop {
+            let left = limit.saturating_sub(self.started.elapsed());
+            let Ok((when, line)) = self.lines.recv_timeout(left) else {
+                bail!("no {text:?} on the console in {limit:?}; it said:\n{}", seen.join("\n"));
+            };
+            let found = line.contains(text);
+            seen.push(line);
+            if found {
+                return Ok((when - self.started, seen));
+            }
+        }
+    }
+
+    /// Waits until the load is done; gives its figures by name.
+    pub fn figures(&mut self, limit: Duration) -> Result<BTreeMap<String, f64>> {
+        let (_, lines) = self.wait_for(DONE, limit)?;
+        let mut figures = BTreeMap::new();
+        for line in &lines {
+            if let Some((_, rest)) = line.split_once(crate::guest::MARK)
+                && let Some((name, value)) = rest.split_once(' ')
+            {
+                figures.insert(name.to_owned(), value.trim().parse()?);
+            }
+        }
+        if figures.is_empty() {
+            bail!("the load gave no figure; the console said:\n{}", lines.join("\n"));
+        }
+        Ok(figures)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both may have ended by themselves; there is nothing to do about a failure here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.config);
+    }
+}
+
+/// Runs the same load under ours and `peer` in turn; gives the pairs by figure.
+pub fn pairs(
+    options: &Options,
+    peer: Monitor,
+    guest: &Guest,
+    limit: Duration,
+) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
+    let mut all: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for run in 0..options.runs {
+        let mut both = [BTreeMap::new(), BTreeMap::new()];
+        // The order alternates, so that drift of the host favours neither.
+        for turn in 0..2 {
+            let side = (run + turn) % 2;
+            let monitor = if side == 0 { Monitor::Ours } else { peer };
+            both[side] = Running::start(options, monitor, guest)?.figures(limit)?;
+        }
+        let [ours, theirs] = both;
+        for (name, value) in ours {
+            let peer = theirs.get(&name).with_context(|| format!("the peer gave no {name}"))?;
+            all.entry(name).or_default().push((value, *peer));
+        }
+    }
+    Ok(all)
+}

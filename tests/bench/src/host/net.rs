@@ -1,0 +1,53 @@
+//! virtio-net over one tap: TCP both ways and round trips.
+
+use super::{
+    Options,
+    machine::{Guest, Q35, pairs},
+};
+use crate::{guest::net::serve, report::Row};
+use anyhow::{Context as _, Result, ensure};
+use std::{net::TcpListener, process::Command, thread, time::Duration};
+
+const TAP: &str = "benchtap0";
+
+fn ip(arguments: &str) -> Result<()> {
+    let status = Command::new("ip").args(arguments.split(' ')).status().context("run ip")?;
+    ensure!(status.success(), "ip {arguments} ended with {status}");
+    Ok(())
+}
+
+/// Alternates ours with QEMU on the same tap, with vhost-net where the host has it.
+pub fn run(options: &Options) -> Result<()> {
+    ip(&format!("tuntap add {TAP} mode tap vnet_hdr"))?;
+    let result = measure(options);
+    ip(&format!("link delete {TAP}"))?;
+    result
+}
+
+fn measure(options: &Options) -> Result<()> {
+    ip(&format!("addr add 10.99.0.1/24 dev {TAP}"))?;
+    ip(&format!("link set {TAP} up"))?;
+    let listener = TcpListener::bind("10.99.0.1:5201").context("listen for the guest")?;
+    thread::spawn(move || serve(&listener));
+    let guest = Guest {
+        arguments: format!(
+            "bench=net bench_ip=10.99.0.2/24 bench_peer=10.99.0.1:5201 bench_seconds={}",
+            options.seconds
+        ),
+        memory_mib: 256,
+        vcpus: 1,
+        disk: None,
+        tap: Some(TAP.to_owned()),
+    };
+    let limit = Duration::from_secs(120 + 8 * options.seconds);
+    let figures = pairs(options, Q35, &guest, limit)?;
+    for (figure, pairs) in &figures {
+        let (name, unit, lower) = match figure.as_str() {
+            "net_tx_mbit" => ("net_throughput_vs_qemu", "Mbit/s", false),
+            "net_rx_mbit" => ("net_rx_throughput_vs_qemu", "Mbit/s", false),
+            _ => ("net_latency_vs_qemu", "us", true),
+        };
+        Row::new("net", name, unit, "QEMU q35, same tap and vhost", lower, pairs).print()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! One cloud, used through `ecsctl`.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+use std::{
+    env,
+    ffi::OsStr,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+/// A cloud that runs.
+#[derive(Debug, Clone)]
+pub struct Cloud {
+    program: PathBuf,
+}
+
+/// An order that the cloud refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Exit code of `ecsctl`.
+    pub code: i32,
+    /// The whole report: code, message, request id, hint.
+    pub text: String,
+}
+
+impl Refusal {
+    /// That the report has each of `parts`, and is an answer rather than a crash or a time-out.
+    ///
+    /// # Errors
+    /// When it is not so.
+    pub fn says(&self, parts: &[&str]) -> Result<()> {
+        ensure!(self.code == 1 || self.code == 3, "exit code {}: {}", self.code, self.text);
+        for part in parts {
+            ensure!(self.text.contains(part), "no {part:?} in: {}", self.text);
+        }
+        Ok(())
+    }
+}
+
+/// The project's folder.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+impl Cloud {
+    /// The lab of `ECS_LAB_DIR`.
+    ///
+    /// # Errors
+    /// When no lab runs there.
+    pub fn of_the_lab() -> Result<Self> {
+        let program = match env::var_os("ECSCTL") {
+            Some(program) => PathBuf::from(program),
+            None => root().join("target/release/ecsctl"),
+        };
+        ensure!(
+            program.is_file(),
+            "{} is not there; build it with `make build`, or name it in ECSCTL",
+            program.display()
+        );
+        ensure!(
+            env::var_os("ECS_LAB_DIR").is_some(),
+            "ECS_LAB_DIR is not set; `make test` starts a lab for these tests"
+        );
+        let cloud = Self { program };
+        cloud.run(["host", "list", "-o", "name"]).context("the lab does not answer")?;
+        Ok(cloud)
+    }
+
+    /// Runs `ecsctl` and gives what it did.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+        input: &[u8],
+    ) -> Result<Output> {
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run ecsctl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that has ended reads no more.
+            let _ = stdin.write_all(input);
+        }
+        Ok(child.wait_with_output()?)
+    }
+
+    /// Standard output of a command that must succeed.
+    ///
+    /// # Errors
+    /// When it fails; its report is in the error.
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<String> {
+        let arguments: Vec<_> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let output = self.output(&arguments, b"")?;
+        if !output.status.success() {
+            bail!(
+                "ecsctl {arguments:?}: {}: {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// The id or name that a command prints with `-o name`.
+    ///
+    /// # Errors
+    /// When it fails or prints nothing.
+    pub fn id<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<String> {
+        let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned());
+        let text = self.run(["-o".into(), "name".into()].into_iter().chain(arguments))?;
+        text.lines().next().map(str::to_owned).context("no id in the answer")
+    }
+
+    /// The answer of a command as JSON.
+    ///
+    /// # Errors
+    /// When it fails or prints something else.
+    pub fn json<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Value> {
+        let arguments = arguments.into_iter().map(|a| a.as_ref().to_owned());
+        let text = self.run(["-o".into(), "json".into()].into_iter().chain(arguments))?;
+        serde_json::from_str(&text).with_context(|| format!("not JSON: {text}"))
+    }
+
+    /// The report of a command that must be refused.
+    ///
+    /// # Errors
+    /// When it succeeds.
+    pub fn refused<A: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Refusal> {
+        let arguments: Vec<_> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let output = self.output(&arguments, b"")?;
+        ensure!(!output.status.success(), "ecsctl {arguments:?} was not refused");
+        Ok(Refusal {
+            code: output.status.code().unwrap_or(-1),
+            text: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// One instance as JSON, if there is one of that id.
+    ///
+    /// # Errors
+    /// When the cloud does not answer.
+    pub fn instance(&self, id: &str) -> Result<Option<Value>> {
+        let list = self.json(["instance", "list", id])?;
+        Ok(list.as_array().and_then(|list| list.first().cloned()))
+    }
+
+    /// One field of an instance, as text.
+    ///
+    /// # Errors
+    /// When there is no such instance.
+    pub fn field(&self, id: &str, pointer: &str) -> Result<String> {
+        let instance = self.instance(id)?.with_context(|| format!("there is no instance {id}"))?;
+        let value = instance.pointer(pointer).with_context(|| format!("{id} has no {pointer}"))?;
+        Ok(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+    }
+
+    /// What an instance has printed on its console, the last 64 KiB.
+    ///
+    /// # Errors
+    /// When the cloud does not answer.
+    pub fn console(&self, id: &str) -> Result<String> {
+        self.run(["instance", "console-output", id, "--plain"])
+    }
+
+    /// The smallest type that a host of this lab can run.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn smallest_type(&self) -> Result<String> {
+        let types = self.json(["instance-type", "list", "--available"])?;
+        let types = types.as_array().context("no list of types")?;
+        let least = types.iter().min_by(|a, b| {
+            let size = |t: &Value| {
+                (
+                    t["cpu_core_count"].as_u64().unwrap_or(0),
+                    t["memory_size"].as_f64().unwrap_or(0.0),
+                )
+            };
+            size(a).partial_cmp(&size(b)).unwrap_or(std::cmp::Ordering::Equal)
+        });
+        let id = least.and_then(|t| t["instance_type_id"].as_str());
+        Ok(id.context("no host can run any instance type")?.to_owned())
+    }
+
+    /// An image made by `images/build.sh`, imported once for all tests.
+    ///
+    /// # Errors
+    /// When it was not built or is refused.
+    pub fn image(&self, name: &str) -> Result<String> {
+        let listed = self.json(["image", "list", "--name", name, "--status", "Available"])?;
+        if let Some(id) = listed.pointer("/0/image_id").and_then(Value::as_str) {
+            return Ok(id.to_owned());
+        }
+        let file = images().join(name).join(format!("{name}.qcow2"));
+        self.id([
+            OsStr::new("image"),
+            "import".as_ref(),
+            file.as_ref(),
+            "--name".as_ref(),
+            name.as_ref(),
+        ])
+    }
+
+    /// Runs a shell command on a host of the lab.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn on_host(&self, host: &str, command: &str) -> Result<String> {
+        self.run(["lab", "ssh", host, "--", command])
+    }
+
+    /// Kills a process of the cloud as a crash would: `controller`, `agent`, or `vmm` of an instance.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn crash(&self, what: &[&str]) -> Result<()> {
+        self.run(["lab", "crash"].iter().chain(what)).map(drop)
+    }
+}
+
+/// The folder of built images.
+pub fn images() -> PathBuf {
+    env::var_os("ECS_IMAGES_DIR").map_or_else(|| root().join("target/images"), PathBuf::from)
+}
