@@ -47,11 +47,12 @@ fn unsupported_features_are_refused_by_name() {
     let option = format!("data_file={},data_file_raw=on", data.display());
     let path = image_with(dir.path(), &["-o", &option]);
     refused(&path, &["external data file"]);
-    let path = image_with(
-        dir.path(),
-        &["--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s"],
-    );
-    refused(&path, &["encryption"]);
+    // Only the header's crypt_method: making a real LUKS image times the CPU, and fails on a busy one.
+    for method in [1u32, 2] {
+        let path = image_with(dir.path(), &[]);
+        patch(&path, 32, &method.to_be_bytes());
+        refused(&path, &["encryption"]);
+    }
     let path = image_with(dir.path(), &[]);
     patch(&path, 72, &(1u64 << 40).to_be_bytes());
     refused(&path, &["incompatible feature bit 40"]);

@@ -156,7 +156,7 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result<()> 
                 force,
             };
             let answer = context.cloud.images().delete_image(request).await?.into_inner();
-            context.done(&answer, &[id.clone()], &format!("image {id} deleted"));
+            context.done(&answer, std::slice::from_ref(&id), &format!("image {id} deleted"));
         }
     }
     Ok(())
@@ -244,7 +244,7 @@ async fn import(context: &Context, arguments: ImportArguments) -> Result<()> {
     if !arguments.no_wait {
         wait_available(context, &id, arguments.timeout).await?;
     }
-    context.done(&answer, &[id.clone()], &format!("image {id} imported"));
+    context.done(&answer, std::slice::from_ref(&id), &format!("image {id} imported"));
     Ok(())
 }
 

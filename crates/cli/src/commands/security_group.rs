@@ -210,7 +210,11 @@ pub(crate) async fn run(context: &Context, command: SecurityGroupCommand) -> Res
             };
             let answer = service.create_security_group(request).await?.into_inner();
             let id = answer.security_group_id.clone();
-            context.done(&answer, &[id.clone()], &format!("security group {id} created"));
+            context.done(
+                &answer,
+                std::slice::from_ref(&id),
+                &format!("security group {id} created"),
+            );
         }
         SecurityGroupCommand::List { ids, vpc, name } => {
             let groups = pages::all(async |page_number| {
@@ -254,7 +258,11 @@ pub(crate) async fn run(context: &Context, command: SecurityGroupCommand) -> Res
         SecurityGroupCommand::Delete { id } => {
             let request = DeleteSecurityGroupRequest { region_id, security_group_id: id.clone() };
             let answer = service.delete_security_group(request).await?.into_inner();
-            context.done(&answer, &[id.clone()], &format!("security group {id} deleted"));
+            context.done(
+                &answer,
+                std::slice::from_ref(&id),
+                &format!("security group {id} deleted"),
+            );
         }
     }
     Ok(())

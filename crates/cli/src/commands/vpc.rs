@@ -74,7 +74,7 @@ pub(crate) async fn run(context: &Context, command: VpcCommand) -> Result<()> {
             };
             let answer = service.create_vpc(request).await?.into_inner();
             let id = answer.vpc_id.clone();
-            context.done(&answer, &[id.clone()], &format!("VPC {id} created"));
+            context.done(&answer, std::slice::from_ref(&id), &format!("VPC {id} created"));
         }
         VpcCommand::List { ids, name } => {
             let vpcs = pages::all(async |page_number| {
@@ -94,7 +94,7 @@ pub(crate) async fn run(context: &Context, command: VpcCommand) -> Result<()> {
         VpcCommand::Delete { id } => {
             let request = DeleteVpcRequest { region_id, vpc_id: id.clone() };
             let answer = service.delete_vpc(request).await?.into_inner();
-            context.done(&answer, &[id.clone()], &format!("VPC {id} deleted"));
+            context.done(&answer, std::slice::from_ref(&id), &format!("VPC {id} deleted"));
         }
     }
     Ok(())

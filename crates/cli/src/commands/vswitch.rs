@@ -86,7 +86,7 @@ pub(crate) async fn run(context: &Context, command: VswitchCommand) -> Result<()
             };
             let answer = service.create_v_switch(request).await?.into_inner();
             let id = answer.v_switch_id.clone();
-            context.done(&answer, &[id.clone()], &format!("VSwitch {id} created"));
+            context.done(&answer, std::slice::from_ref(&id), &format!("VSwitch {id} created"));
         }
         VswitchCommand::List { id, vpc, zone } => {
             let vswitches = pages::all(async |page_number| {
@@ -107,7 +107,7 @@ pub(crate) async fn run(context: &Context, command: VswitchCommand) -> Result<()
         VswitchCommand::Delete { id } => {
             let request = DeleteVSwitchRequest { region_id, v_switch_id: id.clone() };
             let answer = service.delete_v_switch(request).await?.into_inner();
-            context.done(&answer, &[id.clone()], &format!("VSwitch {id} deleted"));
+            context.done(&answer, std::slice::from_ref(&id), &format!("VSwitch {id} deleted"));
         }
     }
     Ok(())

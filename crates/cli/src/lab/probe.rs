@@ -204,10 +204,9 @@ fn run_guest() -> std::result::Result<(), String> {
     (registers.rip, registers.rsp, registers.rflags) = (CODE, STACK, 2);
     vcpu.set_regs(&registers).map_err(step("setting registers"))?;
 
-    let mut steps = STEPS.iter();
-    while let Some((number, name)) = steps.next() {
+    for (number, name) in STEPS {
         match vcpu.run() {
-            Ok(VcpuExit::IoOut(0x10, data)) if data == [*number] => {}
+            Ok(VcpuExit::IoOut(0x10, data)) if data == [number] => {}
             Ok(VcpuExit::IoOut(0x10, [0xff])) => return Err(format!("{name} raises an exception")),
             Ok(exit) => return Err(format!("{name} ends in {exit:?}")),
             Err(e) => return Err(format!("{name} fails: {e}")),
