@@ -69,7 +69,7 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
         .arg(image.join("initrd.img"))
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 lab.host={} lab.zone={ZONE} lab.access={access} \
+            "console=ttyS0 quiet panic=-1 no_timer_check lab.host={} lab.zone={ZONE} lab.access={access} \
              lab.peer=10.111.0.{number}",
             name(number)
         ))
