@@ -5,9 +5,9 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 export ECS_LAB_DIR=$PWD/target/lab-test
-export CARGO_TERM_COLOR=never
+export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 
-passed=0 failed=0 broken=()
+passed=0 failed=0 broken=() reasons=
 
 # step NAME SECONDS COMMAND...: one pass or failure; what it prints of cargo's tests counts instead.
 step() {
@@ -31,6 +31,8 @@ step() {
         failed=$((failed + 1))
     fi
     ((status == 0)) || broken+=("$name")
+    # Said again at the end, where a reader looks first.
+    ((status == 0)) || reasons+=$(grep -A 6 -E '^error|Error: |panicked at|^test .* FAILED' "$log" | cut -c 1-300 | head -n 40)$'\n'
     printf '=== %s: %s in %d s\n' "$name" "$( ((status == 0)) && echo ok || echo FAILED)" $((SECONDS - started))
     rm -f "$log"
     return "$status"
@@ -60,6 +62,7 @@ else
 fi
 
 echo
+((failed == 0)) || printf '%s\n' "$reasons"
 ((failed == 0)) || printf 'failed: %s\n' "${broken[@]}"
 echo "$passed passed, $failed failed"
 ((failed == 0))

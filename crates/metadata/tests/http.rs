@@ -313,6 +313,23 @@ async fn other_trees_and_what_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_client_that_shuts_its_side_still_gets_the_answer() {
+    let cloud = Cloud::new().await;
+    for _ in 0..50 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((GUEST, 0).into()).unwrap();
+        let mut stream = socket.connect(cloud.at).await.unwrap();
+        let request = b"GET /latest/meta-data/instance-id HTTP/1.0\r\nHost: x\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.starts_with("HTTP/1.0 200") && text.ends_with("i-1"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_address_tells_who_asks() {
     let cloud = Cloud::new().await;
     let path = "/latest/meta-data/instance-id";
