@@ -41,6 +41,9 @@ rm -r "$root/dev/disk" "$root/usr/sbin/grub-probe"
 chroot "$root" dpkg-divert --quiet --local --rename --remove /usr/sbin/grub-probe
 grep -q "root=UUID=$root_uuid" "$root/boot/grub/grub.cfg"
 
+# As in Debian's own cloud images; without it cloud-init sets a locale that was never generated.
+echo LANG=C.UTF-8 >"$root/etc/default/locale"
+
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 rm -f "$root/etc/hostname"
 cat >"$root/etc/hosts" <<'END'

@@ -72,8 +72,14 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
         ])
     };
     wait::until("an SSH login", wait::DEBIAN_BOOT, || ssh("true").map(Some))?;
-    let status = ssh("cloud-init status --wait --long").context("cloud-init")?;
-    ensure!(status.contains("status: done"), "{status}");
+    let status = ssh("cloud-init status --wait --long || true")?;
+    ensure!(
+        status.contains("status: done"),
+        "{status}\n{}",
+        ssh(
+            "cat /run/cloud-init/result.json; sudo grep -A 12 -E 'WARN|ERROR|Traceback' /var/log/cloud-init.log | head -n 60"
+        )?
+    );
     ensure!(status.contains("AliYun"), "{status}");
     let result: Value = serde_json::from_str(&ssh("cat /run/cloud-init/result.json")?)?;
     ensure!(result["v1"]["errors"].as_array().is_some_and(Vec::is_empty), "{result}");
