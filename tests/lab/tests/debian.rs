@@ -50,7 +50,8 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
     std::fs::write(&user_data, USER_DATA)?;
     let path = user_data.display().to_string();
     let mut order = network.run(&image, &kind);
-    order.extend(["--host-name", "web-7", "--user-data", &path, "--wait", "--timeout", "300"]);
+    order.extend(["--host-name", "web-7", "--user-data", &path, "--system-disk", "size=20"]);
+    order.extend(["--wait", "--timeout", "300"]);
     let id = cloud.id(&order)?;
     let gone_with_it = leaks::ids_of(&cloud, &id)?;
 
