@@ -28,7 +28,7 @@ fn what_was_acknowledged_happens_once_however_often_agent_and_controller_die() -
     let done = AtomicBool::new(false);
     let orders: Vec<Vec<String>> = (0..3)
         .map(|n| {
-            let token = format!("crash-{n}");
+            let token = format!("crash-{n}-{}", network.group);
             network
                 .run(&image, &kind)
                 .into_iter()

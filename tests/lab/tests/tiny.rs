@@ -23,7 +23,9 @@ fn an_instance_boots_stops_starts_reboots_and_leaves_nothing() -> Result<()> {
     wait::for_console(&cloud, &id, "tiny: userland, boot 1", wait::TINY_BOOT)?;
     let address = cloud.field(&id, "/vpc_attributes/private_ip_address/0")?;
     wait::for_console(&cloud, &id, &format!("tiny: address {address}/"), wait::TINY_BOOT)?;
-    wait::for_console(&cloud, &id, &format!("tiny: instance-id {id}"), wait::TINY_BOOT)?;
+    let line = format!("tiny: instance-id {id}");
+    let console = wait::for_console(&cloud, &id, &line, wait::TINY_BOOT)?;
+    ensure!(!console.contains("tiny: metadata took"), "metadata did not answer at once: {console}");
     ensure!(cloud.run(["instance", "user-data", &id])?.contains("echo hello"));
     ensure!(cloud.field(&id, "/instance_name")? == "life-1");
 
@@ -97,7 +99,9 @@ fn create_ends_stopped_and_a_token_names_one_order() -> Result<()> {
     let (image, kind) = (cloud.image("tiny")?, cloud.smallest_type()?);
     let mut order = network.run(&image, &kind);
     order[1] = "create";
-    order.extend(["--client-token", "lab-test-token-1"]);
+    // A token is for ever; another run in the same lab needs one of its own.
+    let token = format!("token-{}", network.group);
+    order.extend(["--client-token", &token]);
     let first = cloud.id(&order)?;
     let again = cloud.id(&order)?;
     ensure!(first == again, "{first} and {again}");
