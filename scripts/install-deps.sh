@@ -28,18 +28,25 @@ command -v apt-get >/dev/null || {
     exit 1
 }
 
-missing=()
-for package in "${packages[@]}"; do
-    [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] && continue
-    # Another package may provide it: busybox is in the way of busybox-static, and as good here.
-    [[ $package == busybox-static ]] && command -v busybox >/dev/null && continue
-    missing+=("$package")
-done
-if ((${#missing[@]})); then
+find_missing() {
+    local package
+    missing=()
+    for package in "${packages[@]}"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] && continue
+        # Another package may provide it: busybox is in the way of busybox-static, and as good here.
+        [[ $package == busybox-static ]] && command -v busybox >/dev/null && continue
+        missing+=("$package")
+    done
+}
+
+# Installing one package may remove another that came from elsewhere (a backport of qemu-utils does
+# not stand beside the release's qemu-system-x86), so look again.
+find_missing
+for round in 1 2 3; do
+    ((${#missing[@]})) || break
     say "installing ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
     log=$(mktemp)
-    if ! { "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update &&
+    if ! { { ((round > 1)) || "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update; } &&
         "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 \
             -o Dpkg::Options::=--force-confold install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
         tail -n 30 "$log" >&2
@@ -47,7 +54,12 @@ if ((${#missing[@]})); then
         exit 1
     fi
     rm -f "$log"
-fi
+    find_missing
+done
+((${#missing[@]} == 0)) || {
+    say "apt-get installs and removes by turns: ${missing[*]}; install them by hand"
+    exit 1
+}
 
 # The least Rust that builds this is in the workspace's manifest.
 wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
