@@ -2,7 +2,7 @@
 
 use super::{
     existing, host_number,
-    layout::{Kind, Layout},
+    layout::{HostPaths, Kind, Layout},
     machine, process, up,
 };
 use crate::error::{Error, Result};
@@ -20,6 +20,19 @@ pub(crate) enum Victim {
     Vmm,
 }
 
+// Patterns of whole command lines. The brackets keep one from finding the shell it is in.
+
+/// The agent as `files.rs` starts it; not its keepers, `ecs-agent keep-vmm`, which are to outlive it.
+const AGENT_PATTERN: &str = "[e]cs-agent --controller ";
+
+/// The VMM alone; the instance's id is in its keeper's command line too.
+fn vmm_pattern(paths: &HostPaths, id: &str) -> Result<String> {
+    if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return Err(Error::Local(format!("{id:?} is not an instance id")));
+    }
+    Ok(format!("[e]cs-vmm run --config {}/vmm/{id}/", paths.run.display()))
+}
+
 /// Sends SIGKILL.
 pub(super) fn crash(
     layout: &Layout,
@@ -34,21 +47,20 @@ pub(super) fn crash(
         Victim::Agent if record.kind == Kind::Native => Some(up::NATIVE_AGENT),
         _ => None,
     };
-    let script = match (supervisor, what) {
-        (Some(name), _) => {
+    let script = match supervisor {
+        Some(name) => {
             let pid = process::running(&layout.pid(name))
                 .ok_or_else(|| Error::Local(format!("the {name} does not run")))?;
             format!("pkill -KILL -P {pid}")
         }
-        (None, Victim::Vmm) => {
-            let id = instance.unwrap_or_default();
-            if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-                return Err(Error::Local(format!("{id:?} is not an instance id")));
-            }
-            // The brackets keep the pattern from finding the shell it is in.
-            format!("pkill -KILL -f '[e]cs-vmm.*{id}'")
+        None => {
+            let pattern = if what == Victim::Vmm {
+                vmm_pattern(&HostPaths::of(layout, record.kind), instance.unwrap_or_default())?
+            } else {
+                AGENT_PATTERN.to_owned()
+            };
+            format!("pkill -KILL -f '{pattern}'")
         }
-        (None, _) => "pkill -KILL -x ecs-agent".to_owned(),
     };
     let mut command = if supervisor.is_some() || record.kind == Kind::Native {
         let mut shell = Command::new("sh");
@@ -66,4 +78,37 @@ pub(super) fn crash(
         return Ok(());
     }
     Err(Error::Local(format!("there is no such process on {host}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{io::Write as _, path::Path};
+
+    /// As pkill does.
+    fn matches(pattern: &str, line: &str) -> bool {
+        let mut grep =
+            Command::new("grep").args(["-qE", pattern]).stdin(Stdio::piped()).spawn().unwrap();
+        grep.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        grep.wait().unwrap().success()
+    }
+
+    #[test]
+    fn a_crash_kills_what_it_names_and_no_keeper() {
+        let layout = Layout::find(Some(Path::new("/lab"))).unwrap();
+        let paths = HostPaths::of(&layout, Kind::Emulated);
+        let vmm = vmm_pattern(&paths, "i-1").unwrap();
+        let line = "/lab/bin/ecs-vmm run --config /run/ecs/vmm/i-1/config.json";
+        let keeper = "/lab/bin/ecs-agent keep-vmm --launch 1 --exit-report /run/ecs/vmm/i-1/exit.json \
+                      --vmm /lab/bin/ecs-vmm --config /run/ecs/vmm/i-1/config.json";
+        let agent = "/lab/bin/ecs-agent --controller http://10.0.2.2:7800 --zone cn-lab-1a";
+        assert!(matches(&vmm, line));
+        assert!(!matches(&vmm, &line.replace("i-1", "i-12")));
+        assert!(!matches(&vmm, keeper));
+        assert!(!matches(&vmm, &format!("sh -c pkill -KILL -f '{vmm}'")));
+        assert!(matches(AGENT_PATTERN, agent));
+        assert!(!matches(AGENT_PATTERN, keeper));
+        assert!(!matches(AGENT_PATTERN, &format!("sh -c pkill -KILL -f '{AGENT_PATTERN}'")));
+        assert!(vmm_pattern(&paths, "i-1' x").is_err());
+    }
 }

@@ -56,6 +56,8 @@ pub(crate) fn stage(
     let _ = fs::remove_dir_all(&staging);
     let bin = staging.join("bin");
     fs::create_dir_all(&bin).map_err(Error::file("make", &bin))?;
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o700))
+        .map_err(Error::file("write", &staging))?;
     for name in Programs::OF_HOSTS {
         let (from, to) = (programs.path(name), bin.join(name));
         fs::copy(&from, &to).map_err(Error::file("copy", &from))?;
@@ -109,6 +111,8 @@ pub(crate) fn pack(layout: &Layout) -> Result<()> {
     }
     let mib = (bytes >> 20) * 11 / 10 + 16;
     let _ = fs::remove_file(&image);
+    // There are a host key and the join token in it.
+    write_private(&image, "")?;
     run(Command::new("mke2fs")
         .args([
             "-q",
@@ -192,4 +196,22 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_with_keys_is_only_for_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::find(Some(folder.path())).unwrap();
+        let bin = folder.path().join("files/bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::write(bin.join("x"), "x").unwrap();
+        pack(&layout).unwrap();
+        let metadata = fs::metadata(layout.files_image()).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert!(metadata.len() > 0);
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::{
     env, fs,
     net::TcpListener,
@@ -77,6 +78,47 @@ impl Layout {
     }
     pub(crate) fn host_console(&self, number: u32) -> PathBuf {
         self.host(number).join("console.log")
+    }
+}
+
+/// Where the agent of a host keeps its things, on that host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct HostPaths {
+    pub(crate) state: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) netns: PathBuf,
+    pub(crate) cgroup: PathBuf,
+    /// Of the user ids that its VMMs run as, the first.
+    pub(crate) first_uid: u32,
+}
+
+impl HostPaths {
+    /// An emulated host has a machine for itself. Labs whose host is this machine share it with each
+    /// other and with whatever else is here, so that each has names made of its folder's.
+    pub(crate) fn of(layout: &Layout, kind: Kind) -> Self {
+        if kind == Kind::Emulated {
+            return Self {
+                state: "/var/lib/ecs".into(),
+                run: "/run/ecs".into(),
+                netns: "/run/netns".into(),
+                cgroup: "/sys/fs/cgroup/ecs".into(),
+                first_uid: 2_000_000,
+            };
+        }
+        let digest = Sha256::digest(layout.root.as_os_str().as_encoded_bytes());
+        let name = format!(
+            "ecs-lab-{}",
+            digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>()
+        );
+        // A socket's path may have 107 bytes; the lab's own folder may be longer.
+        let run = Path::new("/run").join(&name);
+        Self {
+            state: layout.root.join("agent"),
+            netns: run.join("netns"),
+            run,
+            cgroup: Path::new("/sys/fs/cgroup").join(name),
+            first_uid: 10_000_000 + u32::from(u16::from_be_bytes([digest[4], digest[5]])) * 50_000,
+        }
     }
 }
 
@@ -175,6 +217,21 @@ mod tests {
         fs::write(layout.record(), "{").unwrap();
         let error = Record::load(&layout).unwrap_err().to_string();
         assert!(error.contains("--wipe"), "{error}");
+    }
+
+    #[test]
+    fn labs_whose_host_is_this_machine_share_no_name() {
+        let paths =
+            |root: &str| HostPaths::of(&Layout::find(Some(Path::new(root))).unwrap(), Kind::Native);
+        let deep = format!("/{}", "deep/".repeat(40));
+        let (one, other) = (paths("/a/lab"), paths(&deep));
+        assert_eq!(one, paths("/a/lab"));
+        assert!(one.state.starts_with("/a/lab"));
+        assert_ne!(one.run, other.run);
+        assert_ne!(one.cgroup, other.cgroup);
+        assert_ne!(one.netns, Path::new("/run/netns"));
+        let socket = other.run.join("vmm/i-0123456789abcdefghij/control.sock");
+        assert!(socket.as_os_str().len() < 108, "{}", socket.display());
     }
 
     #[test]

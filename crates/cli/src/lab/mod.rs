@@ -4,6 +4,7 @@ mod crash;
 mod files;
 mod layout;
 mod machine;
+mod native;
 mod probe;
 mod process;
 mod source_tree;
@@ -12,11 +13,11 @@ mod up;
 use crate::{
     client::Cloud,
     error::{Error, Result},
-    output::{Format, table},
+    output::{Format, json, table},
 };
 use api::v1::DescribeHostsRequest;
 use clap::{Args, Subcommand};
-use layout::{Kind, Layout, Record};
+use layout::{HostPaths, Kind, Layout, Record};
 use std::{
     fs,
     os::unix::process::CommandExt as _,
@@ -35,15 +36,20 @@ pub(crate) enum LabCommand {
                             ecsctl lab up --wipe     # forget all instances and images first"
     )]
     Up(UpArguments),
-    /// Stops everything the lab runs; keeps its data
+    /// Stops everything the lab runs, instances too; keeps its data
+    #[command(after_help = "Examples:\n  ecsctl lab down\n  \
+                            ecsctl lab down --wipe     # and delete its instances and images")]
     Down {
         /// Delete its data too: images, disks, the store
         #[arg(long)]
         wipe: bool,
     },
     /// Shows what runs, where, and what the probe found
+    #[command(after_help = "Examples:\n  ecsctl lab status\n  ecsctl lab status -o json")]
     Status,
     /// Opens a shell on a host, or runs a command there
+    #[command(after_help = "Examples:\n  ecsctl lab ssh\n  \
+                            ecsctl lab ssh lab-2 -- ls /var/lib/ecs/disks")]
     Ssh {
         /// lab-1, lab-2, ...
         #[arg(default_value = "lab-1")]
@@ -53,6 +59,8 @@ pub(crate) enum LabCommand {
         command: Vec<String>,
     },
     /// Shows the log of the controller, or of a host's agent
+    #[command(after_help = "Examples:\n  ecsctl lab logs\n  ecsctl lab logs lab-1 --follow\n  \
+                            ecsctl lab logs lab-1 --console")]
     Logs {
         /// lab-1, lab-2, ...; left out: the controller
         host: Option<String>,
@@ -78,7 +86,12 @@ pub(crate) enum LabCommand {
         host: String,
     },
     /// Says whether this machine's KVM runs stock guests
+    #[command(after_help = "Examples:\n  ecsctl lab probe\n  \
+                            ecsctl lab probe --quiet && echo this machine is a host itself")]
     Probe {
+        /// Print nothing; exit code 0 if stock guests run here, 1 if not
+        #[arg(long, short)]
+        quiet: bool,
         #[arg(long, hide = true)]
         here: bool,
     },
@@ -123,10 +136,23 @@ pub(crate) fn endpoint() -> Option<String> {
 pub(crate) async fn run(command: LabCommand, format: Format) -> Result<ExitCode> {
     let layout = Layout::find(None)?;
     match command {
-        LabCommand::Up(arguments) => up::up(&layout, &arguments).await?,
+        LabCommand::Up(arguments) => {
+            let record = up::up(&layout, &arguments).await?;
+            match format {
+                Format::Json => json::print(&status_json(&layout, &record)),
+                Format::Name => println!("{}", record.endpoint()),
+                Format::Table | Format::Wide => println!("The lab is up: {}", record.endpoint()),
+            }
+        }
         LabCommand::Down { wipe } => {
             down(&layout, wipe)?;
-            println!("The lab is down{}.", if wipe { ", its data deleted" } else { "" });
+            match format {
+                Format::Json => json::print(&serde_json::json!({"running": false, "wiped": wipe})),
+                Format::Name => {}
+                Format::Table | Format::Wide => {
+                    println!("The lab is down{}.", if wipe { ", its data deleted" } else { "" });
+                }
+            }
         }
         LabCommand::Status => status(&layout, format).await?,
         LabCommand::Ssh { host, command } => return ssh(&layout, &host, &command),
@@ -136,8 +162,18 @@ pub(crate) async fn run(command: LabCommand, format: Format) -> Result<ExitCode>
         LabCommand::Crash { what, instance, host } => {
             crash::crash(&layout, what, instance.as_deref(), &host)?;
         }
-        LabCommand::Probe { here: true } => println!("{}", probe::here()),
-        LabCommand::Probe { here: false } => println!("{}", probe::probe()?.say()),
+        LabCommand::Probe { here: true, .. } => println!("{}", probe::here()),
+        LabCommand::Probe { quiet, here: false } => {
+            let found = probe::probe()?;
+            match format {
+                _ if quiet => {
+                    let stock = found == probe::Found::Stock;
+                    return Ok(if stock { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+                }
+                Format::Json => json::print(&found.json()),
+                _ => println!("{}", found.say()),
+            }
+        }
         LabCommand::Supervise { pid_file, command } => {
             process::supervise(&pid_file, &command).await?
         }
@@ -152,14 +188,36 @@ fn any_runs(layout: &Layout, record: &Record) -> bool {
         || (1..=record.hosts).any(|number| machine::is_running(layout, number))
 }
 
-fn stop_all(layout: &Layout, record: &Record) -> Result<()> {
-    for number in 1..=record.hosts {
-        machine::stop(layout, record, number)?;
-    }
+/// Ends the controller and a native agent. Instances on this machine outlive them.
+fn stop_processes(layout: &Layout) -> Result<()> {
     for name in [up::NATIVE_AGENT, up::CONTROLLER] {
         process::stop(&layout.pid(name), Duration::from_secs(15))?;
     }
     Ok(())
+}
+
+fn stop_all(layout: &Layout, record: &Record) -> Result<()> {
+    if record.kind == Kind::Emulated {
+        for number in 1..=record.hosts {
+            machine::stop(layout, record, number)?;
+        }
+    }
+    stop_processes(layout)?;
+    if record.kind == Kind::Native {
+        native::clear(layout)?;
+    }
+    Ok(())
+}
+
+/// Ends what every pid file names; for a lab whose record cannot be read.
+fn stop_by_pid_files(layout: &Layout) -> Result<()> {
+    let Ok(entries) = fs::read_dir(&layout.root) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "pid") {
+            process::stop(&path, Duration::from_secs(15))?;
+        }
+    }
+    native::clear(layout)
 }
 
 fn down(layout: &Layout, wipe: bool) -> Result<()> {
@@ -168,12 +226,13 @@ fn down(layout: &Layout, wipe: bool) -> Result<()> {
         Err(_) if wipe => None,
         Err(e) => return Err(e),
     };
-    if let Some(record) = &record {
-        stop_all(layout, record)?;
+    match &record {
+        Some(record) => stop_all(layout, record)?,
+        None => stop_by_pid_files(layout)?,
     }
     if wipe && layout.root.exists() {
         // Only what a lab makes: the folder may have been named by mistake.
-        for name in ["hosts", "controller", "files", "ssh"] {
+        for name in ["hosts", "controller", "agent", "files", "ssh"] {
             let path = layout.root.join(name);
             if path.exists() {
                 fs::remove_dir_all(&path).map_err(Error::file("delete", &path))?;
@@ -212,6 +271,24 @@ fn host_number(record: &Record, host: &str) -> Result<u32> {
         })
 }
 
+fn status_json(layout: &Layout, record: &Record) -> serde_json::Value {
+    let agent = process::running(&layout.pid(up::NATIVE_AGENT)).is_some();
+    let hosts: Vec<_> = (1..=record.hosts)
+        .map(|number| {
+            let running = match record.kind {
+                Kind::Native => agent,
+                Kind::Emulated => machine::is_running(layout, number),
+            };
+            serde_json::json!({"name": machine::name(number), "running": running})
+        })
+        .collect();
+    serde_json::json!({
+        "folder": layout.root, "endpoint": record.endpoint(), "kvm": record.kvm,
+        "controller_running": process::running(&layout.pid(up::CONTROLLER)).is_some(),
+        "lab": record, "hosts": hosts, "paths": HostPaths::of(layout, record.kind),
+    })
+}
+
 async fn status(layout: &Layout, format: Format) -> Result<()> {
     let record = existing(layout)?;
     let process = |name: &str| match process::running(&layout.pid(name)) {
@@ -219,15 +296,7 @@ async fn status(layout: &Layout, format: Format) -> Result<()> {
         None => "stopped".to_owned(),
     };
     if format == Format::Json {
-        let hosts: Vec<_> = (1..=record.hosts)
-            .map(|n| serde_json::json!({"name": machine::name(n), "running": machine::is_running(layout, n)}))
-            .collect();
-        let text = serde_json::json!({
-            "folder": layout.root, "endpoint": record.endpoint(), "kvm": record.kvm,
-            "controller_running": process::running(&layout.pid(up::CONTROLLER)).is_some(),
-            "lab": record, "hosts": hosts,
-        });
-        println!("{text:#}");
+        json::print(&status_json(layout, &record));
         return Ok(());
     }
     println!("Folder      {}", layout.root.display());
@@ -262,9 +331,12 @@ fn ssh(layout: &Layout, host: &str, command: &[String]) -> Result<ExitCode> {
     let record = existing(layout)?;
     let number = host_number(&record, host)?;
     if record.kind == Kind::Native {
-        return Err(Error::Local(
-            "the lab's host is this machine itself: no ssh needed".to_owned(),
-        ));
+        // The host is this machine itself. As with ssh, a shell takes the words as one line.
+        let mut shell = Command::new("sh");
+        if !command.is_empty() {
+            shell.arg("-c").arg(command.join(" "));
+        }
+        return become_program(shell);
     }
     let terminal = if command.is_empty() { vec!["-t"] } else { vec![] };
     let mut ssh = machine::ssh(layout, &record, number, &terminal);

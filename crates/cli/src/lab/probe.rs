@@ -34,6 +34,16 @@ impl Found {
             Self::None(why) => format!("KVM: none ({why})"),
         }
     }
+
+    /// The same for programs.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let (kvm, why) = match self {
+            Self::Stock => ("stock", ""),
+            Self::Paravirtual(why) => ("paravirtual", why.as_str()),
+            Self::None(why) => ("none", why.as_str()),
+        };
+        serde_json::json!({"kvm": kvm, "stock_guests": *self == Self::Stock, "why": why})
+    }
 }
 
 /// How long the throwaway machine may take; it needs microseconds.
@@ -254,6 +264,9 @@ mod tests {
             assert!(!answer.is_empty());
         }
         assert_eq!(Found::Stock.say(), "KVM: stock guests run here");
-        assert!(Found::None("no such file".to_owned()).say().contains("no such file"));
+        let none = Found::None("no such file".to_owned());
+        assert!(none.say().contains("no such file"));
+        assert_eq!(none.json()["stock_guests"], false);
+        assert_eq!(Found::Stock.json()["stock_guests"], true);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     UpArguments, files,
-    layout::{Kind, Layout, Record, free_port},
+    layout::{HostPaths, Kind, Layout, Record, free_port},
     machine,
     probe::{self, Found},
     process,
@@ -24,7 +24,8 @@ pub(super) const NATIVE_AGENT: &str = "agent";
 const LEASE_SECONDS: &str = "30";
 const STOP_TIMEOUT_SECONDS: &str = "180";
 
-pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<()> {
+/// Says on standard error what it does and finds; the answer is the caller's.
+pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<Record> {
     let programs = Programs::find(arguments.programs.as_deref())?;
     if arguments.wipe {
         super::down(layout, true)?;
@@ -32,11 +33,11 @@ pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<()> {
     fs::create_dir_all(&layout.root).map_err(Error::file("make", &layout.root))?;
 
     let found = probe::probe()?;
-    println!("{}", found.say());
+    eprintln!("{}", found.say());
     let kind = if found == Found::Stock { Kind::Native } else { Kind::Emulated };
     let known = Record::load(layout)?;
     let mut record = plan(arguments, known.as_ref(), kind, &found)?;
-    println!(
+    eprintln!(
         "{}",
         match kind {
             Kind::Native => "The host is this machine itself.".to_owned(),
@@ -69,8 +70,13 @@ pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<()> {
         && changed
         && super::any_runs(layout, known)
     {
-        println!("Programs or sizes have changed: the hosts are restarted.");
-        super::stop_all(layout, known)?;
+        if (known.kind, kind) == (Kind::Native, Kind::Native) {
+            eprintln!("Programs have changed: agent and controller are restarted, guests run on.");
+            super::stop_processes(layout)?;
+        } else {
+            eprintln!("Programs or sizes have changed: the hosts are restarted.");
+            super::stop_all(layout, known)?;
+        }
     }
     record.save(layout)?;
 
@@ -81,8 +87,7 @@ pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<()> {
         (Kind::Emulated, None) => {}
     }
     wait_ready(layout, &record, arguments.timeout).await?;
-    println!("The lab is up: {}", record.endpoint());
-    Ok(())
+    Ok(record)
 }
 
 /// What the lab is to be: as asked, else as it was, else by the size of this machine.
@@ -200,6 +205,8 @@ fn start_native_agent(
         ));
     }
     let access = format!("127.0.0.1:{}", record.access_ports[0]);
+    let paths = HostPaths::of(layout, Kind::Native);
+    let text = |path: &Path| path.display().to_string();
     let command = [
         programs.path("ecs-agent").display().to_string(),
         "--controller".to_owned(),
@@ -216,6 +223,16 @@ fn start_native_agent(
         programs.path("ecs-vmm").display().to_string(),
         "--bootimage-bin".to_owned(),
         programs.path("ecs-bootimage").display().to_string(),
+        "--state-dir".to_owned(),
+        text(&paths.state),
+        "--run-dir".to_owned(),
+        text(&paths.run),
+        "--netns-dir".to_owned(),
+        text(&paths.netns),
+        "--cgroup".to_owned(),
+        text(Path::new(paths.cgroup.file_name().unwrap_or_default())),
+        "--jail-uid-base".to_owned(),
+        paths.first_uid.to_string(),
         "--kvm-note".to_owned(),
         found.say(),
     ];
@@ -264,7 +281,7 @@ async fn wait_ready(layout: &Layout, record: &Record, timeout: u64) -> Result<()
         }
         progress.set(&said);
         if progress.is_late() {
-            progress.fail(&said);
+            progress.done(&said);
             return Err(Error::TimedOut(format!(
                 "the hosts are not ready after {timeout} s: {said}. `ecsctl lab logs` and \
                  `ecsctl lab logs lab-1` say why; --timeout waits longer"
