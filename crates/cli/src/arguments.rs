@@ -104,7 +104,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Lab(LabCommand),
     /// Prints a completion script
-    #[command(after_help = "Example:\n  ecsctl completion bash > /etc/bash_completion.d/ecsctl")]
+    #[command(
+        after_help = "Examples:\n  ecsctl completion bash > /etc/bash_completion.d/ecsctl\n  \
+        ecsctl completion zsh > /usr/local/share/zsh/site-functions/_ecsctl\n  \
+        ecsctl completion fish > ~/.config/fish/completions/ecsctl.fish"
+    )]
     Completion {
         /// For which shell
         shell: Shell,
@@ -119,5 +123,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_command_has_an_example() {
+        fn look(command: &clap::Command, path: &str, without: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let mut below = command.get_subcommands().filter(|sub| !sub.is_hide_set()).peekable();
+            if below.peek().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                if !help.contains(path.trim()) {
+                    without.push(path.clone());
+                }
+            }
+            below.for_each(|sub| look(sub, &path, without));
+        }
+        let mut without = Vec::new();
+        look(&Arguments::command(), "", &mut without);
+        assert!(without.is_empty(), "no example in the help of {without:?}");
     }
 }

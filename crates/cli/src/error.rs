@@ -17,6 +17,12 @@ pub(crate) enum Error {
     /// `--wait` ended before the resource was as wanted.
     #[error("{0}")]
     TimedOut(String),
+    /// No such resource; the text names it and how to find out which there are.
+    #[error("{0}")]
+    NotFound(String),
+    /// An order that may have been carried out, or was, although something failed after it.
+    #[error("{source}")]
+    Ordered { note: String, source: Box<Error> },
     /// The resource went into a state from which it will not become what was waited for.
     #[error("{0}")]
     Failed(String),
@@ -48,6 +54,43 @@ impl Error {
         move |source| Self::Io { action, source }
     }
 
+    /// Adds what has become of an order.
+    pub(crate) fn ordered(self, note: String) -> Self {
+        Self::Ordered { note, source: Box::new(self) }
+    }
+
+    /// ECS answers a dry run that found nothing wrong with an error; it is none.
+    pub(crate) fn is_passed_dry_run(&self) -> bool {
+        match self {
+            Self::Refused(status) => {
+                api::error::ecs_code(status).as_deref() == Some("DryRunOperation")
+            }
+            Self::Ordered { source, .. } => source.is_passed_dry_run(),
+            _ => false,
+        }
+    }
+
+    /// Whoever read standard output has gone.
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether the cloud may answer when asked again: it or the way to it was away. What the cloud
+    /// itself refuses carries an ECS code.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused(status) => match status.code() {
+                Code::Unavailable => true,
+                Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded => {
+                    api::error::ecs_code(status).is_none()
+                }
+                _ => false,
+            },
+            Self::Unreachable { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The whole text for standard error.
     pub(crate) fn report(&self) -> String {
         match self {
@@ -67,6 +110,7 @@ impl Error {
                 "Error: {self}\nHint: start one here with `ecsctl lab up`, or name a running one \
                  with --endpoint or ECS_ENDPOINT\n"
             ),
+            Self::Ordered { note, source } => format!("{}Note: {note}\n", source.report()),
             other => format!("Error: {other}\n"),
         }
     }
@@ -76,8 +120,10 @@ impl Error {
         ExitCode::from(match self {
             Self::Refused(status) if status.code() == Code::NotFound => 3,
             Self::Refused(status) if status.code() == Code::Unavailable => 5,
+            Self::NotFound(_) => 3,
             Self::TimedOut(_) => 4,
             Self::Unreachable { .. } => 5,
+            Self::Ordered { source, .. } => return source.exit_code(),
             _ => 1,
         })
     }
@@ -116,6 +162,34 @@ mod tests {
              Hint: the list command of the resource shows which ids there are\n"
         );
         assert_eq!(format!("{:?}", error.exit_code()), format!("{:?}", ExitCode::from(3)));
+    }
+
+    #[test]
+    fn a_dry_run_that_found_nothing_wrong_is_no_error() {
+        let status = |code| api::error::status(Code::FailedPrecondition, code, "text", "5B8A");
+        assert!(Error::from(status("DryRunOperation")).ordered("x".into()).is_passed_dry_run());
+        assert!(!Error::from(status("IncorrectInstanceStatus")).is_passed_dry_run());
+    }
+
+    #[test]
+    fn only_what_the_cloud_did_not_say_itself_is_asked_again() {
+        assert!(Error::from(tonic::Status::unavailable("away")).is_transient());
+        assert!(Error::from(tonic::Status::unknown("transport error")).is_transient());
+        let said = api::error::status(Code::Internal, "InternalError", "the store failed", "5B8A");
+        assert!(!Error::from(said).is_transient());
+        assert!(!Error::TimedOut("late".to_owned()).is_transient());
+    }
+
+    #[test]
+    fn an_order_that_failed_later_keeps_its_exit_code_and_says_what_there_is() {
+        let error = Error::TimedOut("not Running after 3 s".to_owned());
+        let code = format!("{:?}", error.exit_code());
+        let error = error.ordered("instance i-1 was created".to_owned());
+        assert_eq!(format!("{:?}", error.exit_code()), code);
+        assert_eq!(
+            error.report(),
+            "Error: not Running after 3 s\nNote: instance i-1 was created\n"
+        );
     }
 
     #[test]

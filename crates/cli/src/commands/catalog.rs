@@ -38,8 +38,10 @@ pub(crate) enum InstanceTypeCommand {
         available: bool,
     },
     /// Shows all of one type
+    #[command(after_help = "Example:\n  ecsctl instance-type show ecs.c7.large")]
     Show { r#type: String },
     /// Lists instance families
+    #[command(after_help = "Example:\n  ecsctl instance-type families --generation ecs-6")]
     Families {
         /// ecs-1 to ecs-8
         #[arg(long, default_value = "", hide_default_value = true)]
@@ -50,12 +52,14 @@ pub(crate) enum InstanceTypeCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RegionCommand {
     /// Lists regions
+    #[command(after_help = "Example:\n  ecsctl region list")]
     List,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ZoneCommand {
     /// Lists zones
+    #[command(after_help = "Example:\n  ecsctl zone list -o name")]
     List,
 }
 
@@ -183,7 +187,7 @@ pub(crate) async fn instance_type(context: &Context, command: InstanceTypeComman
             };
             let found = types(context, request).await?;
             let one = found.first().ok_or_else(|| {
-                Error::Failed(format!(
+                Error::NotFound(format!(
                     "there is no instance type {}; `ecsctl instance-type list` shows all",
                     r#type
                 ))

@@ -19,10 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Type ~. at the start of a line to leave. With input that is not a terminal, the \
-                        end of input leaves too; --watch only looks."
-)]
+#[command(after_help = "Examples:\n  ecsctl console i-1\n  ecsctl console i-1 --watch\n\n\
+                        Type ~. at the start of a line to leave. With input that is not a terminal, the \
+                        end of input leaves too; --watch only looks.")]
 pub(crate) struct ConsoleArguments {
     /// Instance id
     id: String,

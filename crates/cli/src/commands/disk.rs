@@ -11,6 +11,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum DiskCommand {
     /// Lists disks
+    #[command(after_help = "Example:\n  ecsctl disk list --instance i-1 -o wide")]
     List {
         /// Ids; left out: all
         ids: Vec<String>,

@@ -11,6 +11,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum EniCommand {
     /// Lists network interfaces
+    #[command(after_help = "Example:\n  ecsctl eni list --instance i-1")]
     List {
         /// Ids; left out: all
         ids: Vec<String>,

@@ -11,6 +11,7 @@ use clap::Subcommand;
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostCommand {
     /// Lists hosts
+    #[command(after_help = "Example:\n  ecsctl host list -o wide")]
     List,
     /// Lists what agents have on their hosts, and whom it belongs to
     #[command(

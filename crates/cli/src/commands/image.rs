@@ -21,7 +21,6 @@ use std::{
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -38,11 +37,21 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         rebuild: bool,
     },
+    #[command(flatten)]
+    OfTheCloud(CloudImageCommand),
+}
+
+/// What of images needs a cloud.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CloudImageCommand {
     /// Uploads a qcow2 or raw image
     #[command(after_help = "Example:\n  \
         ecsctl image import target/images/debian-12/debian-12.qcow2 --name debian-12 --platform Debian")]
     Import(ImportArguments),
     /// Lists images
+    #[command(
+        after_help = "Examples:\n  ecsctl image list --family debian-12\n  ecsctl image list --status CreateFailed -o wide"
+    )]
     List {
         /// Ids; left out: all
         ids: Vec<String>,
@@ -55,8 +64,10 @@ pub(crate) enum ImageCommand {
         status: String,
     },
     /// Shows all of one image
+    #[command(after_help = "Example:\n  ecsctl image show m-1")]
     Show { id: String },
     /// Deletes an image
+    #[command(after_help = "Example:\n  ecsctl image delete m-1")]
     Delete {
         id: String,
         /// Also if instances use it
@@ -120,19 +131,18 @@ impl Row for Image {
 }
 
 /// What of images needs no cloud.
-pub(crate) fn build(images: &[String], rebuild: bool) -> Result<ExitCode> {
+pub(crate) fn build(images: &[String], rebuild: bool) -> Result<()> {
     let folder = lab::build_images(images, rebuild)?;
     for image in images {
         println!("{}", folder.join(image).display());
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result<()> {
+pub(crate) async fn run(context: &Context, command: CloudImageCommand) -> Result<()> {
     match command {
-        ImageCommand::Build { images, rebuild } => build(&images, rebuild).map(drop)?,
-        ImageCommand::Import(arguments) => import(context, arguments).await?,
-        ImageCommand::List { ids, name, family, status } => {
+        CloudImageCommand::Import(arguments) => import(context, arguments).await?,
+        CloudImageCommand::List { ids, name, family, status } => {
             let mut images = Vec::new();
             for status in status.split(',') {
                 let request = DescribeImagesRequest {
@@ -148,8 +158,10 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result<()> 
             images.sort_by(|a, b| b.creation_time.cmp(&a.creation_time));
             table::print(context.format, &images);
         }
-        ImageCommand::Show { id } => table::print_one(context.format, &find(context, &id).await?),
-        ImageCommand::Delete { id, force } => {
+        CloudImageCommand::Show { id } => {
+            table::print_one(context.format, &find(context, &id).await?)
+        }
+        CloudImageCommand::Delete { id, force } => {
             let request = DeleteImageRequest {
                 region_id: context.region.clone(),
                 image_id: id.clone(),
@@ -185,7 +197,7 @@ async fn find(context: &Context, id: &str) -> Result<Image> {
             return Ok(image);
         }
     }
-    Err(Error::Failed(format!("there is no image {id}; `ecsctl image list` shows all")))
+    Err(Error::NotFound(format!("there is no image {id}; `ecsctl image list` shows all")))
 }
 
 /// One message of the upload; the most the call takes.
@@ -281,7 +293,7 @@ async fn wait_available(context: &Context, id: &str, timeout: u64) -> Result<()>
                 return Ok(());
             }
             "CreateFailed" => {
-                progress.fail("CreateFailed");
+                progress.done("CreateFailed");
                 return Err(Error::Failed(format!(
                     "image {id} was refused: {}",
                     image.status_reason
@@ -290,7 +302,7 @@ async fn wait_available(context: &Context, id: &str, timeout: u64) -> Result<()>
             other => progress.set(other),
         }
         if progress.is_late() {
-            progress.fail(&image.status);
+            progress.done(&image.status);
             return Err(Error::TimedOut(format!(
                 "image {id} is still {} after {timeout} s",
                 image.status

@@ -34,12 +34,14 @@ pub(crate) enum KeyPairCommand {
     #[command(after_help = "Example:\n  ecsctl key-pair import me ~/.ssh/id_ed25519.pub")]
     Import { name: String, public_key_file: PathBuf },
     /// Lists key pairs
+    #[command(after_help = "Example:\n  ecsctl key-pair list 'web-*'")]
     List {
         /// Name, * as wildcard
         #[arg(default_value = "", hide_default_value = true)]
         name: String,
     },
     /// Deletes key pairs
+    #[command(after_help = "Example:\n  ecsctl key-pair delete demo")]
     Delete {
         #[arg(required = true)]
         names: Vec<String>,

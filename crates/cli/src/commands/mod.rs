@@ -17,13 +17,15 @@ pub(crate) mod vswitch;
 use crate::{
     arguments::{Arguments, Command, Global},
     client::Cloud,
-    error::Result,
+    error::{Error, Result},
     lab,
     output::{Format, json},
 };
 use clap::CommandFactory as _;
+use clap_complete::Shell;
+use image::ImageCommand;
 use serde::Serialize;
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 /// What a command works with.
 #[derive(Debug)]
@@ -52,40 +54,40 @@ impl Context {
 
 /// Runs one command.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let global = arguments.global;
-    match arguments.command {
-        Command::Lab(command) => return lab::run(command, global.output).await,
-        Command::Completion { shell } => {
-            let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "ecsctl", &mut std::io::stdout());
-            return Ok(ExitCode::SUCCESS);
+    let format = arguments.global.output;
+    // Connects when it is awaited, which what needs no cloud does not do.
+    let context = Context::connect(arguments.global);
+    let done = match arguments.command {
+        Command::Lab(command) => return lab::run(command, format).await,
+        Command::Console(arguments) => return connect::console(&context.await?, arguments).await,
+        Command::Ssh(arguments) => return connect::ssh(&context.await?, arguments).await,
+        Command::Tunnel(arguments) => return connect::tunnel(&context.await?, arguments).await,
+        Command::Completion { shell } => completion(shell),
+        Command::Image(ImageCommand::Build { images, rebuild }) => image::build(&images, rebuild),
+        Command::Image(ImageCommand::OfTheCloud(command)) => {
+            image::run(&context.await?, command).await
         }
-        Command::Image(ImageCommand::Build { images, rebuild }) => {
-            return image::build(&images, rebuild);
-        }
-        command => {
-            let context = Context::connect(global).await?;
-            match command {
-                Command::Instance(command) => instance::run(&context, *command).await?,
-                Command::Image(command) => image::run(&context, command).await?,
-                Command::Vpc(command) => vpc::run(&context, command).await?,
-                Command::Vswitch(command) => vswitch::run(&context, command).await?,
-                Command::SecurityGroup(command) => security_group::run(&context, command).await?,
-                Command::KeyPair(command) => key_pair::run(&context, command).await?,
-                Command::InstanceType(command) => catalog::instance_type(&context, command).await?,
-                Command::Region(command) => catalog::region(&context, command).await?,
-                Command::Zone(command) => catalog::zone(&context, command).await?,
-                Command::Disk(command) => disk::run(&context, command).await?,
-                Command::Eni(command) => eni::run(&context, command).await?,
-                Command::Host(command) => host::run(&context, command).await?,
-                Command::Console(arguments) => return connect::console(&context, arguments).await,
-                Command::Ssh(arguments) => return connect::ssh(&context, arguments).await,
-                Command::Tunnel(arguments) => return connect::tunnel(&context, arguments).await,
-                Command::Lab(_) | Command::Completion { .. } => {}
-            }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+        Command::Instance(command) => instance::run(&context.await?, *command).await,
+        Command::Vpc(command) => vpc::run(&context.await?, command).await,
+        Command::Vswitch(command) => vswitch::run(&context.await?, command).await,
+        Command::SecurityGroup(command) => security_group::run(&context.await?, command).await,
+        Command::KeyPair(command) => key_pair::run(&context.await?, command).await,
+        Command::InstanceType(command) => catalog::instance_type(&context.await?, command).await,
+        Command::Region(command) => catalog::region(&context.await?, command).await,
+        Command::Zone(command) => catalog::zone(&context.await?, command).await,
+        Command::Disk(command) => disk::run(&context.await?, command).await,
+        Command::Eni(command) => eni::run(&context.await?, command).await,
+        Command::Host(command) => host::run(&context.await?, command).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
-use image::ImageCommand;
+fn completion(shell: Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "ecsctl", &mut script);
+    let mut output = std::io::stdout().lock();
+    output
+        .write_all(&script)
+        .and_then(|()| output.flush())
+        .map_err(Error::io("cannot write to standard output"))
+}

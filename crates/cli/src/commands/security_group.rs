@@ -20,6 +20,7 @@ use clap::{Args, Subcommand};
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecurityGroupCommand {
     /// Creates a security group in a VPC
+    #[command(after_help = "Example:\n  ecsctl security-group create --vpc vpc-1 --name web")]
     Create {
         #[arg(long)]
         vpc: String,
@@ -35,6 +36,7 @@ pub(crate) enum SecurityGroupCommand {
         client_token: Option<String>,
     },
     /// Lists security groups
+    #[command(after_help = "Example:\n  ecsctl security-group list --vpc vpc-1")]
     List {
         /// Ids; left out: all
         ids: Vec<String>,
@@ -44,6 +46,7 @@ pub(crate) enum SecurityGroupCommand {
         name: String,
     },
     /// Shows a group's rules
+    #[command(after_help = "Example:\n  ecsctl security-group show sg-1")]
     Show { id: String },
     /// Adds a rule
     #[command(after_help = "Examples:\n  \
@@ -56,6 +59,9 @@ pub(crate) enum SecurityGroupCommand {
         rule: Rule,
     },
     /// Removes rules: named by their ids, or described as when they were added
+    #[command(
+        after_help = "Examples:\n  ecsctl security-group revoke sg-1 --rule sgr-1\n  ecsctl security-group revoke sg-1 --port 22/22 --cidr 0.0.0.0/0"
+    )]
     Revoke {
         id: String,
         /// Rule ids (sgr-...)
@@ -65,6 +71,7 @@ pub(crate) enum SecurityGroupCommand {
         rule: OptionalRule,
     },
     /// Deletes a group that no instance is in
+    #[command(after_help = "Example:\n  ecsctl security-group delete sg-1")]
     Delete { id: String },
 }
 

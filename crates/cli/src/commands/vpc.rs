@@ -29,6 +29,7 @@ pub(crate) enum VpcCommand {
         dry_run: bool,
     },
     /// Lists VPCs
+    #[command(after_help = "Example:\n  ecsctl vpc list --name web")]
     List {
         /// Ids; left out: all
         ids: Vec<String>,
@@ -36,6 +37,7 @@ pub(crate) enum VpcCommand {
         name: String,
     },
     /// Deletes an empty VPC
+    #[command(after_help = "Example:\n  ecsctl vpc delete vpc-1")]
     Delete { id: String },
 }
 

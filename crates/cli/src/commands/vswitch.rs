@@ -31,6 +31,7 @@ pub(crate) enum VswitchCommand {
         client_token: Option<String>,
     },
     /// Lists VSwitches
+    #[command(after_help = "Example:\n  ecsctl vswitch list --vpc vpc-1")]
     List {
         /// Id; left out: all
         #[arg(default_value = "", hide_default_value = true)]
@@ -41,6 +42,7 @@ pub(crate) enum VswitchCommand {
         zone: String,
     },
     /// Deletes an empty VSwitch
+    #[command(after_help = "Example:\n  ecsctl vswitch delete vsw-1")]
     Delete { id: String },
 }
 

@@ -1,10 +1,14 @@
 //! The project's own files: the recipes of images, and the programs beside this one.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    output::progress::Progress,
+};
 use std::{
     env,
+    io::{self, BufRead as _, BufReader, IsTerminal as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 /// The folder that has `images/build.sh`: above this program, or above the working directory.
@@ -25,6 +29,36 @@ fn root() -> Result<PathBuf> {
         })
 }
 
+/// Shows the last step that a script says, and how far it is where that ends in a percentage; all it
+/// has said when it fails.
+fn with_a_bar(mut command: Command, name: &str) -> io::Result<ExitStatus> {
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let progress = Progress::percent(name);
+    let mut said = Vec::new();
+    if let Some(errors) = child.stderr.take() {
+        // A script may say what is no UTF-8; that is shown as far as it is.
+        for line in BufReader::new(errors).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            if let Some(percent) = percentage(&line) {
+                progress.position(percent);
+            }
+            progress.set(&line);
+            said.push(line);
+        }
+    }
+    let status = child.wait()?;
+    progress.done(if status.success() { "ready" } else { "failed" });
+    if !status.success() {
+        said.iter().for_each(|line| eprintln!("{line}"));
+    }
+    Ok(status)
+}
+
+/// `... 42 %` at the end of a line.
+fn percentage(line: &str) -> Option<u64> {
+    line.strip_suffix(" %")?.rsplit(' ').next()?.parse().ok().filter(|percent| *percent <= 100)
+}
+
 /// Builds images, or finds them built; returns the folder that has one folder for each.
 pub(crate) fn build_images(names: &[String], rebuild: bool) -> Result<PathBuf> {
     let root = root()?;
@@ -33,10 +67,12 @@ pub(crate) fn build_images(names: &[String], rebuild: bool) -> Result<PathBuf> {
     let script = root.join("images/build.sh");
     let mut command = Command::new(&script);
     command.arg("--out").arg(&out).args(rebuild.then_some("--rebuild")).args(names);
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .map_err(Error::io(format!("cannot run {}", script.display())))?;
+    let failed = Error::io(format!("cannot run {}", script.display()));
+    let status = if std::io::stderr().is_terminal() {
+        with_a_bar(command, &names.join(", ")).map_err(failed)?
+    } else {
+        command.stdin(Stdio::null()).status().map_err(failed)?
+    };
     if !status.success() {
         return Err(Error::Local(format!(
             "{} did not make {}",
@@ -83,5 +119,20 @@ impl Programs {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_a_script_is_and_how_it_ends_is_known() {
+        assert_eq!(percentage("[ 12s] tiny: packages 42 %"), Some(42));
+        assert_eq!(percentage("[ 12s] tiny: packages 4200 %"), None);
+        assert_eq!(percentage("42"), None);
+        let mut script = Command::new("sh");
+        script.args(["-c", "echo 'step 7 %' >&2; exit 3"]);
+        assert_eq!(with_a_bar(script, "x").unwrap().code(), Some(3));
     }
 }

@@ -32,6 +32,17 @@ impl Progress {
         Self::with_bar(name, Duration::MAX, ProgressBar::new(bytes), template)
     }
 
+    /// Work that says itself how much of it is done.
+    pub(crate) fn percent(name: &str) -> Self {
+        let template = "{spinner} {prefix}: {bar:30} {msg} [{elapsed}]";
+        Self::with_bar(name, Duration::MAX, ProgressBar::new(100), template)
+    }
+
+    /// How much of 100 is done.
+    pub(crate) fn position(&self, percent: u64) {
+        self.bar.set_position(percent);
+    }
+
     fn with_bar(name: &str, patience: Duration, bar: ProgressBar, template: &str) -> Self {
         let terminal = std::io::stderr().is_terminal();
         bar.set_draw_target(if terminal {
@@ -76,10 +87,5 @@ impl Progress {
     pub(crate) fn done(&self, message: &str) {
         self.bar.finish_and_clear();
         self.line(message);
-    }
-
-    /// Ends; the error that follows says the rest.
-    pub(crate) fn fail(&self, message: &str) {
-        self.done(message);
     }
 }

@@ -186,6 +186,7 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
     let (http_endpoint, http_tokens) = instance.metadata_options();
     let (system_disk, data_disk) = instance.disks();
     let dry_run = instance.dry_run;
+    let token = client_token(instance.client_token);
     let request = RunInstancesRequest {
         region_id: context.region.clone(),
         security_group_id: match instance.security_groups.as_slice() {
@@ -208,7 +209,7 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         data_disk,
         amount: arguments.amount,
         min_amount: arguments.min_amount,
-        client_token: client_token(instance.client_token),
+        client_token: token.clone(),
         dry_run,
         private_ip_address: instance.address,
         http_endpoint,
@@ -218,17 +219,41 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         unique_suffix: arguments.unique_suffix,
         ..Default::default()
     };
-    let answer = context.cloud.instances().run_instances(request).await?.into_inner();
+    let answer = context.cloud.instances().run_instances(request).await;
+    let answer = answer.map_err(|status| unknown_outcome(status, &token))?.into_inner();
     let ids = answer.instance_id_sets.clone();
-    wait::until(context, &ids, Goal::Running, &arguments.wait).await?;
-    context.done(&answer, &ids, &format!("instance {} created", ids.join(", ")));
+    wait::until(context, &ids, Goal::Running, &arguments.wait)
+        .await
+        .map_err(|error| error.ordered(created(&ids, &token)))?;
+    let sentence = arguments.wait.sentence(&ids, "created, starting", Goal::Running);
+    context.done(&answer, &ids, &sentence);
     Ok(())
+}
+
+/// Without an answer nobody knows whether an order was carried out; its token finds out.
+fn unknown_outcome(status: tonic::Status, token: &str) -> Error {
+    let error = Error::from(status);
+    if !error.is_transient() {
+        return error;
+    }
+    error.ordered(format!(
+        "the order may have been carried out; give it again with --client-token {token}, which \
+         gives the same instances and no second ones"
+    ))
+}
+
+fn created(ids: &[String], token: &str) -> String {
+    format!(
+        "created all the same: {}, client token {token}; `ecsctl instance delete --force` undoes it",
+        ids.join(", ")
+    )
 }
 
 pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Result<()> {
     let instance = arguments.instance;
     let (http_endpoint, http_tokens) = instance.metadata_options();
     let (system_disk, data_disk) = instance.disks();
+    let token = client_token(instance.client_token);
     let [security_group_id] = <[String; 1]>::try_from(instance.security_groups).map_err(|_| {
         Error::Local(
             "`instance create` takes one --security-group; `instance run` takes several".to_owned(),
@@ -247,7 +272,7 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         user_data: user_data(instance.user_data.as_deref())?,
         system_disk: Some(system_disk),
         data_disk,
-        client_token: client_token(instance.client_token),
+        client_token: token.clone(),
         dry_run: instance.dry_run,
         private_ip_address: instance.address,
         zone_id: String::new(),
@@ -256,10 +281,13 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
     };
-    let answer = context.cloud.instances().create_instance(request).await?.into_inner();
+    let answer = context.cloud.instances().create_instance(request).await;
+    let answer = answer.map_err(|status| unknown_outcome(status, &token))?.into_inner();
     let ids = [answer.instance_id.clone()];
-    wait::until(context, &ids, Goal::Stopped, &arguments.wait).await?;
-    context.done(&answer, &ids, &format!("instance {} created", ids[0]));
+    wait::until(context, &ids, Goal::Stopped, &arguments.wait)
+        .await
+        .map_err(|error| error.ordered(created(&ids, &token)))?;
+    context.done(&answer, &ids, &arguments.wait.sentence(&ids, "created", Goal::Stopped));
     Ok(())
 }
 
@@ -275,6 +303,16 @@ mod tests {
         assert_eq!(super::disk("").unwrap(), DiskText::default());
         assert!(super::disk("sise=40").unwrap_err().contains("sise"));
         assert!(super::disk("size=big").unwrap_err().contains("GiB"));
+    }
+
+    #[test]
+    fn an_order_without_an_answer_names_its_token_and_a_refused_one_does_not() {
+        let lost = unknown_outcome(tonic::Status::unavailable("away"), "t-1").report();
+        assert!(lost.contains("--client-token t-1"), "{lost}");
+        let status =
+            api::error::status(tonic::Code::NotFound, "InvalidImageId.NotFound", "no", "r");
+        assert!(!unknown_outcome(status, "t-1").report().contains("t-1"));
+        assert!(created(&["i-1".to_owned()], "t-1").contains("i-1, client token t-1"));
     }
 
     #[test]

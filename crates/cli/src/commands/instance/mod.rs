@@ -18,25 +18,42 @@ pub(crate) enum InstanceCommand {
     #[command(after_help = create::RUN_EXAMPLES)]
     Run(create::RunArguments),
     /// Creates one instance that ends Stopped
+    #[command(
+        after_help = "Example:\n  ecsctl instance create --image m-1 --type ecs.c7.large --vswitch vsw-1 --security-group sg-1"
+    )]
     Create(create::CreateArguments),
     /// Starts stopped instances
+    #[command(after_help = "Example:\n  ecsctl instance start i-1 --wait")]
     Start(power::StartArguments),
     /// Stops instances: asks the guest first, then insists
+    #[command(
+        after_help = "Examples:\n  ecsctl instance stop i-1 --wait\n  ecsctl instance stop i-1 i-2 --force"
+    )]
     Stop(power::StopArguments),
     /// Reboots instances
+    #[command(after_help = "Example:\n  ecsctl instance reboot i-1 --wait")]
     Reboot(power::RebootArguments),
     /// Deletes instances and what goes with them
+    #[command(
+        after_help = "Examples:\n  ecsctl instance delete i-1 --wait\n  ecsctl instance delete i-1 i-2 --force"
+    )]
     Delete(power::DeleteArguments),
     /// Lists instances
+    #[command(
+        after_help = "Examples:\n  ecsctl instance list --status Running --tag role=web\n  ecsctl instance list -o wide"
+    )]
     List(query::ListArguments),
     /// Shows all of one instance
+    #[command(after_help = "Example:\n  ecsctl instance show i-1 -o json")]
     Show { id: String },
     /// Lists instances' states alone
+    #[command(after_help = "Example:\n  ecsctl instance status i-1 i-2")]
     Status {
         /// Ids; left out: all
         ids: Vec<String>,
     },
     /// Prints the last 64 KiB of the serial console
+    #[command(after_help = "Example:\n  ecsctl instance console-output i-1 --plain | tail")]
     ConsoleOutput {
         id: String,
         /// Without control characters
@@ -44,8 +61,12 @@ pub(crate) enum InstanceCommand {
         plain: bool,
     },
     /// Prints an instance's user data
+    #[command(after_help = "Example:\n  ecsctl instance user-data i-1 > cloud-config.yaml")]
     UserData { id: String },
     /// Lists what has happened to instances, newest first
+    #[command(
+        after_help = "Examples:\n  ecsctl instance events i-1\n  ecsctl instance events --type SystemFailure.Reboot"
+    )]
     Events {
         /// Left out: all instances
         #[arg(default_value = "", hide_default_value = true)]

@@ -115,7 +115,8 @@ pub(super) async fn start(context: &Context, arguments: StartArguments) -> Resul
         let request = StartInstanceRequest { instance_id: id.clone(), dry_run: arguments.dry_run };
         let answer = service.start_instance(request).await?.into_inner();
         wait::until(context, &ids, Goal::Running, &arguments.wait).await?;
-        context.done(&answer, &ids, &format!("instance {id} starting"));
+        let sentence = arguments.wait.sentence(&ids, "starting", Goal::Running);
+        context.done(&answer, &ids, &sentence);
         return Ok(());
     }
     let request = StartInstancesRequest {
@@ -142,7 +143,8 @@ pub(super) async fn stop(context: &Context, arguments: StopArguments) -> Result<
         };
         let answer = service.stop_instance(request).await?.into_inner();
         wait::until(context, &ids, Goal::Stopped, &arguments.wait).await?;
-        context.done(&answer, &ids, &format!("instance {id} stopping"));
+        let sentence = arguments.wait.sentence(&ids, "stopping", Goal::Stopped);
+        context.done(&answer, &ids, &sentence);
         return Ok(());
     }
     let request = StopInstancesRequest {
@@ -169,7 +171,8 @@ pub(super) async fn reboot(context: &Context, arguments: RebootArguments) -> Res
         };
         let answer = service.reboot_instance(request).await?.into_inner();
         wait::until(context, &ids, Goal::Running, &arguments.wait).await?;
-        context.done(&answer, &ids, &format!("instance {id} rebooting"));
+        let sentence = arguments.wait.sentence(&ids, "rebooting", Goal::Running);
+        context.done(&answer, &ids, &sentence);
         return Ok(());
     }
     let request = RebootInstancesRequest {
@@ -187,7 +190,8 @@ pub(super) async fn reboot(context: &Context, arguments: RebootArguments) -> Res
 pub(super) async fn delete(context: &Context, arguments: DeleteArguments) -> Result<()> {
     let mut service = context.cloud.instances();
     let ids = arguments.ids;
-    let sentence = format!("instance {} deleted", ids.join(", "));
+    let ordered = "will be deleted; --wait waits until it is";
+    let sentence = arguments.wait.sentence(&ids, ordered, Goal::Gone);
     if let [id] = ids.as_slice() {
         let request = DeleteInstanceRequest {
             instance_id: id.clone(),

@@ -2,7 +2,6 @@
 
 use super::Context;
 use crate::{
-    client::Cloud,
     commands::pages,
     error::{Error, Result},
     output::{
@@ -81,10 +80,6 @@ pub(super) async fn describe(
     context: &Context,
     request: DescribeInstancesRequest,
 ) -> Result<Vec<Instance>> {
-    every(&context.cloud, request).await
-}
-
-async fn every(cloud: &Cloud, request: DescribeInstancesRequest) -> Result<Vec<Instance>> {
     let mut instances = Vec::new();
     let mut next_token = String::new();
     loop {
@@ -93,7 +88,7 @@ async fn every(cloud: &Cloud, request: DescribeInstancesRequest) -> Result<Vec<I
             next_token: next_token.clone(),
             ..request.clone()
         };
-        let mut answer = cloud.instances().describe_instances(request).await?.into_inner();
+        let mut answer = context.cloud.instances().describe_instances(request).await?.into_inner();
         instances.append(&mut answer.instances);
         if answer.next_token.is_empty() || answer.next_token == next_token {
             return Ok(instances);

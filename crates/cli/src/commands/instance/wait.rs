@@ -34,9 +34,26 @@ impl Goal {
             Self::Gone => "deleted",
         }
     }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Running => "is Running",
+            Self::Stopped => "is Stopped",
+            Self::Gone => "is deleted",
+        }
+    }
 }
 
-/// Waits until every instance is as wanted, if `--wait` was given.
+impl WaitArguments {
+    /// What an order has come to: that it was given, or, after the wait, that it is so.
+    pub(super) fn sentence(&self, ids: &[String], ordered: &str, goal: Goal) -> String {
+        let what = if self.wait { goal.sentence() } else { ordered };
+        format!("instance {} {what}", ids.join(", "))
+    }
+}
+
+/// Waits until every instance is as wanted, if `--wait` was given. A cloud that is away meanwhile is
+/// asked again until the time is up.
 pub(super) async fn until(
     context: &Context,
     ids: &[String],
@@ -52,7 +69,16 @@ pub(super) async fn until(
     };
     let progress = Progress::start(&name, Duration::from_secs(arguments.timeout));
     loop {
-        let instances = query::describe(context, query::by_ids(context, ids)).await?;
+        let asked = query::describe(context, query::by_ids(context, ids)).await;
+        let instances = match asked {
+            Ok(instances) => instances,
+            Err(error) if error.is_transient() && !progress.is_late() => {
+                progress.set(&format!("the cloud does not answer ({error}); asking again"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let reached = match goal {
             Goal::Gone => instances.is_empty(),
             _ => instances.len() == ids.len() && instances.iter().all(|i| i.status == goal.text()),
@@ -66,7 +92,7 @@ pub(super) async fn until(
             && let Some(failed) =
                 instances.iter().find(|i| i.status == "Stopped" && !i.status_reason.is_empty())
         {
-            progress.fail("Stopped");
+            progress.done("Stopped");
             return Err(Error::Failed(format!(
                 "instance {} does not start: {}",
                 failed.instance_id, failed.status_reason
@@ -80,7 +106,7 @@ pub(super) async fn until(
         let said = summary(&states, reason);
         progress.set(&said);
         if progress.is_late() {
-            progress.fail(&said);
+            progress.done(&said);
             return Err(Error::TimedOut(format!(
                 "{name} not {} after {} s: {said}. `ecsctl instance show` and `ecsctl instance \
                  events` say more; --timeout waits longer",
