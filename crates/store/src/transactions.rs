@@ -27,8 +27,6 @@ pub struct ClientToken {
 pub struct Answer {
     /// What the decision gave as answer, now or the first time.
     pub bytes: Vec<u8>,
-    /// This call changed nothing: an earlier one with the same token did.
-    pub replayed: bool,
 }
 
 /// A row to insert, and the answer to keep with it.
@@ -208,8 +206,8 @@ pub struct InstancesView {
     pub hosts: Vec<HostRecord>,
 }
 
-/// Instances to overwrite. Claims follow `claimed`; the store sets `released_revision` when
-/// `releasing` is set.
+/// Instances to overwrite: what is wanted and reported, names, description, user data and
+/// protection. Claims follow `claimed`; the store sets `released_revision` when `releasing` is set.
 #[derive(Debug, Clone, Default)]
 pub struct InstancesPlan {
     /// Whole new records of instances in the view.
@@ -388,7 +386,8 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Records that an import has begun. Fails with `AlreadyExists` if the name is taken.
     async fn begin_image(&self, image: ImageRecord) -> Result<(), StoreError>;
-    /// Records how an import ended; with a token, the answer is kept if it became available.
+    /// Records how an import ended; with a token, the answer is kept if it became available. Fails
+    /// with `AlreadyExists` if the token has an answer already: another import gave it.
     async fn finish_image(
         &self,
         token: Option<ClientToken>,
@@ -431,9 +430,12 @@ pub trait Store: Send + Sync + fmt::Debug {
         now_ms: i64,
         lease_until_ms: i64,
     ) -> Result<(), StoreError>;
+    /// Gives every host that is not lost at least until `lease_until_ms` to renew its lease.
+    async fn extend_host_leases(&self, lease_until_ms: i64) -> Result<(), StoreError>;
     /// Marks hosts whose lease has ended as lost, and answers their ids.
     async fn expire_hosts(&self, now_ms: i64) -> Result<Vec<String>, StoreError>;
-    /// Takes in a report. Answers the highest event sequence that is stored.
+    /// Takes in a report. Answers the highest event sequence that is stored. A resource keeps its
+    /// latest 1000 events.
     async fn report_status(&self, report: HostReport) -> Result<u64, StoreError>;
     /// What a host's spec is made from.
     async fn host_snapshot(&self, host_id: &str) -> Result<Option<HostSnapshot>, StoreError>;
@@ -442,7 +444,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn revisions(&self) -> watch::Receiver<u64>;
     /// Changes after a revision, in order and without gaps.
     async fn changes_after(&self, revision: u64) -> Result<Changes, StoreError>;
-    /// Forgets changes, except those of the latest `keep` revisions, and tokens older than a time.
+    /// Forgets changes, except those of the latest `keep` revisions, tokens older than a time, and
+    /// all but the latest 100 000 events.
     async fn compact(&self, keep: u64, tokens_before_ms: i64) -> Result<(), StoreError>;
 
     /// Takes or renews a lease: work that only one controller may do. Answers its epoch, which grows
@@ -454,8 +457,6 @@ pub trait Store: Send + Sync + fmt::Debug {
         now_ms: i64,
         until_ms: i64,
     ) -> Result<Option<u64>, StoreError>;
-    /// Gives a lease back early.
-    async fn release_lease(&self, name: &str, holder: &str) -> Result<(), StoreError>;
 
     /// Lists instances.
     async fn instances(

@@ -6,6 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// Most revisions of one stretch.
 const STRETCH: u64 = 1000;
+/// Events that are kept, of all resources together.
+const KEPT_EVENTS: i64 = 100_000;
 
 pub(super) fn changes_after(conn: &Connection, revision: u64) -> Result<Changes, StoreError> {
     let latest = query::count(conn, "SELECT value FROM counters WHERE name = 'revision'", [])?;
@@ -46,6 +48,12 @@ pub(super) fn compact(tx: &Tx<'_>, keep: u64, tokens_before_ms: i64) -> Result<(
     tx.conn
         .prepare_cached("DELETE FROM client_tokens WHERE created_ms < ?1")?
         .execute([tokens_before_ms])?;
+    tx.conn
+        .prepare_cached(
+            "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC
+                 LIMIT 1 OFFSET ?1)",
+        )?
+        .execute([KEPT_EVENTS])?;
     Ok(())
 }
 
@@ -68,11 +76,4 @@ pub(super) fn acquire(
         .query_row(params![name, holder, now_ms, until_ms], |row| row.get(0))
         .optional()?;
     Ok(epoch.map(|epoch| epoch as u64))
-}
-
-pub(super) fn release(tx: &Tx<'_>, name: &str, holder: &str) -> Result<(), StoreError> {
-    tx.conn
-        .prepare_cached("UPDATE leases SET until_ms = 0 WHERE name = ?1 AND holder = ?2")?
-        .execute([name, holder])?;
-    Ok(())
 }

@@ -8,6 +8,9 @@ use super::{
 use crate::*;
 use rusqlite::{Connection, params};
 
+/// Events that are kept of one resource.
+const KEPT_OF_RESOURCE: i64 = 1000;
+
 pub(super) fn all(conn: &Connection) -> Result<Vec<HostRecord>, StoreError> {
     query::all(conn, "SELECT * FROM hosts ORDER BY host_id", [])
 }
@@ -81,6 +84,15 @@ pub(super) fn renew(
              WHERE host_id = ?1",
         )?
         .execute(params![host_id, lease_until_ms, now_ms])?;
+    Ok(())
+}
+
+pub(super) fn extend_leases(tx: &Tx<'_>, lease_until_ms: i64) -> Result<(), StoreError> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE hosts SET lease_until_ms = ?1 WHERE lost = 0 AND lease_until_ms < ?1",
+        )?
+        .execute([lease_until_ms])?;
     Ok(())
 }
 
@@ -167,6 +179,12 @@ fn insert_event(tx: &mut Tx<'_>, event: &EventRecord) -> Result<(), StoreError> 
             event.message,
             event.occurred_ms
         ])?;
+    tx.conn
+        .prepare_cached(
+            "DELETE FROM events WHERE resource_id = ?1 AND seq <= (SELECT seq FROM events
+                 WHERE resource_id = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![event.resource_id, KEPT_OF_RESOURCE])?;
     tx.change("event", &event.event_id, "")
 }
 

@@ -54,6 +54,11 @@ pub(super) fn finish(
     token: Option<ClientToken>,
     planned: Planned<ImageRecord>,
 ) -> Result<Answer, StoreError> {
+    if let Some(token) = &token
+        && tokens::kept(tx.conn, Some(token))?.is_some()
+    {
+        return Err(StoreError::AlreadyExists { what: format!("client token {}", token.token) });
+    }
     let image = &planned.record;
     let revision = tx.revision()?;
     tx.conn

@@ -338,9 +338,42 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &InstanceRecord) -> Result<(), StoreE
         new.released_revision = tx.revision()?;
     }
     write_mutable(tx, &new)?;
-    let wanted_changed = new.generation != old.generation || new.releasing != old.releasing;
+    let described = write_attributes(tx, &old, &new)?;
+    let wanted_changed =
+        described || new.generation != old.generation || new.releasing != old.releasing;
     let kind = if wanted_changed { "instance" } else { "instance_status" };
     tx.change(kind, &new.instance_id, &old.host_id)
+}
+
+/// Writes what people can modify, if any of it differs: user data is too long to write each time.
+fn write_attributes(
+    tx: &Tx<'_>,
+    old: &InstanceRecord,
+    new: &InstanceRecord,
+) -> Result<bool, StoreError> {
+    let same = old.name == new.name
+        && old.description == new.description
+        && old.host_name == new.host_name
+        && old.user_data == new.user_data
+        && old.deletion_protection == new.deletion_protection;
+    if same {
+        return Ok(false);
+    }
+    tx.conn
+        .prepare_cached(
+            "UPDATE instances SET name = ?2, description = ?3, host_name = ?4, user_data = ?5,
+                 deletion_protection = ?6
+             WHERE instance_id = ?1",
+        )?
+        .execute(params![
+            new.instance_id,
+            new.name,
+            new.description,
+            new.host_name,
+            new.user_data,
+            new.deletion_protection
+        ])?;
+    Ok(true)
 }
 
 pub(super) fn update_disk(

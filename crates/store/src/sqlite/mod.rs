@@ -21,7 +21,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use writer::Writer;
 
 /// Every step from an empty database to the present schema. Only ever appended to.
@@ -60,7 +60,8 @@ impl SqliteStore {
         let writer = Writer::start(conn, sender)?;
         let count = options.readers.max(1);
         let idle = (0..count).map(|_| connect(&options.path)).collect::<Result<Vec<_>, _>>()?;
-        let readers = Arc::new(Readers { idle: Mutex::new(idle), permits: Semaphore::new(count) });
+        let readers =
+            Arc::new(Readers { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(count)) });
         Ok(Self { writer, readers, revisions })
     }
 
@@ -70,20 +71,17 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     {
-        let _permit = self
-            .readers
-            .permits
-            .acquire()
+        let permit = Arc::clone(&self.readers.permits)
+            .acquire_owned()
             .await
             .map_err(|_| StoreError::Backend("the store is closed".to_owned()))?;
         let readers = Arc::clone(&self.readers);
         tokio::task::spawn_blocking(move || {
-            let conn = readers.take()?;
+            let reader = Reader::take(readers, permit)?;
+            let conn = reader.conn()?;
             let result =
-                conn.execute_batch("BEGIN").map_err(StoreError::from).and_then(|()| query(&conn));
-            let ended = conn.execute_batch("ROLLBACK");
-            readers.give_back(conn);
-            ended?;
+                conn.execute_batch("BEGIN").map_err(StoreError::from).and_then(|()| query(conn));
+            conn.execute_batch("ROLLBACK")?;
             result
         })
         .await
@@ -94,20 +92,37 @@ impl SqliteStore {
 #[derive(Debug)]
 struct Readers {
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
-impl Readers {
-    fn take(&self) -> Result<Connection, StoreError> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .ok_or_else(|| StoreError::Backend("no reader is free".to_owned()))
+/// A connection in use. It goes back before its permit does, whatever becomes of the caller.
+struct Reader {
+    conn: Option<Connection>,
+    readers: Arc<Readers>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    fn take(readers: Arc<Readers>, permit: OwnedSemaphorePermit) -> Result<Self, StoreError> {
+        let conn = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let reader = Self { conn, readers, _permit: permit };
+        reader.conn()?;
+        Ok(reader)
     }
 
-    fn give_back(&self, conn: Connection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+    fn conn(&self) -> Result<&Connection, StoreError> {
+        self.conn.as_ref().ok_or_else(|| StoreError::Backend("no reader is free".to_owned()))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(conn) = self.conn.take() else { return };
+        if !conn.is_autocommit() {
+            // A query that panicked. If this fails, the next BEGIN says so.
+            let _ = conn.execute_batch("ROLLBACK");
+        }
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
     }
 }
 
@@ -145,4 +160,37 @@ fn migrate(conn: &mut Connection) -> Result<(), StoreError> {
         tx.commit()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, SqliteStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ecs.db");
+        let store = SqliteStore::open(&SqliteOptions { path, readers: 1 }).unwrap();
+        (directory, store)
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_does_not_free_a_reader_in_use() {
+        let (_directory, store) = store();
+        let slow = store.read(|_| {
+            std::thread::sleep(Duration::from_millis(200));
+            Ok(())
+        });
+        tokio::time::timeout(Duration::from_millis(20), slow).await.unwrap_err();
+        store.read(|_| Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_gives_its_reader_back() {
+        let (_directory, store) = store();
+        let lost = store.read(|_| -> Result<(), StoreError> { panic!("on purpose") }).await;
+        assert!(lost.unwrap_err().to_string().contains("a read was lost"));
+        store.read(|_| Ok(())).await.unwrap();
+    }
 }

@@ -226,6 +226,10 @@ impl Store for SqliteStore {
         self.writer.run(move |tx| hosts::renew(tx, &host_id, session, now_ms, lease_until_ms)).await
     }
 
+    async fn extend_host_leases(&self, lease_until_ms: i64) -> Result<(), StoreError> {
+        self.writer.run(move |tx| hosts::extend_leases(tx, lease_until_ms)).await
+    }
+
     async fn expire_hosts(&self, now_ms: i64) -> Result<Vec<String>, StoreError> {
         self.writer.run(move |tx| hosts::expire(tx, now_ms)).await
     }
@@ -260,11 +264,6 @@ impl Store for SqliteStore {
     ) -> Result<Option<u64>, StoreError> {
         let (name, holder) = (name.to_owned(), holder.to_owned());
         self.writer.run(move |tx| feed::acquire(tx, &name, &holder, now_ms, until_ms)).await
-    }
-
-    async fn release_lease(&self, name: &str, holder: &str) -> Result<(), StoreError> {
-        let (name, holder) = (name.to_owned(), holder.to_owned());
-        self.writer.run(move |tx| feed::release(tx, &name, &holder)).await
     }
 
     async fn instances(

@@ -18,9 +18,7 @@ pub(super) fn kept(
         .optional()?;
     match row {
         None => Ok(None),
-        Some((hash, bytes)) if hash == token.request_hash => {
-            Ok(Some(Answer { bytes, replayed: true }))
-        }
+        Some((hash, bytes)) if hash == token.request_hash => Ok(Some(Answer { bytes })),
         Some(_) => Err(StoreError::TokenMismatch {
             action: token.action.clone(),
             token: token.token.clone(),
@@ -42,5 +40,5 @@ pub(super) fn keep(
             )?
             .execute(params![token.action, token.token, token.request_hash, bytes, token.now_ms])?;
     }
-    Ok(Answer { bytes, replayed: false })
+    Ok(Answer { bytes })
 }

@@ -58,10 +58,10 @@ pub async fn compaction_is_told(backend: &impl Backend) {
     assert_eq!(store.changes_after(latest - 3).await.unwrap().changes.len(), 3);
     // Tokens go by age.
     let again = store.create_vpc(token("t-1", 1), vpc("vpc-x")).await.unwrap();
-    assert!(again.replayed);
+    assert_eq!(again.bytes, b"vpc-1");
     store.compact(3, 6).await.unwrap();
     let anew = store.create_vpc(token("t-1", 1), vpc("vpc-y")).await.unwrap();
-    assert!(!anew.replayed);
+    assert_eq!(anew.bytes, b"vpc-y");
 }
 
 pub async fn refused_transactions_are_not_in_the_feed(backend: &impl Backend) {
@@ -88,8 +88,6 @@ pub async fn a_lease_has_one_holder(backend: &impl Backend) {
     assert_eq!(acquire("a", 8).await.unwrap(), Some(1));
     assert_eq!(acquire("b", 15).await.unwrap(), None);
     assert_eq!(acquire("b", 19).await.unwrap(), Some(2));
-    store.release_lease("work", "a").await.unwrap();
     assert_eq!(acquire("a", 20).await.unwrap(), None);
-    store.release_lease("work", "b").await.unwrap();
-    assert_eq!(acquire("a", 21).await.unwrap(), Some(3));
+    assert_eq!(acquire("a", 30).await.unwrap(), Some(3));
 }

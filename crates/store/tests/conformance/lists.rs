@@ -105,3 +105,24 @@ pub async fn filters_narrow(backend: &impl Backend) {
     assert_eq!(found[0].instance.tags, [("owner".to_owned(), "i-c".to_owned())]);
     assert_eq!(found[0].instance.user_data, [0, 255]);
 }
+
+pub async fn attributes_can_be_modified(backend: &impl Backend) {
+    let store = backend.open();
+    site(&*store, 4).await;
+    create(&*store, &["i-1"]).await.unwrap();
+    let before = *store.revisions().borrow();
+    change(&*store, "i-1", |record| {
+        record.name = "new".to_owned();
+        record.description = "text".to_owned();
+        record.host_name = "host".to_owned();
+        record.user_data = vec![1, 2];
+        record.deletion_protection = true;
+    })
+    .await
+    .unwrap();
+    let record = listed(&*store).await.remove(0).instance;
+    assert_eq!((&*record.name, &*record.description, &*record.host_name), ("new", "text", "host"));
+    assert_eq!((record.user_data, record.deletion_protection), (vec![1, 2], true));
+    let changes = store.changes_after(before).await.unwrap().changes;
+    assert_eq!(changes[0].kind, "instance", "its host has to be told");
+}

@@ -35,12 +35,16 @@ macro_rules! suite {
             feed::a_lease_has_one_holder,
             lists::pages_are_whole_and_without_repetition,
             lists::filters_narrow,
+            lists::attributes_can_be_modified,
             reports::a_report_purges_and_frees,
             reports::events_are_stored_once,
+            reports::a_resource_keeps_its_latest_events,
             reports::old_sessions_are_refused,
             reports::hosts_expire_and_return,
+            reports::leases_can_be_extended_but_not_shortened,
             tokens::a_token_repeats_its_answer,
             tokens::concurrent_calls_with_one_token_make_one,
+            tokens::an_import_does_not_take_a_token_that_has_an_answer,
             tokens::what_was_acknowledged_is_there_after_opening_again,
         );
     };

@@ -67,6 +67,26 @@ pub async fn events_are_stored_once(backend: &impl Backend) {
     assert_eq!(sequences, [3, 2, 1]);
 }
 
+pub async fn a_resource_keeps_its_latest_events(backend: &impl Backend) {
+    let store = backend.open();
+    site(&*store, 100).await;
+    let event = |sequence: u64| EventRecord {
+        event_id: format!("e-{sequence}"),
+        host_id: "h-1".to_owned(),
+        sequence,
+        resource_id: if sequence == 1 { "i-2" } else { "i-1" }.to_owned(),
+        event_type: "SystemFailure.Reboot".to_owned(),
+        message: String::new(),
+        occurred_ms: 3,
+    };
+    let events = (1..=1010).map(event).collect();
+    let with_events = HostReport { events, ..report(1, 0, StatusPlan::default()) };
+    assert_eq!(store.report_status(with_events).await.unwrap(), 1010);
+    let page = Page::Offset { offset: 0, limit: 1 };
+    let all = store.events(EventFilter::default(), page).await.unwrap();
+    assert_eq!((all.total, all.items[0].sequence), (1001, 1010));
+}
+
 pub async fn old_sessions_are_refused(backend: &impl Backend) {
     let store = backend.open();
     assert_eq!(store.register_host(host("h-1", 4, 1024)).await.unwrap(), 1);
@@ -79,6 +99,17 @@ pub async fn old_sessions_are_refused(backend: &impl Backend) {
     let unknown = store.renew_host_lease("h-2", 1, 5, 50).await.unwrap_err();
     assert!(matches!(unknown, StoreError::StaleSession { .. }), "{unknown}");
     store.renew_host_lease("h-1", 2, 5, 50).await.unwrap();
+}
+
+pub async fn leases_can_be_extended_but_not_shortened(backend: &impl Backend) {
+    let store = backend.open();
+    site(&*store, 4).await;
+    store.extend_host_leases(5000).await.unwrap();
+    store.extend_host_leases(3000).await.unwrap();
+    assert!(store.expire_hosts(5000).await.unwrap().is_empty());
+    assert_eq!(store.expire_hosts(5001).await.unwrap(), ["h-1"]);
+    store.extend_host_leases(9000).await.unwrap();
+    assert!(the_host(&*store).await.lost, "only the host itself brings itself back");
 }
 
 pub async fn hosts_expire_and_return(backend: &impl Backend) {
