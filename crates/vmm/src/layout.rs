@@ -137,6 +137,24 @@ mod tests {
     }
 
     #[test]
+    fn the_hole_below_4_gib_has_a_place_for_all_that_is_not_ram() {
+        let page = 4 * KIB;
+        let places = [
+            PCI_MMIO32,
+            PCI_ECAM,
+            IOAPIC..IOAPIC + page,
+            LOCAL_APIC..LOCAL_APIC + page,
+            KVM_IDENTITY_MAP..KVM_IDENTITY_MAP + page,
+            KVM_TSS..KVM_TSS + 3 * page,
+        ];
+        assert_eq!(places[0].start, LOW_RAM_END);
+        for pair in places.windows(2) {
+            assert!(pair[0].end <= pair[1].start, "{pair:x?}");
+        }
+        assert!(places[5].end <= HIGH_RAM_START);
+    }
+
+    #[test]
     fn the_64_bit_window_lies_above_ram_and_below_the_cpus_limit() {
         let small = PciWindows::new(256 * MIB, 40);
         assert_eq!(small.mmio64, 4 * GIB..68 * GIB);

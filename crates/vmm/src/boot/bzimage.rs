@@ -4,7 +4,7 @@ use super::{BootError, Entry, Loaded, MemoryMapEntry, Payload, initrd, write, wr
 use crate::{layout, memory::GuestMemory};
 use linux_loader::{
     bootparam::{boot_e820_entry, boot_params, setup_header},
-    loader::{BzImage, KernelLoader as _},
+    loader::{BzImage, Error, KernelLoader as _, bzimage},
 };
 use vm_memory::{ByteValued as _, GuestAddress};
 
@@ -35,13 +35,23 @@ pub(super) fn load(
     map: &[MemoryMapEntry],
     rsdp: u64,
 ) -> Result<Entry, Failure> {
+    let low_end = memory_bytes.min(layout::LOW_RAM_END);
+    let room = low_end.saturating_sub(layout::HIGH_MEMORY);
+    let size = payload.kernel.metadata().map_or(0, |file| file.len());
     let kernel = BzImage::load(
         memory,
         Some(GuestAddress(layout::HIGH_MEMORY)),
         &mut payload.kernel,
         Some(GuestAddress(layout::HIGH_MEMORY)),
     )
-    .map_err(|error| Failure::NotBzImage(error.to_string()))?;
+    .map_err(|error| match error {
+        // It has the header, so it is a bzImage, and one without room.
+        Error::Bzimage(bzimage::Error::ReadBzImageCompressedKernel) if size > room => {
+            let address = layout::HIGH_MEMORY;
+            Failure::Fatal(BootError::KernelTooBig { address, needed: size })
+        }
+        error => Failure::NotBzImage(error.to_string()),
+    })?;
     let header =
         kernel.setup_header.ok_or_else(|| Failure::NotBzImage("no setup header".to_owned()))?;
     let (version, xloadflags) = (header.version, header.xloadflags);
@@ -49,7 +59,7 @@ pub(super) fn load(
         return Err(BootError::Not64Bit.into());
     }
     let end = memory_needed(&header, kernel.kernel_end);
-    if end > memory_bytes.min(layout::LOW_RAM_END) {
+    if end > low_end {
         return Err(BootError::KernelTooBig {
             address: layout::HIGH_MEMORY,
             needed: end - layout::HIGH_MEMORY,

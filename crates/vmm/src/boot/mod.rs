@@ -131,6 +131,7 @@ pub fn load(
         Ok(entry) => Ok(entry),
         Err(bzimage::Failure::Fatal(error)) => Err(error),
         Err(bzimage::Failure::NotBzImage(bzimage)) => {
+            pvh::check_room(&payload.kernel, memory_bytes)?;
             let kernel = linux_loader::loader::Elf::load(
                 memory,
                 None,

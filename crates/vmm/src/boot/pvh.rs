@@ -9,11 +9,46 @@ use linux_loader::loader::{
         start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info},
     },
 };
+use std::{fs::File, os::unix::fs::FileExt as _};
 use vm_memory::ByteValued as _;
 
 const MAGIC: u32 = 0x336e_c578;
 const MODULES: u64 = layout::PVH_INFO + 0x40;
 const MEMORY_MAP: u64 = layout::PVH_INFO + 0x80;
+
+/// Bytes of an ELF file's header and of one entry of its table of segments.
+const HEADER: usize = 64;
+const SEGMENT: usize = 56;
+/// Type of a segment that is loaded.
+const LOADED: u32 = 1;
+
+/// Refuses an ELF file whose segments go past the RAM they must lie in. The loader below says no
+/// more than that it could not read them. What else may be wrong with the file is for it to say.
+pub(super) fn check_room(kernel: &File, memory_bytes: u64) -> Result<(), BootError> {
+    let mut header = [0; HEADER];
+    if kernel.read_exact_at(&mut header, 0).is_err() || !header.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(());
+    }
+    let u64_at = |bytes: &[u8], at: usize| {
+        bytes[at..at + 8].iter().rev().fold(0u64, |value, byte| value << 8 | u64::from(*byte))
+    };
+    let (table, count) = (u64_at(&header, 32), u64_at(&header, 56) & 0xffff);
+    for number in 0..count {
+        let mut segment = [0; SEGMENT];
+        let at = table.saturating_add(number * SEGMENT as u64);
+        if kernel.read_exact_at(&mut segment, at).is_err() {
+            return Ok(());
+        }
+        let (address, file, memory) =
+            (u64_at(&segment, 24), u64_at(&segment, 32), u64_at(&segment, 40));
+        let needed = file.max(memory);
+        let end = address.saturating_add(needed);
+        if u64_at(&segment, 0) as u32 == LOADED && end > memory_bytes.min(layout::LOW_RAM_END) {
+            return Err(BootError::KernelTooBig { address, needed });
+        }
+    }
+    Ok(())
+}
 
 pub(super) fn load(
     payload: &mut Payload,

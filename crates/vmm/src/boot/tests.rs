@@ -129,6 +129,18 @@ fn what_does_not_fit_is_refused() {
     let mut big = bzimage();
     big[0x260..0x264].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(boot(&big, None, ""), Err(BootError::KernelTooBig { .. })));
+    let mut long = bzimage();
+    long.resize(64 * MIB as usize, 0);
+    assert!(matches!(boot(&long, None, ""), Err(BootError::KernelTooBig { .. })));
+    // The segment's bytes in the file, then those in memory, which are more by the zeroes.
+    for at in [64 + 32, 64 + 40] {
+        let mut big = elf(true);
+        big[at..at + 8].copy_from_slice(&(63 * MIB + 1).to_le_bytes());
+        let error = boot(&big, None, "").unwrap_err();
+        assert!(matches!(error, BootError::KernelTooBig { address: MIB, .. }), "{error}");
+        big[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(matches!(boot(&big, None, ""), Err(BootError::KernelTooBig { .. })));
+    }
     let initrd = vec![0; 40 * MIB as usize];
     assert!(matches!(boot(&bzimage(), Some(&initrd), ""), Err(BootError::InitrdTooBig { .. })));
     assert!(matches!(boot(&bzimage(), Some(b""), ""), Err(BootError::InitrdEmpty)));
