@@ -19,7 +19,7 @@ pub enum Exit {
     Shutdown,
     /// Somebody asked the process to end the machine.
     Terminated,
-    /// The guest asked for a reset.
+    /// The guest asked for a reset, or fell over.
     Reset,
     /// The guest did what no machine survives.
     GuestFault(String),
@@ -52,7 +52,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Shutdown => write!(f, "the guest powered off"),
             Self::Terminated => write!(f, "terminated on request"),
-            Self::Reset => write!(f, "the guest asked for a reset"),
+            Self::Reset => write!(f, "the guest reset itself"),
             Self::GuestFault(what) => write!(f, "guest fault: {what}"),
             Self::HostFault(what) => write!(f, "host fault: {what}"),
         }

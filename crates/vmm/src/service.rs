@@ -10,7 +10,7 @@ use crate::{
 use api::vmm::{
     Ack, Error, Info, Stats, VmConfig, VmState, request::Op, response::Result as Answer,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The machine as the control socket sees it.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct MachineService {
     gate: Arc<Gate>,
     power: Arc<PowerRegisters>,
     devices: Arc<Devices>,
+    /// A guest that had panicked is no better after a pause.
+    before_pause: Mutex<VmState>,
 }
 
 impl MachineService {
@@ -41,7 +43,12 @@ impl MachineService {
             gate,
             power,
             devices,
+            before_pause: Mutex::new(VmState::Running),
         }
+    }
+
+    fn before_pause(&self) -> MutexGuard<'_, VmState> {
+        self.before_pause.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn info(&self) -> Info {
@@ -67,7 +74,10 @@ impl MachineService {
     fn pause(&self) -> Result<(), Error> {
         self.require(&[VmState::Running, VmState::Panicked, VmState::Paused], "Pause")?;
         self.gate.set(RunState::Paused);
-        if self.events.state() != VmState::Paused {
+        // Not before: until it stands still, the guest can panic.
+        let before = self.events.state();
+        if before != VmState::Paused {
+            *self.before_pause() = before;
             self.events.publish(VmState::Paused, "paused on request");
         }
         Ok(())
@@ -76,7 +86,7 @@ impl MachineService {
     fn resume(&self) -> Result<(), Error> {
         self.require(&[VmState::Running, VmState::Panicked, VmState::Paused], "Resume")?;
         if self.events.state() == VmState::Paused {
-            self.events.publish(VmState::Running, "resumed on request");
+            self.events.publish(*self.before_pause(), "resumed on request");
         }
         self.gate.set(RunState::Running);
         Ok(())
@@ -147,6 +157,10 @@ mod tests {
         assert_eq!(code(service.perform(&Op::PowerButton(PowerButton {}))), "InvalidState");
         assert!(service.perform(&Op::Resume(Resume {})).is_ok());
         assert_eq!(service.events.state(), VmState::Running);
+        service.events.publish(VmState::Panicked, "");
+        assert!(service.perform(&Op::Pause(Pause {})).is_ok());
+        assert!(service.perform(&Op::Resume(Resume {})).is_ok());
+        assert_eq!(service.events.state(), VmState::Panicked);
         let limit = SetDiskLimit { disk_id: "d-none".to_owned(), limit: None };
         assert_eq!(code(service.perform(&Op::SetDiskLimit(limit))), "NotFound");
         assert!(service.perform(&Op::Terminate(Terminate {})).is_ok());

@@ -236,19 +236,10 @@ fn run(
             }
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {}
             Ok(VcpuExit::IoapicEoi(_)) => {}
-            Ok(VcpuExit::Shutdown) => {
-                return Err(Exit::GuestFault("triple fault".to_owned()));
-            }
-            Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                let what = format!("hardware refused to enter the guest: {reason:#x} on CPU {cpu}");
-                return Err(Exit::GuestFault(what));
-            }
             Ok(VcpuExit::InternalError) => {
                 return Err(Exit::GuestFault(internal_error(vcpu)));
             }
-            Ok(other) => {
-                return Err(Exit::GuestFault(format!("unexpected exit {other:?}")));
-            }
+            Ok(other) => return Err(end_of(&other)),
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => {
                     vcpu.set_kvm_immediate_exit(0);
@@ -259,6 +250,18 @@ fn run(
                 _ => return Err(Exit::HostFault(format!("KVM_RUN: {error}"))),
             },
         }
+    }
+}
+
+/// How the machine ends after an exit that nothing can go on from.
+fn end_of(exit: &VcpuExit<'_>) -> Exit {
+    match exit {
+        // A triple fault. Every board resets then, and kernels use it as their last way to reboot.
+        VcpuExit::Shutdown => Exit::Reset,
+        VcpuExit::FailEntry(reason, cpu) => Exit::GuestFault(format!(
+            "hardware refused to enter the guest: {reason:#x} on CPU {cpu}"
+        )),
+        other => Exit::GuestFault(format!("unexpected exit {other:?}")),
     }
 }
 
@@ -280,4 +283,17 @@ fn internal_error(vcpu: &mut VcpuFd) -> String {
     let at = vcpu.get_regs().map_or(0, |registers| registers.rip);
     let data = &error.data[..error.data.len().min(error.ndata as usize)];
     format!("KVM internal error {} at rip {at:#x}, data {data:x?}", error.suberror)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_triple_fault_resets_and_what_hardware_refuses_is_a_fault() {
+        assert_eq!(end_of(&VcpuExit::Shutdown), Exit::Reset);
+        for exit in [VcpuExit::FailEntry(0x21, 3), VcpuExit::Nmi] {
+            assert!(matches!(end_of(&exit), Exit::GuestFault(_)), "{exit:?}");
+        }
+    }
 }
