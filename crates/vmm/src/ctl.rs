@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use vmm::{
     config::parse_size,
     control::client::{Client, ClientError},
+    say::say,
 };
 
 /// Arguments of `ecs-vmm ctl`.
@@ -57,7 +58,7 @@ pub fn run(arguments: &CtlArguments) -> ExitCode {
     match perform(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ecs-vmm: {}: {error}", arguments.socket.display());
+            say(format_args!("{}: {error}", arguments.socket.display()));
             ExitCode::FAILURE
         }
     }

@@ -40,28 +40,22 @@ impl Devices {
         windows: &PciWindows,
         config: &VmConfig,
     ) -> Result<Self, VmmError> {
-        fn refused<E: ToString>(device: &str) -> impl Fn(E) -> VmmError {
-            let device = device.to_owned();
-            move |error| VmmError::Device { device: device.clone(), message: error.to_string() }
-        }
-        let root = PciRoot::new(context, windows).map_err(refused("PCI"))?;
+        let root = PciRoot::new(context, windows)?;
         let mut disks = Vec::new();
         let mut nics = Vec::new();
         for wants_slot in [true, false] {
             for (index, disk) in config.disks.iter().enumerate() {
                 if (disk.slot != 0) == wants_slot {
-                    let attached = attach_disk(&root, context, disk).map_err(refused("disk"))?;
-                    disks.push((index, attached));
+                    disks.push((index, attach_disk(&root, context, disk)?));
                 }
             }
             for (index, nic) in config.nics.iter().enumerate() {
                 if (nic.slot != 0) == wants_slot {
-                    let attached = attach_nic(&root, context, nic).map_err(refused("NIC"))?;
-                    nics.push((index, attached));
+                    nics.push((index, attach_nic(&root, context, nic)?));
                 }
             }
         }
-        let rng = attach_rng(&root, context).map_err(refused("entropy"))?;
+        let rng = attach_rng(&root, context)?;
         disks.sort_by_key(|(index, _)| *index);
         nics.sort_by_key(|(index, _)| *index);
         Ok(Self {

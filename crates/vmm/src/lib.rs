@@ -17,6 +17,7 @@ pub mod legacy;
 pub mod machine;
 pub mod memory;
 pub mod pci;
+pub mod say;
 pub mod service;
 pub mod smbios;
 pub mod thread;

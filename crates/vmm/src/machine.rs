@@ -4,7 +4,7 @@ use crate::{
     acpi,
     boot::{self, Payload},
     bus::Bus,
-    config::{self, open_file},
+    config::{self, inherited, open_file},
     console::{Console, ConsoleLog, ConsoleThread, Output, RawTerminal},
     context::MachineContext,
     control::{ControlThread, Listeners},
@@ -19,6 +19,7 @@ use crate::{
         serial::SerialPort,
     },
     memory,
+    say::say,
     service::MachineService,
     smbios::{self, Identity},
     thread::{self, ThreadKind},
@@ -30,12 +31,9 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::{
     fmt,
     fs::{self, File},
-    os::{
-        fd::{BorrowedFd, OwnedFd},
-        unix::{
-            fs::{PermissionsExt as _, chown},
-            net::UnixListener,
-        },
+    os::unix::{
+        fs::{PermissionsExt as _, chown},
+        net::UnixListener,
     },
     path::Path,
     sync::Arc,
@@ -90,9 +88,9 @@ impl Machine {
             .map_err(|error| VmmError::host("KVM_GET_SUPPORTED_CPUID", error))?;
         let bits = cpuid::physical_bits(&supported);
         if layout::end_of_ram(config.memory_bytes) > 1 << bits.min(63) {
-            return Err(VmmError::Device {
-                device: "memory".to_owned(),
-                message: format!("this host's CPU addresses {bits} bits; lower memory_bytes"),
+            return Err(VmmError::TooLarge {
+                field: "memory_bytes",
+                limit: format!("this host's CPU addresses {bits} bits; lower it"),
             });
         }
         let windows = PciWindows::new(config.memory_bytes, bits);
@@ -102,9 +100,9 @@ impl Machine {
         };
         let max = kvm.get_max_vcpus();
         if config.vcpus as usize > max {
-            return Err(VmmError::Device {
-                device: "vCPUs".to_owned(),
-                message: format!("this host's KVM runs at most {max} per machine"),
+            return Err(VmmError::TooLarge {
+                field: "vcpus",
+                limit: format!("this host's KVM runs at most {max} per machine; lower it"),
             });
         }
         let mut vcpus = Vec::new();
@@ -143,11 +141,6 @@ impl Machine {
         })
     }
 
-    /// What devices see of the machine.
-    pub fn context(&self) -> &MachineContext {
-        &self.context
-    }
-
     /// Closes the jail, loads the guest, starts all threads and waits for the machine's end.
     ///
     /// # Errors
@@ -175,7 +168,7 @@ impl Machine {
         }
         self.devices.stop();
         if let Err(error) = self.devices.flush() {
-            eprintln!("ecs-vmm: at the end: {error}");
+            say(format_args!("at the end: {error}"));
         }
         console.finish();
         control.finish();
@@ -321,10 +314,10 @@ fn attach_legacy(context: &MachineContext) -> Result<Legacy, VmmError> {
 
 fn open_console(config: &VmConfig) -> Result<Console, VmmError> {
     let wanted = config.console.clone().unwrap_or_default();
-    let log = if wanted.log_fd > 2 {
-        let fd = duplicate(wanted.log_fd)
+    let log = if wanted.log_fd != 0 {
+        let file = inherited(wanted.log_fd)
             .map_err(|error| VmmError::host(format!("console.log_fd {}", wanted.log_fd), error))?;
-        Some(ConsoleLog::from_file(File::from(fd), wanted.log_limit_bytes))
+        Some(ConsoleLog::from_file(file, wanted.log_limit_bytes))
     } else if wanted.log_path.is_empty() {
         None
     } else {
@@ -339,12 +332,6 @@ fn open_console(config: &VmConfig) -> Result<Console, VmmError> {
         Some(listen(config, &wanted.socket_path)?)
     };
     Ok(Console { log, listener, stdio: wanted.stdio })
-}
-
-fn duplicate(fd: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: the descriptor was passed to this process under this number, and is only borrowed
-    // for the call; a number that is not open is refused by the kernel.
-    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
 }
 
 fn open_control(config: &VmConfig) -> Result<Listeners, VmmError> {

@@ -4,7 +4,9 @@ mod ctl;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use vmm::{config::RunArguments, error::VmmError, events::Events, machine::Machine, thread};
+use vmm::{
+    config::RunArguments, error::VmmError, events::Events, jail, machine::Machine, say::say, thread,
+};
 
 /// One microVM.
 #[derive(Debug, Parser)]
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: RunArguments) -> ExitCode {
     keep_allocator_small();
+    jail::raise_open_files();
     thread::hold();
     let result = arguments
         .into_config()
@@ -43,11 +46,11 @@ fn run(arguments: RunArguments) -> ExitCode {
         .and_then(Machine::run);
     let code = match result {
         Ok(exit) => {
-            eprintln!("ecs-vmm: {exit}");
+            say(format_args!("{exit}"));
             exit.code()
         }
         Err(error) => {
-            eprintln!("ecs-vmm: {error}");
+            say(format_args!("{error}"));
             error.code()
         }
     };

@@ -143,7 +143,7 @@ fn start(job: Job, confine: Option<Confine>) -> std::io::Result<()> {
 
 /// A machine without one of its threads, or with an unconfined one, must not go on.
 fn fail(name: &str, error: &str) -> ! {
-    eprintln!("ecs-vmm: thread {name} cannot start: {error}");
+    crate::say::say(format_args!("thread {name} cannot start: {error}"));
     std::process::exit(api::vmm::ExitCode::Host as i32)
 }
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::process::{Command, Output};
+use std::{
+    fs::OpenOptions,
+    process::{Command, Output},
+};
 
 fn ecs_vmm(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ecs-vmm")).args(arguments).output().unwrap()
@@ -51,6 +54,19 @@ fn a_machine_that_does_not_run_is_reported_by_ctl() {
     let output = ecs_vmm(&["ctl", "--socket", "/nonexistent/control.sock", "info"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("/nonexistent/control.sock"), "{}", stderr(&output));
+}
+
+/// As on a host whose disk is full.
+#[test]
+fn a_stderr_that_takes_nothing_changes_no_exit_code() {
+    let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let code = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ecs-vmm"));
+        command.args(arguments).stdout(full()).stderr(full()).status().unwrap().code()
+    };
+    assert_eq!(code(&["run", "--config", "/nonexistent/machine.json"]), Some(64));
+    assert_eq!(code(&["run", "--kernel", "/nonexistent/vmlinuz", "--serial", "none"]), Some(66));
+    assert_eq!(code(&["ctl", "--socket", "/nonexistent/control.sock", "info"]), Some(1));
 }
 
 #[test]

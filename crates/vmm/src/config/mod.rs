@@ -1,14 +1,15 @@
 //! The machine description: is it one that can be built?
 
 mod command_line;
+mod devices;
 mod files;
 
 pub use command_line::{DiskArgument, NicArgument, RunArguments, parse_size};
-pub use files::{FileError, open_file};
+pub use devices::{MAX_DEVICES, MAX_DISK_QUEUES, MAX_QUEUE_PAIRS, NicShape, check_disk, check_nic};
+pub use files::{FileError, inherited, open_file};
 
 use crate::layout;
 use api::vmm::{FileRef, VmConfig, file_ref::Source};
-use std::collections::HashSet;
 use uuid::Uuid;
 
 const MIB: u64 = 1 << 20;
@@ -21,9 +22,6 @@ pub const MEMORY_UNIT: u64 = 2 * MIB;
 /// Most vCPUs: APIC ids are bytes, and 255 means all.
 pub const MAX_VCPUS: u32 = 254;
 const MAX_STRING: usize = 64;
-const MAX_LAYERS: usize = 64;
-const MAX_QUEUES: u32 = 256;
-const MAX_DEVICES: usize = 30;
 
 /// What is wrong with which field of `VmConfig`, and how to mend it.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +54,7 @@ pub enum ConfigError {
     },
 }
 
-fn bad(
+pub(crate) fn bad(
     field: impl Into<String>,
     problem: impl Into<String>,
     fix: impl Into<String>,
@@ -108,9 +106,8 @@ pub fn validate(config: &VmConfig) -> Result<Uuid, ConfigError> {
         ));
     }
     validate_boot(config)?;
-    validate_disks(config)?;
-    validate_nics(config)?;
-    validate_slots(config)?;
+    devices::validate(config)?;
+    validate_console(config)?;
     if let Some(jail) = &config.jail
         && !jail.chroot.is_empty()
         && !jail.chroot.starts_with('/')
@@ -138,6 +135,16 @@ fn validate_boot(config: &VmConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn validate_console(config: &VmConfig) -> Result<(), ConfigError> {
+    match config.console.as_ref().map_or(0, |console| console.log_fd) {
+        0 | 3.. => Ok(()),
+        fd => {
+            let problem = format!("descriptor {fd}");
+            Err(bad("console.log_fd", problem, "pass the log as descriptor 3 or above"))
+        }
+    }
+}
+
 fn validate_file(field: &str, file: Option<&FileRef>) -> Result<(), ConfigError> {
     match file.and_then(|file| file.source.as_ref()) {
         None => Err(bad(field, "absent", "give a path or an inherited descriptor")),
@@ -151,105 +158,10 @@ fn validate_file(field: &str, file: Option<&FileRef>) -> Result<(), ConfigError>
     }
 }
 
-fn validate_disks(config: &VmConfig) -> Result<(), ConfigError> {
-    let mut ids = HashSet::new();
-    for (index, disk) in config.disks.iter().enumerate() {
-        let field = |name: &str| format!("disks[{index}].{name}");
-        if disk.disk_id.is_empty() || disk.disk_id.len() > MAX_STRING {
-            return Err(bad(field("disk_id"), "empty or too long", "give the ECS disk id"));
-        }
-        if !ids.insert(disk.disk_id.as_str()) {
-            let problem = format!("{} is there twice", disk.disk_id);
-            return Err(bad(field("disk_id"), problem, "attach a disk once"));
-        }
-        if disk.layers.is_empty() || disk.layers.len() > MAX_LAYERS {
-            return Err(bad(
-                field("layers"),
-                format!("{} layers", disk.layers.len()),
-                format!("give 1 to {MAX_LAYERS}, the one to write to first"),
-            ));
-        }
-        for (at, layer) in disk.layers.iter().enumerate() {
-            validate_file(&field(&format!("layers[{at}].file")), layer.file.as_ref())?;
-        }
-        if disk.queues > MAX_QUEUES {
-            let problem = format!("{} queues", disk.queues);
-            return Err(bad(field("queues"), problem, format!("give at most {MAX_QUEUES}")));
-        }
-    }
-    Ok(())
-}
-
-fn validate_nics(config: &VmConfig) -> Result<(), ConfigError> {
-    for (index, nic) in config.nics.iter().enumerate() {
-        let field = |name: &str| format!("nics[{index}].{name}");
-        if parse_mac(&nic.mac).is_none() {
-            let problem = format!("{:?} is no unicast MAC address", nic.mac);
-            return Err(bad(
-                field("mac"),
-                problem,
-                "give six bytes in hex, e.g. 00:16:3e:00:00:01",
-            ));
-        }
-        if nic.tap_fds.is_empty() == nic.tap_name.is_empty() {
-            return Err(bad(
-                field("tap_fds"),
-                "both or neither of tap_fds and tap_name are given",
-                "give one of them",
-            ));
-        }
-        if let Some(fd) = nic.tap_fds.iter().chain(&nic.vhost_fds).find(|fd| **fd < 3) {
-            let problem = format!("descriptor {fd}");
-            return Err(bad(field("tap_fds"), problem, "pass descriptors 3 or above"));
-        }
-        if nic.queue_pairs > MAX_QUEUES {
-            let problem = format!("{} queue pairs", nic.queue_pairs);
-            return Err(bad(field("queue_pairs"), problem, format!("give at most {MAX_QUEUES}")));
-        }
-        if nic.mtu != 0 && !(68..=65_535).contains(&nic.mtu) {
-            let problem = format!("{} bytes", nic.mtu);
-            return Err(bad(field("mtu"), problem, "give 68 to 65535, or 0 for 1500"));
-        }
-    }
-    Ok(())
-}
-
-fn validate_slots(config: &VmConfig) -> Result<(), ConfigError> {
-    let devices = config.disks.len() + config.nics.len();
-    if devices > MAX_DEVICES {
-        let problem = format!("{devices} disks and NICs");
-        return Err(bad("disks", problem, format!("attach at most {MAX_DEVICES} in all")));
-    }
-    let disks = config.disks.iter().enumerate().map(|(i, d)| (format!("disks[{i}].slot"), d.slot));
-    let nics = config.nics.iter().enumerate().map(|(i, n)| (format!("nics[{i}].slot"), n.slot));
-    let mut taken = HashSet::new();
-    for (field, slot) in disks.chain(nics).filter(|(_, slot)| *slot != 0) {
-        if slot > 31 || !taken.insert(slot) {
-            let problem = format!("slot {slot} is taken or past the end");
-            return Err(bad(field, problem, "give a free slot from 1 to 31, or 0 for any"));
-        }
-    }
-    Ok(())
-}
-
-/// A unicast MAC address from text.
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        if !part.bytes().all(|c| c.is_ascii_hexdigit()) {
-            return None;
-        }
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::vmm::{Boot, Disk, DiskLayer, Jail, Nic};
+    use api::vmm::{Boot, Console, Disk, DiskLayer, Jail, Nic};
 
     fn path(path: &str) -> Option<FileRef> {
         Some(FileRef { source: Some(Source::Path(path.to_owned())) })
@@ -305,7 +217,7 @@ mod tests {
             ("disks[1].disk_id", |c| c.disks.push(disk("d-1"))),
             ("disks[0].layers", |c| c.disks[0].layers.clear()),
             ("disks[0].layers[0].file", |c| c.disks[0].layers[0].file = fd(-1)),
-            ("disks[0].queues", |c| c.disks[0].queues = 1000),
+            ("disks[0].queues", |c| c.disks[0].queues = 9),
             ("disks[0].slot", |c| c.disks[0].slot = 32),
             ("nics[0].slot", |c| {
                 c.disks[0].slot = 3;
@@ -316,7 +228,11 @@ mod tests {
             ("nics[0].mac", |c| c.nics[0].mac = "00:16:3e:00:00:+1".to_owned()),
             ("nics[0].tap_fds", |c| c.nics[0].tap_fds = vec![5]),
             ("nics[0].tap_fds", |c| c.nics[0].tap_name.clear()),
+            ("nics[0].tap_name", |c| c.nics[0].tap_name = "t".repeat(16)),
+            ("nics[0].queue_pairs", |c| c.nics[0].queue_pairs = 129),
             ("nics[0].mtu", |c| c.nics[0].mtu = 10),
+            ("nics[0].mtu", |c| c.nics[0].mtu = 65_522),
+            ("console.log_fd", |c| c.console = Some(Console { log_fd: 2, ..Default::default() })),
             ("jail.chroot", |c| {
                 c.jail = Some(Jail { chroot: "x".to_owned(), ..Default::default() })
             }),
@@ -328,6 +244,21 @@ mod tests {
             match validate(&config) {
                 Err(ConfigError::Field { field, .. }) => assert_eq!(field, *name, "case {index}"),
                 other => panic!("case {index} ({name}): {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_instance_type_of_the_catalog_is_a_machine() {
+        for kind in catalog::instance_types() {
+            let mut config = good();
+            config.vcpus = kind.vcpus;
+            // Of two GPU sizes nobody knows the memory; they are named, but never started.
+            config.memory_bytes = (kind.memory_mib * MIB).max(MIN_MEMORY);
+            config.nics[0].queue_pairs = kind.nic_queues.unwrap_or(0);
+            config.disks = (0..=kind.max_data_disks).map(|n| disk(&format!("d-{n}"))).collect();
+            if let Err(error) = validate(&config) {
+                panic!("{}: {error}", kind.id);
             }
         }
     }

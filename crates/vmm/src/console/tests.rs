@@ -17,11 +17,16 @@ struct Bench {
 impl Bench {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let log = ConsoleLog::open(&dir.path().join("log"), 0).unwrap();
+        Self::start_with(dir, log)
+    }
+
+    fn start_with(dir: tempfile::TempDir, log: ConsoleLog) -> Self {
         let output = Output::new().unwrap();
         let line = IrqLine::unconnected().unwrap();
         let port = Arc::new(SerialPort::new(line, output.clone()));
         let console = Console {
-            log: Some(ConsoleLog::open(&dir.path().join("log"), 0).unwrap()),
+            log: Some(log),
             listener: Some(UnixListener::bind(dir.path().join("socket")).unwrap()),
             stdio: false,
         };
@@ -122,6 +127,17 @@ fn all_that_is_typed_reaches_the_guest_in_order_past_the_size_of_its_buffer() {
 }
 
 #[test]
+fn a_log_that_takes_nothing_stops_neither_the_guest_nor_who_watches_it() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let log = ConsoleLog::from_file(full, 0).unwrap();
+    let bench = Bench::start_with(tempfile::tempdir().unwrap(), log);
+    let mut client = attached(&bench);
+    bench.guest_writes(b"still here");
+    assert_eq!(receive(&mut client, 10), b"still here");
+    bench.thread.finish();
+}
+
+#[test]
 fn a_client_that_never_reads_does_not_block_the_guest() {
     let bench = Bench::start();
     let deaf = attached(&bench);
@@ -137,4 +153,26 @@ fn a_client_that_never_reads_does_not_block_the_guest() {
     thread.finish();
     assert!(std::fs::metadata(log).unwrap().len() >= 4 << 20);
     drop((dir, deaf));
+}
+
+#[test]
+fn a_vcpu_that_waits_for_its_output_to_be_taken_does_not_stop_who_takes_it() {
+    use crate::bus::BusDevice as _;
+    let mut output = Output::new().unwrap();
+    let line = IrqLine::unconnected().unwrap();
+    let port = Arc::new(SerialPort::new(line, output.clone()));
+    output.write_all(&[b'x'; BUFFER_LIMIT]).unwrap();
+    let begin = Instant::now();
+    let vcpu = {
+        let port = Arc::clone(&port);
+        std::thread::spawn(move || port.write(0x3f8, 0, b"y"))
+    };
+    while port.type_in(b"").is_some() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(output.take().len(), BUFFER_LIMIT);
+    vcpu.join().unwrap();
+    assert!(begin.elapsed() < BUFFER_WAIT, "{:?}", begin.elapsed());
+    assert_eq!(output.take(), [b'y']);
+    assert_eq!(port.type_in(b"z"), Some(1));
 }

@@ -4,6 +4,7 @@ use super::{ConsoleLog, Output, client::Client, terminal::Escape};
 use crate::{
     events::{Events, Exit},
     legacy::serial::SerialPort,
+    say::report,
     thread::{self, Handle, ThreadKind},
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,7 +20,7 @@ use std::{
 };
 
 /// Output is moved in batches this far apart, so that a booting guest's every byte is not a wake-up.
-const BATCH: Duration = Duration::from_millis(2);
+const BATCH_MS: u8 = 2;
 /// Bytes of input that wait for the guest.
 const INPUT_LIMIT: usize = 4096;
 
@@ -58,6 +59,10 @@ struct State {
     stdin: bool,
     escape: Escape,
     input: VecDeque<u8>,
+    /// Whether the UART was in use when there was input for it.
+    uart_busy: bool,
+    /// Whether the last batch could not be recorded.
+    log_failed: bool,
 }
 
 impl Console {
@@ -84,6 +89,8 @@ impl Console {
             stdin,
             escape: Escape::default(),
             input: VecDeque::new(),
+            uart_busy: false,
+            log_failed: false,
         };
         let handle = thread::spawn(ThreadKind::Console, "console", move || state.run())?;
         Ok(ConsoleThread { output, handle })
@@ -127,7 +134,9 @@ impl State {
             fds.push(PollFd::new(stdin_handle.as_fd(), PollFlags::POLLIN));
             fds.len() - 1
         });
-        match poll(&mut fds, PollTimeout::NONE) {
+        // Nobody says when a busy UART is free again: look soon.
+        let timeout = if self.uart_busy { PollTimeout::from(BATCH_MS) } else { PollTimeout::NONE };
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -147,7 +156,7 @@ impl State {
             self.read_stdin();
         }
         if !output.is_empty() && !self.output.closing() {
-            std::thread::sleep(BATCH);
+            std::thread::sleep(Duration::from_millis(BATCH_MS.into()));
         }
         Ok(())
     }
@@ -201,10 +210,17 @@ impl State {
         if output.is_empty() {
             return;
         }
-        if let Some(log) = &mut self.console.log
-            && let Err(error) = log.append(output.make_contiguous())
-        {
-            eprintln!("ecs-vmm: console log: {error}; the guest's output is not recorded");
+        if let Some(log) = &mut self.console.log {
+            let appended = log.append(output.make_contiguous());
+            // Said when it begins: a full disk refuses every batch there is.
+            if let Err(error) = &appended
+                && !self.log_failed
+            {
+                report(format_args!(
+                    "console log: {error}; until that is mended the guest's output is not recorded"
+                ));
+            }
+            self.log_failed = appended.is_err();
         }
         if self.console.stdio {
             let mut stdout = io::stdout().lock();
@@ -220,7 +236,12 @@ impl State {
     }
 
     fn move_input(&mut self) {
+        if self.input.is_empty() {
+            self.uart_busy = false;
+            return;
+        }
         let taken = self.port.type_in(self.input.make_contiguous());
-        self.input.drain(..taken);
+        self.uart_busy = taken.is_none();
+        self.input.drain(..taken.unwrap_or(0));
     }
 }

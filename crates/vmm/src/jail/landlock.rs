@@ -1,6 +1,7 @@
 //! Landlock: no file system access by path and no TCP at all, where the kernel has it.
 
 use super::JailError;
+use crate::say::say;
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
     RulesetError, RulesetStatus,
@@ -18,10 +19,10 @@ pub(super) fn restrict() -> Result<(), JailError> {
     match status {
         RulesetStatus::FullyEnforced => {}
         RulesetStatus::PartiallyEnforced => {
-            eprintln!("ecs-vmm: jail: this kernel's landlock covers a part of the rights only");
+            say(format_args!("jail: this kernel's landlock covers a part of the rights only"));
         }
         RulesetStatus::NotEnforced => {
-            eprintln!("ecs-vmm: jail: this kernel has no landlock; the other walls stand");
+            say(format_args!("jail: this kernel has no landlock; the other walls stand"));
         }
     }
     Ok(())

@@ -8,6 +8,8 @@ mod privileges;
 mod root;
 pub mod seccomp;
 
+pub use privileges::raise_open_files;
+
 use api::vmm::Jail;
 use std::io;
 
@@ -31,13 +33,15 @@ fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Jail
 /// # Errors
 /// [`JailError`] names the step the host refused.
 pub fn close(jail: &Jail) -> Result<(), JailError> {
+    // While /proc can still be seen.
+    let open = privileges::open_files();
     if jail.new_namespaces {
         root::unshare()?;
     }
     if !jail.chroot.is_empty() {
         root::change(&jail.chroot, jail.new_namespaces)?;
     }
-    privileges::limit(jail)?;
+    privileges::limit(jail, open)?;
     privileges::drop_to(jail.uid, jail.gid)?;
     if jail.landlock {
         landlock::restrict()?;

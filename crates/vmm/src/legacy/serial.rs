@@ -3,7 +3,7 @@
 use crate::{bus::BusDevice, console::Output, irq::IrqLine};
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, TryLockError},
 };
 use vm_superio::{Serial, serial::SerialEvents};
 
@@ -32,16 +32,22 @@ impl SerialPort {
         Self { uart: Mutex::new(Serial::with_events(line, Drained(output.clone()), output)) }
     }
 
-    /// Types as much of `input` as the receive buffer takes; returns how much that was.
-    pub fn type_in(&self, input: &[u8]) -> usize {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Types as much of `input` as the receive buffer takes; returns how much that was, or `None`
+    /// if a vCPU is using the UART. That vCPU may be waiting for its output to be taken, so whoever
+    /// takes output must not wait for it.
+    pub fn type_in(&self, input: &[u8]) -> Option<usize> {
+        let mut uart = match self.uart.try_lock() {
+            Ok(uart) => uart,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         let room = uart.fifo_capacity().min(input.len());
-        if room == 0 {
-            return 0;
+        if room > 0 {
+            // In loop mode the UART takes nothing from outside; what was typed is lost, as on a
+            // wire.
+            let _ = uart.enqueue_raw_bytes(&input[..room]);
         }
-        // In loop mode the UART takes nothing from outside; what was typed is lost, as on a wire.
-        let _ = uart.enqueue_raw_bytes(&input[..room]);
-        room
+        Some(room)
     }
 }
 

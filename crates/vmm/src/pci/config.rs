@@ -1,6 +1,6 @@
 //! Configuration space of a function with a type 0 header.
 
-use super::{BarKind, PciError};
+use super::PciError;
 
 /// Bytes of configuration space a function has behind ECAM.
 pub const CONFIG_SIZE: usize = 4096;
@@ -21,7 +21,6 @@ const COMMAND_MEMORY: u16 = 1 << 1;
 /// Memory, bus master, parity, SERR, INTx disable.
 const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
-const BAR_64BIT: u32 = 2 << 1;
 
 /// What a function says it is.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +44,7 @@ pub struct Identity {
 pub struct BarSpec {
     /// Which of the six registers.
     pub index: u8,
-    /// Where it may lie.
-    pub kind: BarKind,
-    /// Bytes; a power of two, at least 16.
+    /// Bytes; a power of two, from 16 to 2 GiB.
     pub size: u64,
 }
 
@@ -83,35 +80,24 @@ impl ConfigSpace {
         space
     }
 
-    /// Adds a BAR that lies at `address`.
+    /// Adds a BAR that lies at `address`, below 4 GiB.
     ///
     /// # Errors
     /// If the size or the register is impossible.
     pub fn add_bar(&mut self, bar: BarSpec, address: u64) -> Result<(), PciError> {
-        let BarSpec { index, kind, size } = bar;
-        let registers = if kind == BarKind::Memory64 { 2 } else { 1 };
-        let fits = kind == BarKind::Memory64 || size <= 1 << 31;
-        let taken = |used: &BarSpec| {
-            let last = used.index + u8::from(used.kind == BarKind::Memory64);
-            index <= last && used.index < index + registers
-        };
-        if index + registers > BAR_COUNT
+        let BarSpec { index, size } = bar;
+        if index >= BAR_COUNT
             || !size.is_power_of_two()
-            || size < 16
-            || !fits
-            || self.bars.iter().any(taken)
+            || !(16..=1 << 31).contains(&size)
+            || self.bars.iter().any(|used| used.index == index)
         {
             return Err(PciError::Bar { index, size });
         }
         let at = BAR0 + 4 * usize::from(index);
         let mask = !(size - 1);
         self.writable[at..at + 4].copy_from_slice(&(mask as u32).to_le_bytes());
-        if kind == BarKind::Memory64 {
-            self.set(at, &BAR_64BIT.to_le_bytes());
-            self.writable[at + 4..at + 8].copy_from_slice(&((mask >> 32) as u32).to_le_bytes());
-        }
+        self.set(at, &(address as u32 & !0xf).to_le_bytes());
         self.bars.push(bar);
-        self.set_bar(bar, address);
         Ok(())
     }
 
@@ -120,23 +106,9 @@ impl ConfigSpace {
         &self.bars
     }
 
-    /// Where a BAR's registers say it lies.
+    /// Where a BAR's register says it lies.
     pub fn bar_address(&self, bar: BarSpec) -> u64 {
-        let at = BAR0 + 4 * usize::from(bar.index);
-        let low = u64::from(self.u32(at) & !0xf);
-        match bar.kind {
-            BarKind::Memory32 => low,
-            BarKind::Memory64 => u64::from(self.u32(at + 4)) << 32 | low,
-        }
-    }
-
-    fn set_bar(&mut self, bar: BarSpec, address: u64) {
-        let at = BAR0 + 4 * usize::from(bar.index);
-        let flags = self.u32(at) & 0xf;
-        self.set(at, &((address as u32 & !0xf) | flags).to_le_bytes());
-        if bar.kind == BarKind::Memory64 {
-            self.set(at + 4, &((address >> 32) as u32).to_le_bytes());
-        }
+        u64::from(self.u32(BAR0 + 4 * usize::from(bar.index)) & !0xf)
     }
 
     /// Whether the function answers at its memory BARs.

@@ -13,7 +13,7 @@ mod root;
 #[cfg(test)]
 mod tests;
 
-pub use bars::{BarAllocator, BarKind};
+pub use bars::BarAllocator;
 pub use config::{BarSpec, ConfigSpace, Identity};
 pub use hypervisor::Hypervisor;
 pub(crate) use msi::unheard;

@@ -142,7 +142,8 @@ impl MsiVector {
     }
 
     /// The route's number.
-    pub fn gsi(&self) -> u32 {
+    #[cfg(test)]
+    pub(super) fn gsi(&self) -> u32 {
         self.gsi
     }
 

@@ -48,11 +48,6 @@ impl MsixTable {
     /// Bits of message control a guest may write.
     pub const CONTROL_WRITABLE: u16 = ENABLE | FUNCTION_MASK;
 
-    /// Whether the guest has switched MSI-X on.
-    pub fn enabled(&self) -> bool {
-        self.control & ENABLE != 0
-    }
-
     /// The guest wrote message control.
     ///
     /// # Errors

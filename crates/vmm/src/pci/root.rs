@@ -106,7 +106,7 @@ impl PciRoot {
         let root = Arc::new(Self {
             mmio: Arc::clone(mmio),
             router: MsiRouter::new(hypervisor)?,
-            bars: Mutex::new(BarAllocator::new(windows.mmio32.clone(), windows.mmio64.clone())),
+            bars: Mutex::new(BarAllocator::new(windows.mmio32.clone())),
             slots: RwLock::new(slots),
             address: Mutex::new(0),
         });
@@ -142,7 +142,7 @@ impl PciRoot {
                 .ok_or(PciError::Slot { slot })?,
         };
         for &bar in bars {
-            let address = lock(&self.bars).allocate(bar.kind, bar.size)?;
+            let address = lock(&self.bars).allocate(bar.size)?;
             lock(&self.bars).release(address);
             config.add_bar(bar, address)?;
         }
@@ -218,7 +218,7 @@ impl PciRoot {
                 continue;
             }
             self.displace_bar(device, state, number);
-            if !lock(&self.bars).claim(bar.kind, wanted, bar.size) {
+            if !lock(&self.bars).claim(wanted, bar.size) {
                 continue;
             }
             let window = Arc::new(Window { device: Arc::clone(device), bar: bar.index });

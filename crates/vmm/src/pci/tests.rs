@@ -1,6 +1,6 @@
 use super::{
-    BarAllocator, BarKind, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter,
-    MsixTable, PciDevice, PciError, PciRoot,
+    BarAllocator, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter, MsixTable,
+    PciDevice, PciError, PciRoot,
 };
 use crate::{bus::Bus, layout::PciWindows};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ fn identity() -> Identity {
     }
 }
 
-const BAR: BarSpec = BarSpec { index: 0, kind: BarKind::Memory32, size: 0x1000 };
+const BAR: BarSpec = BarSpec { index: 0, size: 0x1000 };
 
 impl Machine {
     fn attach(&self, slot: u32) -> Result<(Arc<Probe>, u64), PciError> {
@@ -191,43 +191,31 @@ fn read_only_registers_stay() {
 
 #[test]
 fn bars_are_aligned_disjoint_and_run_out() {
-    let mut bars = BarAllocator::new(0x1000..0x8000, 1 << 32..(1 << 32) + 0x4000);
-    assert_eq!(bars.allocate(BarKind::Memory32, 0x1000).unwrap(), 0x1000);
-    assert_eq!(bars.allocate(BarKind::Memory32, 0x4000).unwrap(), 0x4000);
-    assert_eq!(bars.allocate(BarKind::Memory32, 0x2000).unwrap(), 0x2000);
-    assert!(matches!(bars.allocate(BarKind::Memory32, 0x10), Err(PciError::NoSpace { .. })));
-    assert_eq!(bars.allocate(BarKind::Memory64, 0x4000).unwrap(), 1 << 32);
+    let mut bars = BarAllocator::new(0x1000..0x8000);
+    assert_eq!(bars.allocate(0x1000).unwrap(), 0x1000);
+    assert_eq!(bars.allocate(0x4000).unwrap(), 0x4000);
+    assert_eq!(bars.allocate(0x2000).unwrap(), 0x2000);
+    assert!(matches!(bars.allocate(0x10), Err(PciError::NoSpace { .. })));
     bars.release(0x2000);
-    assert_eq!(
-        bars.allocate(BarKind::Memory64, 0x1000).unwrap(),
-        0x2000,
-        "low space as a fallback"
-    );
-    assert!(!bars.claim(BarKind::Memory32, 1 << 32, 0x1000));
-    assert!(!bars.claim(BarKind::Memory32, 0x3800, 0x1000), "not aligned");
-    assert!(!bars.claim(BarKind::Memory32, !0xfff, 0x1000));
-    assert!(bars.claim(BarKind::Memory32, 0x3000, 0x1000));
+    assert_eq!(bars.allocate(0x1000).unwrap(), 0x2000);
+    assert!(!bars.claim(1 << 32, 0x1000));
+    assert!(!bars.claim(0x3800, 0x1000), "not aligned");
+    assert!(!bars.claim(!0xfff, 0x1000));
+    assert!(bars.claim(0x3000, 0x1000));
 }
 
 #[test]
 fn impossible_bars_are_refused() {
     let mut config = ConfigSpace::new(identity());
-    let bar = |index, kind, size| BarSpec { index, kind, size };
-    for bad in [
-        bar(6, BarKind::Memory32, 0x1000),
-        bar(5, BarKind::Memory64, 0x1000),
-        bar(0, BarKind::Memory32, 0x1800),
-        bar(0, BarKind::Memory32, 8),
-        bar(0, BarKind::Memory32, 1 << 32),
-    ] {
+    let bar = |index, size| BarSpec { index, size };
+    for bad in [bar(6, 0x1000), bar(0, 0x1800), bar(0, 8), bar(0, 1 << 32)] {
         assert!(config.add_bar(bad, 0).is_err(), "{bad:?}");
     }
-    config.add_bar(bar(2, BarKind::Memory64, 1 << 33), 1 << 40).unwrap();
-    assert!(config.add_bar(bar(3, BarKind::Memory32, 0x1000), 0).is_err(), "upper half of BAR 2");
-    assert_eq!(config.bar_address(config.bars()[0]), 1 << 40);
-    assert_eq!(config.u32(0x18), 4, "a 64-bit BAR");
+    config.add_bar(bar(2, 0x1000), 0xc000_0000).unwrap();
+    assert!(config.add_bar(bar(2, 0x1000), 0).is_err(), "there is one");
+    assert_eq!(config.bar_address(config.bars()[0]), 0xc000_0000);
     config.write(0x18, &[0xff; 8]);
-    assert_eq!((config.u32(0x18), config.u32(0x1c)), (4, 0xffff_fffe));
+    assert_eq!((config.u32(0x18), config.u32(0x1c)), (0xffff_f000, 0));
 }
 
 fn table(

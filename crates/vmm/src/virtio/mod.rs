@@ -7,10 +7,8 @@
 
 mod chain;
 mod device;
-mod files;
 pub mod fuzz;
 mod interrupt;
-mod report;
 mod ring;
 mod transport;
 mod worker;
@@ -27,22 +25,15 @@ pub use device::{Activation, ActiveQueue, VirtioDevice};
 pub use net::{NicHandle, attach_nic};
 pub use rng::{RngHandle, attach_rng};
 
-pub(crate) use report::report;
-
-use crate::pci::PciError;
+use crate::{config::ConfigError, pci::PciError};
 use std::io;
 
 /// Why a device could not be attached, or stopped working.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// The configuration of the device is not possible.
-    #[error("{resource}: {problem}")]
-    Config {
-        /// ECS id of the disk or network interface.
-        resource: String,
-        /// What is wrong and what to do.
-        problem: String,
-    },
+    /// The description of the device is not possible.
+    #[error("machine description refused: {0}")]
+    Config(#[from] ConfigError),
     /// The host refused something the device needs.
     #[error("{resource}: cannot {what}: {source}")]
     Host {
@@ -71,9 +62,24 @@ pub enum DeviceError {
     },
 }
 
+/// Whether it is the host that failed, and not the image.
+fn is_hosts(error: &qcow2::Error) -> bool {
+    match error {
+        qcow2::Error::Io { .. } | qcow2::Error::SyncFailed => true,
+        qcow2::Error::Layer { source, .. } => is_hosts(source),
+        _ => false,
+    }
+}
+
 impl DeviceError {
-    pub(crate) fn config(resource: &str, problem: impl Into<String>) -> Self {
-        Self::Config { resource: resource.to_owned(), problem: problem.into() }
+    /// Whether a second try with the same description must fail in the same way.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Config(_) => true,
+            Self::Host { .. } => false,
+            Self::Image { source, .. } => !is_hosts(source),
+            Self::Pci { source, .. } => !matches!(source, PciError::Host { .. }),
+        }
     }
 
     pub(crate) fn host(resource: &str, what: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -159,9 +159,7 @@ impl Service {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => {
-                    return crate::virtio::report(format_args!(
-                        "virtio worker cannot wait: {error}"
-                    ));
+                    return crate::say::report(format_args!("virtio worker cannot wait: {error}"));
                 }
             };
             for event in &events[..count] {
@@ -264,6 +262,8 @@ impl Service {
             let fd = doorbell.event.as_raw_fd();
             let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
         }
+        // What was ready before is not to be taken for ready after.
+        self.more.fill(false);
         self.handler.stop();
     }
 
@@ -276,10 +276,70 @@ impl Service {
     }
 
     fn give_up(&mut self, broken: BrokenRing, interrupt: Option<QueueInterrupt>) {
-        crate::virtio::report(format_args!("{broken}; its driver must reset the device"));
+        crate::say::report(format_args!("{broken}; its driver must reset the device"));
         self.halt();
         if let Some(interrupt) = interrupt {
             interrupt.needs_reset();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        os::fd::AsRawFd as _,
+        sync::{Arc, Mutex},
+    };
+
+    /// A source that stopping takes back, as a timer is disarmed.
+    struct Timer {
+        event: EventFd,
+        calls: Arc<Mutex<Vec<&'static str>>>,
+    }
+
+    impl Handler for Timer {
+        fn sources(&self) -> Vec<(RawFd, bool)> {
+            vec![(self.event.as_raw_fd(), false)]
+        }
+
+        fn start(&mut self, _activation: Activation) -> Result<(), BrokenRing> {
+            Ok(())
+        }
+
+        fn doorbell(&mut self, _number: usize) -> Result<Progress, BrokenRing> {
+            Ok(Progress::Idle)
+        }
+
+        fn ready(&mut self, _number: usize) -> Result<Progress, BrokenRing> {
+            self.calls.lock().unwrap().push("ready");
+            Ok(Progress::Idle)
+        }
+
+        fn stop(&mut self) {
+            self.calls.lock().unwrap().push("stop");
+            let _ = self.event.read();
+        }
+    }
+
+    #[test]
+    fn what_became_ready_together_with_an_order_to_stop_is_ready_no_more() {
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let handler = Timer { event: event.try_clone().unwrap(), calls: Arc::clone(&calls) };
+        let wake = EventFd::new(EFD_NONBLOCK).unwrap();
+        let (orders, inbox) = mpsc::channel();
+        let mut service =
+            Service::new(Box::new(handler), inbox, wake.try_clone().unwrap()).unwrap();
+        let (done, stopped) = mpsc::channel();
+        event.write(1).unwrap();
+        orders.send(Order::Stop(done)).unwrap();
+        wake.write(1).unwrap();
+        let thread = std::thread::spawn(move || service.run());
+        stopped.recv().unwrap();
+        orders.send(Order::Exit).unwrap();
+        wake.write(1).unwrap();
+        thread.join().unwrap();
+        assert_eq!(*calls.lock().unwrap(), ["stop", "stop"]);
     }
 }

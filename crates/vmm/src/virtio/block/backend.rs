@@ -36,6 +36,13 @@ pub struct Submission {
     pub tag: u64,
 }
 
+impl Submission {
+    /// Makes what was written last.
+    pub fn flush() -> Self {
+        Self { operation: Operation::Flush, offset: 0, len: 0, data: Pieces::default(), tag: 0 }
+    }
+}
+
 /// A disk.
 pub trait Backend: Send + Sync {
     /// Bytes the guest sees.

@@ -56,7 +56,7 @@ impl BackendQueue for ImageQueue {
     fn pop(&mut self) -> Option<(u64, bool)> {
         let completion = self.0.pop()?;
         if let Err(error) = &completion.result {
-            crate::virtio::report(format_args!("disk: {error}"));
+            crate::say::report(format_args!("disk: {error}"));
         }
         Some((completion.tag, completion.result.is_ok()))
     }

@@ -17,8 +17,9 @@ mod tests;
 pub(super) use config::Geometry;
 pub(super) use request::{Request, rehearse};
 
-use super::{DeviceError, files::inherited, transport};
+use super::{DeviceError, transport};
 use crate::{
+    config::{MAX_DISK_QUEUES, bad, check_disk, inherited},
     context::MachineContext,
     pci::{PciRoot, SlotInfo},
 };
@@ -29,9 +30,6 @@ use image::ImageBackend;
 use limiter::Rates;
 use queue::DiskShared;
 use std::{fmt, fs::OpenOptions, sync::Arc};
-
-/// More queues than this bring no disk anything.
-const MAX_QUEUES: u32 = 8;
 
 /// A disk in the machine.
 pub struct DiskHandle {
@@ -46,11 +44,6 @@ impl DiskHandle {
     /// ECS id.
     pub fn disk_id(&self) -> &str {
         &self.disk_id
-    }
-
-    /// Where it is on the bus.
-    pub fn slot(&self) -> SlotInfo {
-        self.slot
     }
 
     /// What was done so far.
@@ -104,9 +97,7 @@ pub fn attach_disk(
     disk: &Disk,
 ) -> Result<DiskHandle, DeviceError> {
     let id = disk.disk_id.as_str();
-    if disk.layers.is_empty() {
-        return Err(DeviceError::config(id, "the disk has no layers; give at least one file"));
-    }
+    check_disk(id, disk)?;
     let layers = disk
         .layers
         .iter()
@@ -117,8 +108,8 @@ pub fn attach_disk(
     let image = qcow2::Image::open(layers, options)
         .map_err(|source| DeviceError::Image { disk: id.to_owned(), source })?;
     let queues = match disk.queues {
-        0 => context.vcpus.clamp(1, MAX_QUEUES),
-        wanted => wanted.min(MAX_QUEUES),
+        0 => context.vcpus.clamp(1, MAX_DISK_QUEUES),
+        wanted => wanted,
     };
     let config = BlockConfig {
         disk_id: id.to_owned(),
@@ -128,7 +119,7 @@ pub fn attach_disk(
     };
     let backend = ImageBackend(Arc::clone(&image));
     if backend.size() < config::SECTOR {
-        return Err(DeviceError::config(id, "the disk is smaller than one sector of 512 bytes"));
+        return Err(bad(id, "it is smaller than a sector of 512 bytes", "give it an image").into());
     }
     let device =
         BlockDevice::new(&config, &backend).map_err(DeviceError::host(id, "set its queues up"))?;
@@ -143,20 +134,15 @@ fn open_layer(id: &str, layer: &DiskLayer, write: bool) -> Result<qcow2::Layer, 
         DiskFormat::Raw => qcow2::Format::Raw,
         DiskFormat::Qcow2 => qcow2::Format::Qcow2,
         DiskFormat::Unspecified => {
-            return Err(DeviceError::config(id, "a layer has no format; say RAW or QCOW2"));
+            return Err(bad(id, "a layer has no format", "say RAW or QCOW2").into());
         }
     };
     let source = layer.file.as_ref().and_then(|file| file.source.as_ref());
     let file = match source {
-        Some(Source::Fd(fd)) => {
-            inherited(*fd).map_err(DeviceError::host(id, "use a layer's descriptor"))?
-        }
-        Some(Source::Path(path)) => OpenOptions::new()
-            .read(true)
-            .write(write)
-            .open(path)
-            .map_err(DeviceError::host(id, "open a layer"))?,
-        None => return Err(DeviceError::config(id, "a layer has neither descriptor nor path")),
+        Some(Source::Fd(fd)) => inherited(*fd),
+        Some(Source::Path(path)) => OpenOptions::new().read(true).write(write).open(path),
+        None => Err(std::io::ErrorKind::NotFound.into()),
     };
+    let file = file.map_err(DeviceError::host(id, "open a layer"))?;
     Ok(qcow2::Layer { file, format })
 }

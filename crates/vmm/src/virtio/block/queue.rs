@@ -2,7 +2,7 @@
 
 use super::{
     backend::{BackendQueue, Operation, Submission},
-    config::{Geometry, QUEUE_SIZE},
+    config::{F_FLUSH, Geometry, QUEUE_SIZE},
     limiter::{Limiter, Reservation},
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
@@ -16,7 +16,7 @@ use crate::virtio::{
 };
 use std::{
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, FromRawFd, RawFd},
     sync::Arc,
     time::Duration,
 };
@@ -40,6 +40,8 @@ struct Pending {
     written: u32,
     operation: Operation,
     bytes: u64,
+    /// Whether the data is being made to last already.
+    lasting: bool,
 }
 
 /// A request whose time has not come.
@@ -53,6 +55,8 @@ struct Stalled {
 struct Active {
     ring: Ring,
     interrupt: QueueInterrupt,
+    /// The driver knows no flush: what it is told is written must last.
+    write_through: bool,
 }
 
 /// What all queues of a disk share.
@@ -93,7 +97,7 @@ impl BlockQueue {
         Ok(Self {
             disk,
             backend,
-            timer: TimerFd::new()?,
+            timer: timer()?,
             retuned,
             active: None,
             pending: (0..DEPTH).map(|_| None).collect(),
@@ -138,7 +142,8 @@ impl BlockQueue {
             }
             Action::Submit { operation, offset, len, data } => {
                 let written = if operation == Operation::Read { writable_len } else { 0 };
-                let request = Pending { head, status, written, operation, bytes: len };
+                let request =
+                    Pending { head, status, written, operation, bytes: len, lasting: false };
                 let submission = Submission { operation, offset, len, data, tag: 0 };
                 self.admit(request, submission);
             }
@@ -183,7 +188,7 @@ impl BlockQueue {
     fn arm(&mut self, wait: u64) {
         if let Err(error) = self.timer.reset(Duration::from_nanos(wait.max(1)), None) {
             // Without a timer, going on at once is the only way never to stall.
-            crate::virtio::report(format_args!("disk limiter timer: {error}"));
+            crate::say::report(format_args!("disk limiter timer: {error}"));
             let _ = self.retuned.write(1);
         }
     }
@@ -209,7 +214,7 @@ impl BlockQueue {
         if std::mem::take(&mut self.submitted)
             && let Err(error) = self.backend.submit()
         {
-            crate::virtio::report(format_args!("disk: cannot submit requests: {error}"));
+            crate::say::report(format_args!("disk: cannot submit requests: {error}"));
             // They are still in the backend's queue: try again soon.
             self.submitted = true;
             self.arm(1_000_000);
@@ -224,11 +229,20 @@ impl BlockQueue {
             };
             let Some(request) = self.pending[slot].take() else { continue };
             self.free.push(slot);
+            if success && !request.lasting && self.must_last(request.operation) {
+                self.launch(Pending { lasting: true, ..request }, Submission::flush());
+                continue;
+            }
             self.disk.counters.completed(request.operation, request.bytes, success);
             let status = if success { Status::Ok } else { Status::IoError };
             let written = if success { request.written } else { 0 };
             self.answer(request.head, &request.status, written, status);
         }
+    }
+
+    fn must_last(&self, operation: Operation) -> bool {
+        let changes = !matches!(operation, Operation::Read | Operation::Flush);
+        changes && self.active.as_ref().is_some_and(|active| active.write_through)
     }
 
     fn answer(&mut self, head: u16, status: &Pieces, written: u32, outcome: Status) {
@@ -269,7 +283,8 @@ impl Handler for BlockQueue {
     fn start(&mut self, activation: Activation) -> Result<(), BrokenRing> {
         let Some(queue) = activation.queues.into_iter().next() else { return Ok(()) };
         let ring = Ring::new(queue.queue, activation.memory)?;
-        self.active = Some(Active { ring, interrupt: queue.interrupt });
+        let write_through = activation.features & F_FLUSH == 0;
+        self.active = Some(Active { ring, interrupt: queue.interrupt, write_through });
         Ok(())
     }
 
@@ -282,6 +297,7 @@ impl Handler for BlockQueue {
         match number {
             COMPLETIONS => self.reap(),
             TIMER => {
+                // Not there any more if the queue was stopped meanwhile.
                 let _ = self.timer.wait();
                 self.retry();
             }
@@ -301,12 +317,9 @@ impl Handler for BlockQueue {
         }
         let _ = self.timer.clear();
         let _ = self.retuned.read();
-        self.flush_submissions();
         while self.in_flight() {
+            self.flush_submissions();
             wait_readable(self.backend.event());
-            if self.submitted {
-                self.flush_submissions();
-            }
             self.reap();
         }
         // What was under way is done; the driver still learns of it, if its rings are sound.
@@ -316,10 +329,37 @@ impl Handler for BlockQueue {
     }
 }
 
+/// A timer that never blocks who reads it, unlike those `TimerFd` makes itself.
+fn timer() -> io::Result<TimerFd> {
+    // SAFETY: takes and returns numbers only.
+    let fd = unsafe {
+        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just made it for us, so nobody else owns it.
+    Ok(unsafe { TimerFd::from_raw_fd(fd) })
+}
+
 /// Waits a moment for `fd`; the caller looks again whatever the outcome.
 fn wait_readable(fd: RawFd) {
     const MOMENT_MS: i32 = 10;
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // SAFETY: `poll` is one valid element for the length of the call.
     unsafe { libc::poll(&mut poll, 1, MOMENT_MS) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_is_not_armed_blocks_nobody() {
+        let mut timer = timer().unwrap();
+        assert_eq!(timer.wait().unwrap_err().errno(), libc::EAGAIN);
+        timer.reset(Duration::from_nanos(1), None).unwrap();
+        wait_readable(timer.as_raw_fd());
+        assert_eq!(timer.wait().unwrap(), 1);
+    }
 }

@@ -29,6 +29,7 @@ struct Content {
     bytes: Vec<u8>,
     seen: Vec<(Operation, u64, u64)>,
     fail: bool,
+    fail_flush: bool,
 }
 
 struct MemoryQueue {
@@ -81,7 +82,8 @@ impl BackendQueue for MemoryQueue {
                 Operation::Discard | Operation::WriteZeroes { .. } => content.bytes[range].fill(0),
                 Operation::Flush => {}
             }
-            self.done.push_back((tag, !content.fail));
+            let failed = content.fail || content.fail_flush && operation == Operation::Flush;
+            self.done.push_back((tag, !failed));
         }
         self.event.write(1)
     }
@@ -181,6 +183,23 @@ fn what_is_written_is_read_back() {
     let stats = setup.shared.counters.snapshot("d");
     assert_eq!((stats.writes, stats.reads, stats.flushes, stats.errors), (1, 1, 1, 0));
     assert_eq!((stats.write_bytes, stats.read_bytes), (1024, 1024));
+}
+
+#[test]
+fn a_driver_that_knows_no_flush_is_told_of_writes_that_last() {
+    const FLUSH: u64 = 1 << 9;
+    let mut setup = set_up(false, Rates::default(), !FLUSH);
+    assert_eq!(setup.request(1, 0, &[(DATA, 512, false)]), (0, 1));
+    assert_eq!(setup.range(13, 8, 8, 0), (0, 1));
+    assert_eq!(setup.request(0, 0, &[(DATA, 512, true)]), (0, 513));
+    let seen: Vec<_> = setup.disk.seen().into_iter().map(|(operation, ..)| operation).collect();
+    let zeroes = Operation::WriteZeroes { unmap: false };
+    let flush = Operation::Flush;
+    assert_eq!(seen, [Operation::Write, flush, zeroes, flush, Operation::Read]);
+    setup.disk.0.lock().unwrap().fail_flush = true;
+    assert_eq!(setup.request(1, 0, &[(DATA, 512, false)]), (1, 1));
+    let stats = setup.shared.counters.snapshot("d");
+    assert_eq!((stats.writes, stats.flushes, stats.errors), (1, 0, 1));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a driver reads of a network interface, and the features it may choose from.
 
-use crate::virtio::device::RING_FEATURES;
+use crate::{config::NicShape, virtio::device::RING_FEATURES};
 
 /// Entries of a data queue.
 pub const QUEUE_SIZE: u16 = 256;
@@ -33,18 +33,8 @@ pub const F_MQ: u64 = 1 << 22;
 
 const STATUS_LINK_UP: u16 = 1;
 
-/// What an interface is, for its driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Properties {
-    /// MAC address.
-    pub mac: [u8; 6],
-    /// Most bytes of a packet without its Ethernet header.
-    pub mtu: u16,
-    /// Pairs of a receive and a transmit queue.
-    pub pairs: u16,
-}
-
-impl Properties {
+/// What a driver reads of an interface.
+impl NicShape {
     /// Features an interface offers.
     pub fn features(&self) -> u64 {
         let mut features = RING_FEATURES | F_MTU | F_MAC | F_MRG_RXBUF | F_STATUS;
@@ -83,18 +73,4 @@ impl Properties {
             (true, false) => Some(2),
         }
     }
-}
-
-/// Reads `aa:bb:cc:dd:ee:ff`.
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let digits =
-            |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let part = parts.next().filter(digits)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    let unicast = mac[0] & 1 == 0;
-    (parts.next().is_none() && unicast).then_some(mac)
 }

@@ -1,7 +1,6 @@
 //! virtio-net.
 
 use super::{
-    config::Properties,
     control::ControlQueue,
     queue::PairQueue,
     stats::Counters,
@@ -9,6 +8,7 @@ use super::{
     vhost::{RING_AND_HEADER_FEATURES, VhostPair},
 };
 use crate::{
+    config::NicShape,
     memory::GuestMemory,
     virtio::{
         device::{ActivateError, Activation, ActiveQueue, VirtioDevice},
@@ -25,7 +25,7 @@ const PCI_CLASS: u32 = 0x02_0000;
 /// An interface as its transport sees it.
 #[derive(Debug)]
 pub struct NetDevice {
-    properties: Properties,
+    shape: NicShape,
     features: u64,
     pairs: Vec<Worker>,
     control: Option<Worker>,
@@ -39,14 +39,14 @@ impl NetDevice {
     /// # Errors
     /// If the host refuses.
     pub fn new(
-        properties: Properties,
+        shape: NicShape,
         taps: Vec<Tap>,
         vhost: Vec<File>,
         memory: &GuestMemory,
     ) -> io::Result<Self> {
         let taps: Vec<_> = taps.into_iter().map(Arc::new).collect();
         let counters = Arc::new(Counters::default());
-        let mut features = properties.features();
+        let mut features = shape.features();
         let mut vhost = vhost.into_iter();
         let mut pairs = Vec::new();
         for (number, tap) in taps.iter().enumerate() {
@@ -59,18 +59,16 @@ impl NetDevice {
                     features &= pair.features() | !RING_AND_HEADER_FEATURES;
                     Box::new(pair)
                 }
-                None => {
-                    Box::new(PairQueue::new(tap, number, Arc::clone(&counters), properties.mtu))
-                }
+                None => Box::new(PairQueue::new(tap, number, Arc::clone(&counters), shape.mtu)),
             };
             pairs.push(Worker::spawn(&format!("net{number}"), handler)?);
         }
-        let control = if properties.pairs > 1 {
+        let control = if shape.pairs > 1 {
             Some(Worker::spawn("netctl", Box::new(ControlQueue::new(taps)))?)
         } else {
             None
         };
-        Ok(Self { properties, features, pairs, control, counters })
+        Ok(Self { shape, features, pairs, control, counters })
     }
 
     /// What the data path in this process counts.
@@ -89,7 +87,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        self.properties.queue_sizes()
+        self.shape.queue_sizes()
     }
 
     fn features(&self) -> u64 {
@@ -97,12 +95,12 @@ impl VirtioDevice for NetDevice {
     }
 
     fn config(&self) -> Vec<u8> {
-        self.properties.to_bytes()
+        self.shape.to_bytes()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let Activation { memory, features, queues, lines } = activation;
-        let control = self.properties.control_queue(features);
+        let control = self.shape.control_queue(features);
         let part = |queues: Vec<ActiveQueue>| Activation {
             memory: memory.clone(),
             features,

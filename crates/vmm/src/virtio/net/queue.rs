@@ -233,7 +233,7 @@ impl Handler for PairQueue {
         let Activation { memory, features, queues, .. } = activation;
         if self.number == 0 {
             self.tap.set_offload(features).map_err(|error| {
-                crate::virtio::report(format_args!("tap offloads: {error}"));
+                crate::say::report(format_args!("tap offloads: {error}"));
                 BrokenRing("the tap refuses the features agreed on")
             })?;
         }

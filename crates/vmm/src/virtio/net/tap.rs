@@ -135,6 +135,10 @@ impl Tap {
         if self.attached.load(Ordering::Acquire) == attached {
             return Ok(());
         }
+        #[cfg(test)]
+        if self.fake {
+            return Ok(());
+        }
         let mut request = empty_request();
         let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
         request.ifr_ifru.ifru_flags = flag as libc::c_short;
@@ -148,7 +152,7 @@ impl Tap {
     pub fn start_over(&self, number: usize) {
         // A tap with one queue cannot be detached, and only has number 0.
         if let Err(error) = self.set_attached(number == 0) {
-            crate::virtio::report(format_args!("tap queue {number}: {error}"));
+            crate::say::report(format_args!("tap queue {number}: {error}"));
         }
     }
 

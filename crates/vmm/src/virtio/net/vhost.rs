@@ -138,7 +138,7 @@ impl Handler for VhostPair {
 
     fn start(&mut self, activation: Activation) -> Result<(), BrokenRing> {
         self.hand_over(activation.features, &activation.queues).map_err(|error| {
-            crate::virtio::report(format_args!("vhost-net: {error}"));
+            crate::say::report(format_args!("vhost-net: {error}"));
             BrokenRing("vhost-net refuses it")
         })
     }
@@ -158,7 +158,7 @@ impl Handler for VhostPair {
         let event = interrupt.event();
         let set = |event| self.device.set_vring_call(number, &event).map_err(io::Error::other);
         if let Err(error) = event.and_then(set) {
-            crate::virtio::report(format_args!("vhost-net: cannot change an interrupt: {error}"));
+            crate::say::report(format_args!("vhost-net: cannot change an interrupt: {error}"));
         }
     }
 

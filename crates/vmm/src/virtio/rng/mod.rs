@@ -10,11 +10,7 @@ pub(super) use device::RngDevice;
 pub(super) use queue::fill;
 
 use super::{DeviceError, transport};
-use crate::{
-    context::MachineContext,
-    pci::{PciRoot, SlotInfo},
-};
-
+use crate::{context::MachineContext, pci::PciRoot};
 use std::sync::Arc;
 
 const RESOURCE: &str = "virtio-rng";
@@ -22,16 +18,10 @@ const RESOURCE: &str = "virtio-rng";
 /// The entropy device of the machine.
 #[derive(Debug)]
 pub struct RngHandle {
-    slot: SlotInfo,
     function: Arc<transport::VirtioPci>,
 }
 
 impl RngHandle {
-    /// Where it is on the bus.
-    pub fn slot(&self) -> SlotInfo {
-        self.slot
-    }
-
     /// Serves the guest no more. Only once threads run.
     pub fn stop(&self) {
         self.function.reset();
@@ -44,7 +34,7 @@ impl RngHandle {
 /// [`DeviceError`] if the host refuses or the bus is full.
 pub fn attach_rng(root: &PciRoot, context: &MachineContext) -> Result<RngHandle, DeviceError> {
     let device = RngDevice::new().map_err(DeviceError::host(RESOURCE, "set its queue up"))?;
-    let (function, slot) = transport::attach(root, &context.memory, 0, Box::new(device))
+    let (function, _) = transport::attach(root, &context.memory, 0, Box::new(device))
         .map_err(DeviceError::pci(RESOURCE))?;
-    Ok(RngHandle { slot, function })
+    Ok(RngHandle { function })
 }

@@ -7,8 +7,8 @@ use super::{
 use crate::{
     memory::GuestMemory,
     pci::{
-        BarKind, BarSpec, ConfigSpace, Hypervisor, Identity, MsixTable, PciDevice, PciError,
-        PciRoot, SlotInfo,
+        BarSpec, ConfigSpace, Hypervisor, Identity, MsixTable, PciDevice, PciError, PciRoot,
+        SlotInfo,
     },
     virtio::{
         device::{Activation, ActiveQueue, VirtioDevice},
@@ -60,7 +60,7 @@ pub fn attach(
 ) -> Result<(Arc<VirtioPci>, SlotInfo), PciError> {
     let (function, config) = VirtioPci::new(root, memory.clone(), device)?;
     let function = Arc::new(function);
-    let bar = BarSpec { index: layout::BAR, kind: BarKind::Memory32, size: layout::BAR_SIZE };
+    let bar = BarSpec { index: layout::BAR, size: layout::BAR_SIZE };
     let slot = root.attach(slot, config, &[bar], function.clone())?;
     Ok((function, slot))
 }
@@ -130,7 +130,7 @@ impl VirtioPci {
             state.device.activate(activation).map_err(|error| error.to_string())
         });
         if let Err(problem) = outcome {
-            crate::virtio::report(format_args!(
+            crate::say::report(format_args!(
                 "virtio device {}: {problem}",
                 state.device.device_type()
             ));
@@ -284,7 +284,7 @@ impl PciDevice for VirtioPci {
 
 fn report(outcome: Result<(), PciError>) {
     if let Err(error) = outcome {
-        crate::virtio::report(format_args!("MSI-X: {error}"));
+        crate::say::report(format_args!("MSI-X: {error}"));
     }
 }
 
