@@ -65,6 +65,32 @@ fn the_saved_entry_of_the_environment_block() {
     assert_eq!(files(&found), (kernel(9), initrd(9)));
 }
 
+/// After a power cut the latest configuration may be in the journal only.
+#[test]
+fn what_is_only_in_the_journal() {
+    for (options, open) in [
+        (&["-b", "4096"][..], "jo -c"),
+        (&["-b", "4096", "-O", "^metadata_csum"], "jo"),
+        (&["-b", "4096", "-O", "^metadata_csum,^64bit"], "jo"),
+        (&["-b", "1024", "-O", "^metadata_csum,^64bit,^extents"], "jo"),
+    ] {
+        let old = ext4_with(ROOT_UUID, 12, &debian_tree("1>0"), options);
+        let text = configuration(DEBIAN, "1>0");
+        let at = old.windows(64).position(|bytes| bytes == &text[..64]).expect("in one piece");
+        let size: usize = options[1].parse().expect("a number");
+        let mut block = old[at..at + size].to_vec();
+        let default = block.windows(5).position(|bytes| bytes == b"\"1>0\"").expect("a default");
+        block[default + 3] = b'1';
+        let work = tempfile::tempdir().expect("tempdir");
+        let data = work.path().join("data");
+        std::fs::write(&data, block).expect("write");
+        let script = format!("{open}\njw -b {} {}\njc\n", at / size, data.display());
+        let found = found(debugfs(&old, &script));
+        assert_eq!(found.kernel_path(), "/boot/vmlinuz-6.1.0-9", "{options:?}");
+        assert_eq!(files(&found), (kernel(9), initrd(9)), "{options:?}");
+    }
+}
+
 #[test]
 fn a_bare_filesystem_is_the_whole_disk() {
     let found = found(ext4(ROOT_UUID, 8, &debian_tree("0")));

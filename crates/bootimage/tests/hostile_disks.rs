@@ -138,6 +138,47 @@ fn ext4_metadata() {
 }
 
 #[test]
+fn ext4_journal() {
+    let work = tempfile::tempdir().expect("tempdir");
+    let data = work.path().join("data");
+    std::fs::write(&data, vec![0xc0; 200 * 1024]).expect("write");
+    let list = |range: std::ops::Range<u32>| {
+        range.map(|block| block.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let script = format!(
+        "jo\njw -b {} {data}\njw -r {}\njw -b {} {data}\njc\n",
+        list(2000..2200),
+        list(2100..2150),
+        list(2150..2170),
+        data = data.display()
+    );
+    let root = debugfs(&unchecked_root(), &script);
+    find(Box::new(root.clone()), limits()).expect("bootable with the journal as written");
+    let at = root.windows(8).position(|bytes| bytes == [0xc0, 0x3b, 0x39, 0x98, 0, 0, 0, 4]);
+    let at = at.expect("a journal");
+    many(&root, at..at + 256, 9, "the journal's superblock");
+    many(&root, at + 1024..at + 2048, 10, "a descriptor block");
+    // Revocations, commits and later descriptors lie among the copies.
+    let mut headers = Vec::new();
+    for at in (at + 1024..root.len()).step_by(1024) {
+        if root[at..at + 4] == [0xc0, 0x3b, 0x39, 0x98] {
+            headers.push(at);
+        }
+    }
+    assert!(headers.len() > 5, "{} headers", headers.len());
+    let mut random = StdRng::seed_from_u64(11);
+    let started = Instant::now();
+    while started.elapsed() < duration() {
+        let mut copy = root.clone();
+        for _ in 0..3 {
+            let at = headers[random.random_range(0..headers.len())];
+            damage(&mut copy, at..at + 64, &mut random);
+        }
+        survive(copy, "blocks of the journal");
+    }
+}
+
+#[test]
 fn fat() {
     let esp = disks::fat(
         4,

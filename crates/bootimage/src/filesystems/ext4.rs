@@ -1,4 +1,12 @@
-//! ext2, ext3 and ext4, through `ext4-view`.
+//! ext2, ext3 and ext4, through `ext4-view`; the journal is replayed by [`overlay`].
+
+mod checksum;
+mod inode;
+mod log;
+mod overlay;
+mod superblock;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::error::Error as StdError;
@@ -9,6 +17,7 @@ use ext4_view::{Ext4 as View, Ext4Error, Ext4Read, FileType};
 use super::{FileSystem, Sink, Stat};
 use crate::error::Error;
 use crate::source::Extent;
+use overlay::Overlay;
 
 /// Bytes read at a time.
 const PIECE: usize = 64 << 10;
@@ -24,7 +33,7 @@ pub(super) struct Ext4 {
 type Failed = Rc<RefCell<Option<Error>>>;
 
 struct Reader {
-    area: Extent,
+    overlay: Overlay,
     failed: Failed,
 }
 
@@ -34,7 +43,7 @@ impl Ext4Read for Reader {
         start: u64,
         out: &mut [u8],
     ) -> Result<(), Box<dyn StdError + Send + Sync + 'static>> {
-        self.area.read(out, start).map_err(|error| {
+        self.overlay.read(out, start).map_err(|error| {
             let text = error.to_string();
             self.failed.borrow_mut().get_or_insert(error);
             text.into()
@@ -44,9 +53,9 @@ impl Ext4Read for Reader {
 
 impl Ext4 {
     pub(super) fn open(area: &Extent) -> Result<Ext4, Error> {
-        check_superblock(area)?;
+        let overlay = Overlay::open(area)?;
         let failed = Failed::default();
-        let reader = Reader { area: area.clone(), failed: Rc::clone(&failed) };
+        let reader = Reader { overlay, failed: Rc::clone(&failed) };
         let view = match View::load(Box::new(reader)) {
             Ok(view) => view,
             Err(error) => return Err(convert(&failed, "the ext4 filesystem", &error)),
@@ -57,41 +66,6 @@ impl Ext4 {
     fn error(&self, path: &str, error: &Ext4Error) -> Error {
         convert(&self.failed, &format!("{path} in the ext4 filesystem"), error)
     }
-}
-
-/// `ext4-view` allocates by these fields before it has read anything else.
-fn check_superblock(area: &Extent) -> Result<(), Error> {
-    let corrupt = |why: String| Err(Error::Corrupt { what: "the ext4 superblock".into(), why });
-    let mut bytes = [0; 1024];
-    area.read(&mut bytes, 1024)?;
-    let le32 =
-        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let log_block_size = le32(0x18);
-    if log_block_size > 6 {
-        return corrupt(format!("block size 2^{}", log_block_size.saturating_add(10)));
-    }
-    let block_size = 1024_u64 << log_block_size;
-    let inode_size = u16::from_le_bytes([bytes[0x58], bytes[0x59]]);
-    if le32(0x4c) == 0 || inode_size == 128 {
-        return Err(Error::UnsupportedFilesystem {
-            found: "ext4 with inodes of 128 bytes (make it with mke2fs -I 256)".into(),
-        });
-    }
-    let has_64bit = le32(0x60) & 0x80 != 0;
-    let blocks = u64::from(le32(4)) | if has_64bit { u64::from(le32(0x150)) << 32 } else { 0 };
-    let per_group = u64::from(le32(0x20));
-    // One bitmap block holds the bits of one group, and a group is never tiny.
-    if per_group < 256 || per_group > block_size * 8 {
-        return corrupt(format!("{per_group} blocks per group"));
-    }
-    // A filesystem in a larger partition is fine, one that claims more than there is isn't.
-    if blocks == 0 || blocks > area.length().div_ceil(block_size) {
-        return corrupt(format!(
-            "{blocks} blocks of {block_size} bytes on {} bytes of disk",
-            area.length()
-        ));
-    }
-    Ok(())
 }
 
 fn convert(failed: &Failed, what: &str, error: &Ext4Error) -> Error {
