@@ -1,5 +1,6 @@
 # What a person needs; the work is in scripts/.
 .DEFAULT_GOAL := help
+SHELL := /bin/bash
 export ECS_LAB_DIR ?= $(CURDIR)/target/lab
 IMAGES ?= debian-12 tiny lab-host
 
@@ -15,7 +16,7 @@ test: ## every test, the lab's end-to-end tests included
 	scripts/test.sh
 
 bench: deps ## ecs-vmm against QEMU; writes target/bench/*.json
-	scripts/bench.sh
+	source scripts/env.sh && scripts/bench.sh
 
 build: deps ## the programs, in target/release
 	scripts/build.sh

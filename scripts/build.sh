@@ -2,7 +2,8 @@
 # Builds the programs and puts them in target/release, wherever cargo keeps its own files.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# shellcheck source=env.sh
+source scripts/env.sh
 
 programs=(ecsctl ecs-controller ecs-agent ecs-vmm ecs-bootimage)
 cargo build --release --locked -p cli -p controller -p agent -p vmm -p bootimage

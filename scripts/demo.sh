@@ -4,7 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
-export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# shellcheck source=env.sh
+source scripts/env.sh
+need_root "make demo"
 export ECS_LAB_DIR=${ECS_LAB_DIR:-$root/target/lab}
 ecsctl=$root/target/release/ecsctl
 name=demo
@@ -22,7 +24,7 @@ first_or() {
     local list=() id
     while [[ $1 != -- ]]; do list+=("$1") && shift; done
     shift
-    id=$("$ecsctl" -o name "${list[@]}" | head -n 1)
+    id=$("$ecsctl" -o name "${list[@]}" | sed -n 1p)
     [[ -n $id ]] || id=$("$ecsctl" -o name "$@")
     echo "$id"
 }
@@ -40,7 +42,7 @@ step "Image"
 file=$("$ecsctl" image build debian-12)/debian-12.qcow2
 # One name per content, so that a rebuilt image is imported again and an old one is not used.
 image_name=debian-12-$(sha256sum "$file" | cut -c1-12)
-image=$("$ecsctl" image list --name "$image_name" --status Available -o name | head -n 1)
+image=$("$ecsctl" image list --name "$image_name" --status Available -o name | sed -n 1p)
 if [[ -z $image ]]; then
     image=$("$ecsctl" -o name image import "$file" --name "$image_name" --platform Debian --family debian-12)
 fi
@@ -50,7 +52,7 @@ step "Network, security group, key"
 vpc=$(first_or vpc list --name $name -- vpc create --name $name --cidr 172.16.0.0/12)
 vswitch=$(first_or vswitch list --vpc "$vpc" -- vswitch create --vpc "$vpc" --name $name --cidr 172.16.1.0/24)
 group=$(first_or security-group list --vpc "$vpc" --name $name -- security-group create --vpc "$vpc" --name $name)
-"$ecsctl" security-group show "$group" | grep -q '22/22' ||
+"$ecsctl" security-group show "$group" | grep '22/22' >/dev/null ||
     "$ecsctl" -o name security-group authorize "$group" --port 22/22 --cidr 0.0.0.0/0 >/dev/null
 key=$ECS_LAB_DIR/$name.pem
 if [[ ! -f $key || -z $("$ecsctl" -o name key-pair list $name) ]]; then
@@ -61,21 +63,6 @@ fi
 echo "$vpc $vswitch $group, private key $key"
 
 step "Instance"
-# ecs.c7.large is 2 vCPUs and 4 GiB; where the hosts have less to give, the largest that fits.
-wanted=ecs.c7.large
-free_mib=$("$ecsctl" -o json host list | awk -F'[:,]' '
-    /"memory_mib":/ {all = $2} /"memory_mib_used":/ {if (all - $2 > best) best = all - $2}
-    END {print best + 0}')
-old=$("$ecsctl" -o name instance list --name $name | xargs)
-type=$wanted
-reason=
-if [[ -z $old ]] && ((free_mib < 4096)); then
-    type=$("$ecsctl" -o json instance-type list --available --max-memory "$(awk "BEGIN {print $free_mib / 1024}")" |
-        awk -F'"' '/"instance_type_id"/ {id = $4} /"memory_size"/ {split($3, m, /[ :,]+/); if (m[2] >= 0.5 && m[2] > best && id ~ /large|medium|small/) {best = m[2]; pick = id}} END {print pick}')
-    [[ -n $type ]] || fail "no host has memory for any instance ($free_mib MiB free); ecsctl instance list shows what uses it"
-    reason="the hosts have $free_mib MiB free and $wanted needs 4096"
-fi
-
 user_data=$(mktemp)
 trap 'rm -f "$user_data"' EXIT
 cat >"$user_data" <<'END'
@@ -93,21 +80,43 @@ users:
     shell: /bin/bash
 END
 
-# An instance of an earlier run is used again if it runs and was made from this image.
-instance=
-for id in $old; do
-    if [[ -z $instance && -n $("$ecsctl" -o name instance list "$id" --image "$image" --key-pair $name --status Running) ]]; then
-        instance=$id
-    else
-        "$ecsctl" instance delete "$id" --force --wait
-    fi
-done
+# An instance of an earlier run is used again, started if it is stopped, and none is ever deleted here:
+# somebody may have put something on it. The tag tells which of them let this key in.
+key_tag=demo-key=$(sha256sum "$key" | cut -c1-12)
+state() { "$ecsctl" instance status "$1" | awk 'NR == 2 {print $2}'; }
+instance=$("$ecsctl" -o name instance list --name $name --tag "$key_tag" | sed -n 1p)
 if [[ -n $instance ]]; then
-    echo "$instance runs already"
+    [[ -n $("$ecsctl" -o name instance list "$instance" --image "$image") ]] ||
+        echo "$instance was made of an earlier image; delete it, and the next run makes one of $image."
+    for ((tries = 0; tries < 300; tries++)); do
+        case $(state "$instance") in
+        Running) break ;;
+        Stopped)
+            "$ecsctl" instance start "$instance" --wait --timeout 300 ||
+                fail "instance $instance of an earlier run does not start; delete it if you do not need it: $ecsctl instance delete $instance --force --wait"
+            ;;
+        esac
+        sleep 1
+    done
+    [[ $(state "$instance") == Running ]] ||
+        fail "instance $instance of an earlier run is $(state "$instance") for minutes; $ecsctl instance show $instance says why"
+    echo "$instance is there from an earlier run"
 else
-    [[ -z $reason ]] || echo "Type $type instead of $wanted: $reason."
+    # ecs.c7.large is 2 vCPUs and 4 GiB; where no host has so much to give, the largest that fits.
+    wanted=ecs.c7.large
+    type=$wanted
+    why_not=$("$ecsctl" -o json instance-type list $wanted | sed -n 's/^ *"unavailable_reason": "\(.*\)",\{0,1\}$/\1/p')
+    if [[ -n $why_not ]]; then
+        # Debian needs half a GiB.
+        type=$("$ecsctl" instance-type list --available --max-cpus 2 --min-memory 0.5 --max-memory 4 |
+            awk 'NR > 1 {print $3, $2, $1}' | sort -k1,1gr -k2,2gr -s | awk 'NR == 1 {print $3}')
+        [[ -n $type ]] || fail "no host has room for any instance: $why_not; $ecsctl instance list shows what uses it"
+        echo "Type $type instead of $wanted: $why_not."
+    else
+        echo "Type $type, as a host has its 2 vCPUs and 4 GiB free."
+    fi
     instance=$("$ecsctl" -o name instance run --image "$image" --type "$type" --vswitch "$vswitch" \
-        --security-group "$group" --key-pair $name --name $name --host-name $name \
+        --security-group "$group" --key-pair $name --name $name --host-name $name --tag "$key_tag" \
         --user-data "$user_data" --wait --timeout 300)
 fi
 "$ecsctl" instance list "$instance"
@@ -115,7 +124,10 @@ fi
 step "Console, until cloud-init is done (at most $((patience / 60)) minutes)"
 console=
 if [[ $("$ecsctl" instance console-output "$instance" --plain 2>/dev/null) != *"Cloud-init v."*" finished at"* ]]; then
-    "$ecsctl" console "$instance" --watch </dev/null | sed -u 's/\r//g; s/\x1b\[[0-9;?]*[A-Za-z]//g; s/^/  | /' &
+    # Not a pipeline, of which $! is the last program: the first one must end, or it keeps the output
+    # open that somebody may read with tee.
+    "$ecsctl" console "$instance" --watch </dev/null \
+        > >(exec sed -u 's/\r//g; s/\x1b\[[0-9;?]*[A-Za-z]//g; s/^/  | /') &
     console=$!
 fi
 stop_console() { [[ -z $console ]] || kill "$console" 2>/dev/null || true; console=; }
@@ -136,12 +148,14 @@ sleep 1
 stop_console
 
 step "Over SSH"
-answer=$(remote 120 'echo "cloud-init: $(cloud-init status | head -n 1)"
+answer=$(remote 120 'echo "cloud-init: $(cloud-init status | sed -n 1p)"
 echo "product:    $(cat /sys/class/dmi/id/product_name)"
 echo "instance:   $(curl -s --max-time 20 http://100.100.100.200/latest/meta-data/instance-id)"
 echo "user data:  $(cat /var/tmp/demo)"') || fail "the command over SSH did not answer"
 echo "$answer"
-[[ $answer == *"status: done"* && $answer == *"$instance"* ]] || fail "the instance's answer is not as it must be"
+for expected in "status: done" "product:    Alibaba Cloud ECS" "instance:   $instance" "applied by cloud-init"; do
+    [[ $answer == *"$expected"* ]] || fail "the instance did not answer \"$expected\""
+done
 
 cat <<END
 

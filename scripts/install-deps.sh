@@ -61,16 +61,10 @@ done
     exit 1
 }
 
-# The least Rust that builds this is in the workspace's manifest.
-wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-new_enough() {
-    local have
-    have=$(cargo --version 2>/dev/null | awk '{print $2}') || return 1
-    [[ -n $have && $(printf '%s\n' "$wanted" "$have" | sort -V | head -n 1) == "$wanted" ]]
-}
-if ! new_enough; then
-    say "installing Rust $wanted with rustup"
+# shellcheck source=env.sh
+source scripts/env.sh
+if ! rust_is_new_enough; then
+    say "installing Rust $rust_wanted with rustup, beside what is there"
     if ! command -v rustup >/dev/null; then
         if apt-cache show rustup >/dev/null 2>&1; then
             "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y install rustup >/dev/null
@@ -78,10 +72,10 @@ if ! new_enough; then
             curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --no-modify-path --default-toolchain none
         fi
     fi
-    rustup -q toolchain install "$wanted" --profile minimal -c clippy -c rustfmt
-    rustup -q default "$wanted"
-    new_enough || {
-        say "cargo $wanted or newer is needed; found: $(cargo --version 2>&1)"
+    rustup -q toolchain install "$rust_wanted" --profile minimal -c clippy -c rustfmt
+    export RUSTUP_TOOLCHAIN=$rust_wanted
+    rust_is_new_enough || {
+        say "cargo $rust_wanted or newer is needed; found: $(cargo --version 2>&1)"
         exit 1
     }
 fi
