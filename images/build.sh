@@ -5,6 +5,8 @@
 #
 # An image is a folder here with a recipe.sh. The result is DIR/IMAGE/, DIR being target/images.
 set -euo pipefail
+# Files and folders made here end up in images.
+umask 022
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=$here/../target/images

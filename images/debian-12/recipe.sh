@@ -16,7 +16,6 @@ root_uuid=6d1f1f0e-0c9c-4c57-a8ff-9d6f2c1d1212
 
 build() {
     local work=$1
-    say "packages (some minutes)"
     export root_uuid
     mmdebstrap_options=(--customize-hook="$here/debian-12/customize.sh")
     tree "$work/root" "${packages[@]}"

@@ -12,7 +12,6 @@ root_uuid=6d1f1f0e-0c9c-4c57-a8ff-9d6f2c1d3112
 
 build() {
     local work=$1 version root=$1/root initrd=$1/initrd
-    say "packages (some minutes)"
     tree "$root" "${packages[@]}"
     version=$(basename "$root"/boot/vmlinuz-* | sed 's/^vmlinuz-//')
     mv "$root/boot/vmlinuz-$version" "$work/result/vmlinuz"

@@ -23,17 +23,22 @@ build_cached() {
         return
     fi
     refresh_package_lists
+    local list
+    list=$(resolve "${packages[@]}")
     key="recipe $recipe
-packages $(resolve "${packages[@]}" | sha256sum | cut -c1-32)"
+packages $(sha256sum <<<"$list" | cut -c1-32)"
     if [[ -z $rebuild && -f $final/key && $(<"$final/key") == "$key" ]]; then
         touch "$final/key"
         say "reused, no package has changed: ${final#"$PWD"/}"
         return
     fi
 
-    # The newest of the archive's own dates: the same packages give the same image.
-    SOURCE_DATE_EPOCH=$(cat "$apt_state"/var/lib/apt/lists/*InRelease | sed -n 's/^Date: //p' |
-        while read -r d; do date -d "$d" +%s; done | sort -n | tail -1)
+    # The newest package's date, and not today's or the archive's: the same packages give the same
+    # image, and no file of a package is younger.
+    mapfile -t resolved < <(awk '{print $1}' <<<"$list")
+    download "${packages[@]}"
+    SOURCE_DATE_EPOCH=$(newest_package)
+    [[ $SOURCE_DATE_EPOCH =~ ^[0-9]+$ ]] || fail "the packages in $apt_state/debs have no dates; delete that folder"
     export SOURCE_DATE_EPOCH E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH
     local work=$out/.work.$name
     remove_tree "$work"

@@ -22,6 +22,14 @@ ext4_file() {
     find "$tree" -newermt "@$SOURCE_DATE_EPOCH" -print0 | xargs -0 -r touch -h -d "@$SOURCE_DATE_EPOCH"
     quietly mke2fs -q -F -t ext4 -U "$uuid" -E "hash_seed=$uuid,offset=$offset,root_owner=0:0,nodiscard" \
         -m 1 -L "${ext4_label:-root}" -d "$tree" "$file" "${mib}M"
+    # mke2fs copies when an inode was last changed and read, which nothing can set on a tree.
+    find "$tree" -printf 'set_inode_field "/%P" ctime @%%\nset_inode_field "/%P" atime @%%\n' |
+        sed "s/@%\$/@$SOURCE_DATE_EPOCH/" >"$tree.times"
+    # It ends well whatever it finds; it repeats each command, and any other line is an error.
+    local errors
+    errors=$(debugfs -w -f "$tree.times" "$file?offset=$offset" 2>&1 | grep -v '^debugfs' || true)
+    [[ -z $errors ]] || fail "debugfs: ${errors:0:500}"
+    rm "$tree.times"
 }
 
 # qcow2 RAW FILE COMPRESSION: one thread, so that clusters are always in the same order.
@@ -48,6 +56,8 @@ copy_modules() {
     done | sort -u | while read -r file; do
         install -D -m 644 "$file" "$target/${file#"$root"/}"
     done
-    cp "$root/lib/modules/$version/modules.order" "$root/lib/modules/$version/modules.builtin" "$target/lib/modules/$version/"
+    # The last of them only depmod reads.
+    cp "$root/lib/modules/$version"/modules.{order,builtin,builtin.modinfo} "$target/lib/modules/$version/"
     depmod -b "$target" "$version"
+    rm "$target/lib/modules/$version/modules.builtin.modinfo"
 }

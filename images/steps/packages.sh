@@ -43,14 +43,32 @@ resolve() {
     private_apt apt-get -qq --print-uris -y install "$@" '?essential' | awk '{print $2, $4}' | sort
 }
 
+# download PACKAGE...: the files of what resolve lists, in $apt_state/debs.
+download() {
+    mkdir -p "$apt_state/debs/partial"
+    followed "downloading packages" "${#resolved[@]}" '^Get:' \
+        private_apt apt-get -q -y --download-only -o Acquire::Retries=3 \
+        -o Dir::Cache::archives="$apt_state/debs/" install "$@" '?essential'
+}
+
+# newest_package: when the newest file of `resolved` was built, in seconds since 1970. A package's
+# first member says it, from byte 24 of the file on.
+newest_package() {
+    local deb
+    for deb in "${resolved[@]}"; do
+        head -c 36 "$apt_state/debs/$deb" | tail -c 12 && echo
+    done | sort -n | tail -n 1 | tr -d ' '
+}
+
 # tree DIR PACKAGE...: a Debian tree. Hooks: the array mmdebstrap_options.
 tree() {
     local dir=$1
     shift
     local packages
     packages=$(IFS=, && echo "$*")
-    mkdir -p "$apt_state/debs"
-    quietly mmdebstrap --mode=root --variant=minbase --architectures=amd64 --include="$packages" \
+    # Each package is unpacked and set up.
+    followed "installing packages" $((${#resolved[@]} * 2)) '^(Unpacking|Setting up) ' \
+        mmdebstrap --verbose --mode=root --variant=minbase --architectures=amd64 --include="$packages" \
         --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Retries "3"' \
         --skip=download/empty --skip=essential/unlink \
         --setup-hook='mkdir -p "$1/var/cache/apt/archives"' \
@@ -63,11 +81,12 @@ tree() {
 unpack() {
     local dir=$1 package deb
     shift
-    mkdir -p "$apt_state/unpack/partial"
-    quietly private_apt apt-get -q -y --download-only -o Dir::Cache::archives="$apt_state/unpack/" install "$@"
-    for package in "$@"; do
-        for deb in "$apt_state"/unpack/${package/#linux-image-*/linux-image-[0-9]*}_*.deb; do
-            dpkg-deb -x "$deb" "$dir"
+    for deb in "${resolved[@]}"; do
+        for package in "$@"; do
+            # shellcheck disable=SC2254
+            case $deb in
+            ${package/#linux-image-*/linux-image-[0-9]*}_*) dpkg-deb -x "$apt_state/debs/$deb" "$dir" ;;
+            esac
         done
     done
 }

@@ -23,6 +23,35 @@ quietly() {
     rm -f "$log"
 }
 
+# followed WHAT TOTAL PATTERN COMMAND...: the same, and says how many of TOTAL lines that match PATTERN
+# the command has printed.
+followed() {
+    local what=$1 total=$2 pattern=$3 log poller
+    shift 3
+    log=$(mktemp)
+    # The command is in the foreground, so that Ctrl-C ends it; the poller ends with this shell.
+    (
+        last=
+        while sleep 2 >/dev/null 2>&1 && kill -0 $$; do
+            percent=$(($(grep -cE "$pattern" "$log" || true) * 20 / total * 5))
+            ((percent < 100)) || percent=99
+            [[ $percent == "$last" ]] || say "$what, $percent %"
+            last=$percent
+        done
+    ) &
+    poller=$!
+    if ! "$@" >"$log" 2>&1; then
+        kill $poller
+        wait $poller 2>/dev/null || true
+        tail -n 40 "$log" >&2
+        rm -f "$log"
+        fail "failed: $*"
+    fi
+    kill $poller
+    wait $poller 2>/dev/null || true
+    rm -f "$log"
+}
+
 # require_tools TOOL:PACKAGE...
 require_tools() {
     local pair missing=()
