@@ -1,15 +1,25 @@
 #!/usr/bin/env bash
-# Every test of the project: lints, the tests of each crate, then end-to-end tests in a lab of their
-# own. Goes on after a failure, so that one run tells all; the last line counts.
+# Every test of the project: lints, the tests of each crate, the fuzz targets for a while, then
+# end-to-end tests in a lab of their own. Goes on after a failure, so that one run tells all; the last
+# line counts them. What is not run counts as skipped, and is said with its reason before that line.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# shellcheck source=env.sh
+source scripts/env.sh
+need_root "make test"
 export ECS_LAB_DIR=$PWD/target/lab-test
 export CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+ecsctl=target/release/ecsctl
+# From a clean clone, on two cores.
+limit=3600
 
-passed=0 failed=0 broken=() reasons=
+passed=0 failed=0 skipped=0 broken=() reasons= why_skipped=
+
+# sum LOG FIELD: of a field of the lines in which cargo's tests count themselves.
+sum() { awk -v field="$2" '/^test result:/ {n += $field} END {print n + 0}' "$1"; }
 
 # step NAME SECONDS COMMAND...: one pass or failure; what it prints of cargo's tests counts instead.
+# Lines that begin with "skipped: " say what a command did not run, and why.
 step() {
     local name=$1 seconds=$2 log status started=$SECONDS
     shift 2
@@ -17,10 +27,11 @@ step() {
     log=$(mktemp)
     timeout --kill-after=30 "$seconds" "$@" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
-    ((status != 124)) || echo "$name: not done after $seconds s"
-    local p f
-    p=$(awk '/^test result:/ {n += $4} END {print n + 0}' "$log")
-    f=$(awk '/^test result:/ {n += $6} END {print n + 0}' "$log")
+    ((status != 124 && status != 137)) || echo "error: $name: not done after $seconds s" | tee -a "$log"
+    local p f s
+    p=$(sum "$log" 4)
+    f=$(sum "$log" 6)
+    s=$(($(sum "$log" 8) + $(sum "$log" 12) + $(grep -c '^skipped: ' "$log")))
     if ((p + f > 0)); then
         passed=$((passed + p)) failed=$((failed + f))
         # A build that broke or a time-out fails without any test saying so.
@@ -30,6 +41,8 @@ step() {
     else
         failed=$((failed + 1))
     fi
+    skipped=$((skipped + s))
+    ((s == 0)) || why_skipped+=$(grep -E '^skipped: |^test .* \.\.\. ignored|[1-9][0-9]* filtered out' "$log" | sed "s/^/$name: /")$'\n'
     ((status == 0)) || broken+=("$name")
     # Said again at the end, where a reader looks first.
     ((status == 0)) || reasons+=$(grep -A 6 -E '^error|Error: |panicked at|^test .* FAILED' "$log" | cut -c 1-300 | head -n 40)$'\n'
@@ -38,7 +51,22 @@ step() {
     return "$status"
 }
 
-lab_down() { target/release/ecsctl lab down "$@"; }
+# The lab's tests when something before them has failed: failed as well, each of them.
+lab_tests_not_run() {
+    local count
+    count=$(cat tests/lab/tests/*.rs | grep -c '^#\[test\]')
+    printf '\n=== tests in the lab: not run, as %s\n' "$1"
+    failed=$((failed + count)) broken+=("tests in the lab: $count not run, as $1")
+}
+
+lab_logs() {
+    local what
+    for what in "" "lab-1" "lab-1 --console"; do
+        printf '\n--- ecsctl lab logs %s\n' "$what"
+        # shellcheck disable=SC2086
+        timeout 60 $ecsctl lab logs $what 2>&1 | tail -n 60
+    done
+}
 
 scripts/install-deps.sh || exit 1
 step "format" 120 scripts/lint.sh fmt
@@ -47,22 +75,33 @@ built=$?
 step "clippy" 1200 scripts/lint.sh clippy
 step "cargo-deny" 1200 scripts/lint.sh deny
 step "tests of each crate" 1800 cargo test --workspace --exclude lab-tests --locked --no-fail-fast
-if ((built == 0)); then
-    trap 'lab_down >/dev/null 2>&1' EXIT
-    if step "images" 1500 target/release/ecsctl image build tiny debian-12 lab-host &&
-        step "lab up" 300 target/release/ecsctl lab up --wipe; then
-        step "tests in the lab" 2400 cargo test -p lab-tests --locked --no-fail-fast -- --test-threads=1 --nocapture ||
-            { target/release/ecsctl lab logs | tail -n 60; target/release/ecsctl lab logs lab-1 | tail -n 60; }
-    fi
-    step "lab down" 120 target/release/ecsctl lab down --wipe
-    trap - EXIT
+step "fuzz" 1200 tests/fuzz/run.sh 10
+if ((built != 0)); then
+    lab_tests_not_run "the programs do not build"
+elif ! step "images" 1500 $ecsctl image build tiny debian-12 lab-host; then
+    lab_tests_not_run "there are no images for them"
 else
-    echo "tests in the lab: not run, as the programs do not build"
-    failed=$((failed + 1)) && broken+=("tests in the lab")
+    step "an image built twice is the same" 600 tests/images/reproducible.sh tiny
+    trap '$ecsctl lab down >/dev/null 2>&1' EXIT
+    # Longer than ecsctl itself waits, so that it can say what it waited for.
+    if step "lab up" 480 $ecsctl lab up --wipe --timeout 300; then
+        step "tests in the lab" 2400 cargo test -p lab-tests --locked --no-fail-fast -- --test-threads=1 --nocapture ||
+            lab_logs
+    else
+        lab_logs
+        lab_tests_not_run "the lab is not up"
+    fi
+    step "lab down" 120 $ecsctl lab down --wipe
+    trap - EXIT
 fi
 
+if ((SECONDS > limit)); then
+    failed=$((failed + 1)) broken+=("all of it in $limit s")
+fi
 echo
 ((failed == 0)) || printf '%s\n' "$reasons"
 ((failed == 0)) || printf 'failed: %s\n' "${broken[@]}"
-echo "$passed passed, $failed failed"
+printf '%s' "$why_skipped"
+echo "$SECONDS s in all, of $limit s at most"
+echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0))
