@@ -90,15 +90,11 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// How many things were created, changed or removed. Zero: everything was there already.
     pub changes: usize,
+    /// Nothing that is not desired is left: no namespace and no tap.
+    pub removals_done: bool,
 }
 
 impl Report {
-    /// Whether everything is as desired.
-    #[must_use]
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty()
-    }
-
     /// The first problem that keeps this ENI from working: its own, or its VPC's.
     #[must_use]
     pub fn problem_of(&self, eni: &EniSpec) -> Option<&Problem> {

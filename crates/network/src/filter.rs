@@ -17,12 +17,14 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Applied {
     ruleset: Ruleset,
+    generation: u32,
     listing: [u8; 32],
 }
 
 /// Makes `desired` the rules of the namespace, if they are not already. `applied` is what an
 /// earlier call left; without it, or if somebody changed the rules since, all are replaced. Either
-/// way it is one transaction: on an error the rules that were in force still are.
+/// way it is one transaction: on an error the rules that were in force still are. Every change brings
+/// a new generation, so that flows older than it are judged again.
 pub(crate) async fn ensure(
     namespace: &Namespace,
     nft: &Path,
@@ -35,9 +37,12 @@ pub(crate) async fn ensure(
         if before.ruleset == desired {
             return Ok(0);
         }
-        let script = desired.changes_from(&before.ruleset);
+        let generation = next_generation(before.generation);
+        let script = desired
+            .of_generation(generation)
+            .changes_from(&before.ruleset.of_generation(before.generation));
         match apply(namespace, nft, script).await {
-            Ok(()) => return record(namespace, nft, desired, applied).await,
+            Ok(()) => return record(namespace, nft, desired, generation, applied).await,
             Err(e) => tracing::warn!(
                 namespace = namespace.name,
                 error = %e,
@@ -45,19 +50,32 @@ pub(crate) async fn ensure(
             ),
         }
     }
-    apply(namespace, nft, desired.replace_all()).await?;
-    record(namespace, nft, desired, applied).await
+    let generation = next_generation(applied.as_ref().map_or(0, |before| before.generation));
+    apply(namespace, nft, desired.of_generation(generation).replace_all()).await?;
+    record(namespace, nft, desired, generation, applied).await
+}
+
+/// Random, since an agent that was just started knows nothing of the ones before it, and a flow may
+/// sleep through any number of them.
+fn next_generation(before: u32) -> u32 {
+    loop {
+        let generation = rand::random();
+        if generation != 0 && generation != before {
+            return generation;
+        }
+    }
 }
 
 async fn record(
     namespace: &Namespace,
     nft: &Path,
     ruleset: Ruleset,
+    generation: u32,
     applied: &mut Option<Applied>,
 ) -> Result<usize, Error> {
     *applied = None;
     let listing = fingerprint(&list(namespace, nft).await?);
-    *applied = Some(Applied { ruleset, listing });
+    *applied = Some(Applied { ruleset, generation, listing });
     Ok(1)
 }
 

@@ -1,8 +1,7 @@
 //! The handle of a host's networks.
 
 use crate::{
-    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Problem, Report, ResourceKind,
-    filter, names,
+    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, filter, names,
     namespace::{self, Namespace},
     netlink::Netlink,
     plan::{self, Plan},
@@ -11,7 +10,7 @@ use crate::{
 };
 use api::host::EniSpec;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::Arc,
@@ -39,6 +38,26 @@ struct State {
     vnis: HashMap<String, u32>,
 }
 
+impl State {
+    /// The VPC's namespace, made or given its name back if need be. One that is known stays known
+    /// whatever fails: guests run in it.
+    async fn open(
+        &mut self,
+        vni: u32,
+        options: &Options,
+        report: &mut Report,
+    ) -> Result<&mut VpcState, Error> {
+        match self.vpcs.entry(vni) {
+            Entry::Occupied(known) => {
+                let known = known.into_mut();
+                report.changes += known.keep_name(options)?;
+                Ok(known)
+            }
+            Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options, report).await?)),
+        }
+    }
+}
+
 impl HostNetwork {
     /// Checks that namespaces can be made. Changes nothing.
     ///
@@ -56,22 +75,20 @@ impl HostNetwork {
         let options = &self.inner.options;
         let mut state = self.inner.state.lock().await;
         let mut plan = Plan::new(desired, options);
-        let mut report =
-            Report { problems: std::mem::take(&mut plan.problems), ..Report::default() };
+        let mut report = Report {
+            problems: std::mem::take(&mut plan.problems),
+            changes: 0,
+            removals_done: true,
+        };
         self.remove_others(&plan, &mut state, &mut report).await;
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
         for vpc in &plan.vpcs {
-            let before = state.vpcs.remove(&vpc.vni);
-            match VpcState::open(before, vpc.vni, options, &mut report).await {
-                Ok(mut opened) => {
-                    opened.reconcile(vpc, options, &mut report).await;
-                    state.vpcs.insert(vpc.vni, opened);
+            match state.open(vpc.vni, options, &mut report).await {
+                Ok(opened) => opened.reconcile(vpc, options, &mut report).await,
+                Err(e) => {
+                    report.removals_done = false;
+                    report.problem(ResourceKind::Vpc, &vpc.id, &e);
                 }
-                Err(e) => report.problems.push(Problem {
-                    kind: ResourceKind::Vpc,
-                    id: vpc.id.clone(),
-                    message: e.to_string(),
-                }),
             }
         }
         report
@@ -79,29 +96,30 @@ impl HostNetwork {
 
     async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
         let options = &self.inner.options;
-        let mut host_problem = |id: String, e: &Error| {
-            let (kind, message) = (ResourceKind::Host, e.to_string());
-            report.problems.push(Problem { kind, id, message });
-        };
         let existing = match namespace::list(&options.namespace_dir) {
             Ok(existing) => existing,
             Err(e) => {
-                host_problem(options.namespace_dir.display().to_string(), &e);
+                let dir = options.namespace_dir.display().to_string();
+                report.removals_done = false;
+                report.problem(ResourceKind::Host, &dir, &e);
                 return;
             }
         };
+        // What a VPC whose spec is refused has beyond that spec is not known.
+        report.removals_done &= !existing.iter().any(|vni| plan.untouched.contains(vni));
         let keeps =
             |vni: &u32| plan.untouched.contains(vni) || plan.vpcs.iter().any(|vpc| vpc.vni == *vni);
-        let mut removed = 0;
         for vni in existing.iter().filter(|vni| !keeps(vni)) {
             state.vpcs.remove(vni);
             match vpc::remove(*vni, options).await {
-                Ok(()) => removed += 1,
-                Err(e) => host_problem(names::namespace_name(*vni), &e),
+                Ok(()) => report.changes += 1,
+                Err(e) => {
+                    report.removals_done = false;
+                    report.problem(ResourceKind::Host, &names::namespace_name(*vni), &e);
+                }
             }
         }
         state.vpcs.retain(|vni, _| keeps(vni));
-        report.changes += removed;
     }
 
     /// Opens the tap of an ENI, made if need be: one descriptor per queue pair, with 12 bytes of
@@ -150,13 +168,6 @@ impl HostNetwork {
     /// seconds.
     pub async fn tcp_connect(&self, vni: u32, to: SocketAddrV4) -> Result<TcpStream, Error> {
         sockets::connect(&self.namespace(vni)?, vni, to).await
-    }
-
-    /// Identifies the namespace of a VNI. If it changes, sockets made before are in another one,
-    /// and have to be made again. None if there is no namespace.
-    #[must_use]
-    pub fn namespace_id(&self, vni: u32) -> Option<u64> {
-        self.namespace(vni).ok().map(|namespace| namespace.inode())
     }
 
     fn namespace(&self, vni: u32) -> Result<Namespace, Error> {

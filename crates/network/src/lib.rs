@@ -9,6 +9,7 @@
 //! VSwitch, the metadata address and the service address answer locally. An `inet` and an `arp`
 //! table, both called `ecs`, let through what [`security_groups`] compiled and nothing else.
 
+mod conntrack;
 mod desired;
 mod dhcp;
 mod error;

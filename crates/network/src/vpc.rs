@@ -2,6 +2,7 @@
 
 use crate::{
     Error, GATEWAY_MAC, METADATA_ADDRESS, Options, Problem, Report, ResourceKind, SERVICE_ADDRESS,
+    conntrack,
     dhcp::{self, Lease},
     filter, names,
     namespace::{self, Namespace},
@@ -27,26 +28,15 @@ pub(crate) struct VpcState {
 }
 
 impl VpcState {
-    /// Finds or makes the namespace of this VNI. A namespace whose name was taken away or given to
-    /// another one gets it back, since guests run in it.
+    /// Finds or makes the namespace of this VNI.
     pub(crate) async fn open(
-        before: Option<Self>,
         vni: u32,
         options: &Options,
         report: &mut Report,
     ) -> Result<Self, Error> {
         let dir = &options.namespace_dir;
         let name = names::namespace_name(vni);
-        let found = Namespace::open(dir, &name)?;
-        if let Some(before) = before {
-            if found.as_ref().map(Namespace::inode) != Some(before.namespace.inode()) {
-                namespace::remove(dir, &name)?;
-                before.namespace.restore_name()?;
-                report.changes += 1;
-            }
-            return Ok(before);
-        }
-        let namespace = match found {
+        let namespace = match Namespace::open(dir, &name)? {
             Some(namespace) => namespace,
             None => {
                 report.changes += 1;
@@ -56,8 +46,25 @@ impl VpcState {
         Ok(Self { namespace, applied: None, dhcp: None, filtered: false })
     }
 
+    /// Gives a namespace whose name was taken away or given to another one its name back.
+    pub(crate) fn keep_name(&self, options: &Options) -> Result<usize, Error> {
+        let dir = &options.namespace_dir;
+        let found = Namespace::open(dir, &self.namespace.name)?;
+        if found.as_ref().map(Namespace::inode) == Some(self.namespace.inode()) {
+            return Ok(0);
+        }
+        namespace::remove(dir, &self.namespace.name)?;
+        self.namespace.restore_name()?;
+        Ok(1)
+    }
+
     /// Makes all of the VPC as desired. What fails is in the report.
     pub(crate) async fn reconcile(&mut self, vpc: &Vpc, options: &Options, report: &mut Report) {
+        // First, and whatever else fails: nothing is safer than no tap.
+        if let Err(e) = self.remove_taps(vpc, report).await {
+            report.removals_done = false;
+            report.problem(ResourceKind::Vpc, &vpc.id, &e);
+        }
         if let Err(e) = self.reconcile_shared(vpc, options, report).await {
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
         }
@@ -112,6 +119,19 @@ impl VpcState {
         Ok(())
     }
 
+    async fn remove_taps(&self, vpc: &Vpc, report: &mut Report) -> Result<(), Error> {
+        let wanted: BTreeSet<&str> = vpc.enis.iter().map(|eni| eni.tap.as_str()).collect();
+        let netlink = Netlink::open(&self.namespace).await?;
+        for link in netlink.links().await? {
+            let keep = wanted.contains(link.name.as_str()) || vpc.untouched.contains(&link.name);
+            if names::is_tap_name(&link.name) && !keep {
+                netlink.delete_link(&link).await?;
+                report.changes += 1;
+            }
+        }
+        Ok(())
+    }
+
     async fn reconcile_enis(
         &self,
         vpc: &Vpc,
@@ -119,17 +139,8 @@ impl VpcState {
         report: &mut Report,
     ) -> Result<(), Error> {
         let netlink = Netlink::open(&self.namespace).await?;
-        let wanted: BTreeSet<&str> = vpc.enis.iter().map(|eni| eni.tap.as_str()).collect();
-        let mut links: HashMap<String, Link> = HashMap::new();
-        for link in netlink.links().await? {
-            let ours = names::is_tap_name(&link.name);
-            if ours && !wanted.contains(link.name.as_str()) && !vpc.untouched.contains(&link.name) {
-                netlink.delete_link(&link).await?;
-                report.changes += 1;
-            } else if ours {
-                links.insert(link.name.clone(), link);
-            }
-        }
+        let links: HashMap<String, Link> =
+            netlink.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
         let mut indices: HashMap<&str, u32> = HashMap::new();
         for eni in &vpc.enis {
             match self.ensure_link(&netlink, eni, links.get(&eni.tap), options, report).await {
@@ -166,8 +177,13 @@ impl VpcState {
         let link = match found {
             Some(link) => link,
             None => {
-                let name = eni.tap.clone();
-                self.namespace.run(move || tap::open(&name, 1).map(drop)).await??;
+                let (name, address) = (eni.tap.clone(), eni.address);
+                let make = move || {
+                    // Whoever had the address before, its flows are not this ENI's.
+                    conntrack::forget(address)?;
+                    tap::open(&name, 1).map(drop)
+                };
+                self.namespace.run(make).await??;
                 report.changes += 1;
                 let links = netlink.links().await?;
                 made = links.into_iter().find(|link| link.name == eni.tap);
@@ -220,7 +236,7 @@ impl VpcState {
 }
 
 impl Report {
-    fn problem(&mut self, kind: ResourceKind, id: &str, error: &Error) {
+    pub(crate) fn problem(&mut self, kind: ResourceKind, id: &str, error: &Error) {
         self.problems.push(Problem { kind, id: id.to_owned(), message: error.to_string() });
     }
 }

@@ -1,8 +1,14 @@
 //! One VPC's filter: who may send what through which tap.
+//!
+//! Groups judge the first packet of a flow, and every flow again after each change of the rules. A
+//! flow that may pass is stamped (`ct mark`) with the generation of the rules that said so, and one
+//! with the present generation passes without another look. Since a change brings a new generation,
+//! all live flows are judged once by the rules of today, at their next packet, and go on or end. A
+//! packet that answers is judged by the same rules, mirrored: it is its flow that is allowed or not.
 
 use super::{
     policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Verdict},
-    ruleset::{Chain, Family, Ruleset, Set, Table},
+    ruleset::{Chain, Family, GENERATION, Ruleset, Set, Table},
 };
 use crate::{
     METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS,
@@ -46,8 +52,14 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
             }
         };
         let tap = quoted(&eni.tap);
-        element(&mut inet, "egress", tap.clone(), format!("goto out_{name}"));
-        element(&mut inet, "ingress", tap, format!("goto in_{name}"));
+        for (map, chain) in [
+            ("egress", "out"),
+            ("ingress", "in"),
+            ("egress_reply", "out_reply"),
+            ("ingress_reply", "in_reply"),
+        ] {
+            element(&mut inet, map, tap.clone(), format!("goto {chain}_{name}"));
+        }
     }
     for gateway in &vpc.gateways {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
@@ -77,6 +89,12 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
 fn base() -> Table {
     let metadata = format!("ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} accept");
     let from_host = format!("ip saddr {SERVICE_ADDRESS} oifname vmap @ingress");
+    let to_host = format!(
+        "ct direction reply ct state established ip daddr {SERVICE_ADDRESS} \
+         iifname vmap @ingress_reply"
+    );
+    let live = format!("ct state established,related ct mark {GENERATION} accept");
+    let pass = format!("ct mark set {GENERATION} accept");
     let chains = BTreeMap::from([
         (
             "prerouting".to_owned(),
@@ -99,23 +117,36 @@ fn base() -> Table {
                 "type filter hook forward priority filter; policy drop",
                 [
                     "ct state invalid drop",
-                    "ct state established,related accept",
-                    "iifname vmap @egress",
+                    "jump live",
+                    // An ICMP error of a flow that has to be judged anew: only its own packets tell
+                    // whose it is.
+                    "ct state related drop",
+                    "ct direction reply oifname vmap @egress_reply",
+                    "ct direction original iifname vmap @egress",
                 ],
             ),
         ),
+        ("live".to_owned(), chain("", [live.as_str()])),
+        // Stamped where it is judged: a later hook might already see the next generation.
+        ("pass".to_owned(), chain("", [pass.as_str()])),
         ("to_guest".to_owned(), chain("", ["oifname vmap @ingress", "drop"])),
+        ("from_guest".to_owned(), chain("", ["iifname vmap @ingress_reply", "drop"])),
         (
             "input".to_owned(),
             chain(
                 "type filter hook input priority filter; policy drop",
                 [
                     "iifname lo accept",
-                    "ct state invalid drop",
-                    "ct state established,related accept",
+                    // Before all that accepts: a guest that has its address renews it in a flow that
+                    // is established.
                     "udp sport 68 udp dport 67 update @dhcp_rate \
                      { iifname limit rate over 10/second burst 20 packets } drop",
                     "udp sport 68 udp dport 67 accept",
+                    "ct state invalid drop",
+                    // What a guest asks of the host is no group's business.
+                    "ct direction original ct state established,related accept",
+                    "jump live",
+                    to_host.as_str(),
                     metadata.as_str(),
                     "icmp type echo-request ip daddr @gateways accept",
                 ],
@@ -127,7 +158,8 @@ fn base() -> Table {
                 "type filter hook output priority filter; policy drop",
                 [
                     "oifname lo accept",
-                    "ct state established,related accept",
+                    "ct direction reply ct state established,related accept",
+                    "jump live",
                     "udp sport 67 udp dport 68 accept",
                     from_host.as_str(),
                 ],
@@ -149,6 +181,8 @@ fn base() -> Table {
         (DHCP_RATE_SET.to_owned(), dhcp_rate),
         ("ingress".to_owned(), verdicts()),
         ("egress".to_owned(), verdicts()),
+        ("ingress_reply".to_owned(), verdicts()),
+        ("egress_reply".to_owned(), verdicts()),
     ]);
     Table { sets, chains }
 }
@@ -172,18 +206,20 @@ fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec
                 members(inet, id, vpc);
             }
         }
-        let rules = policy
-            .clauses
-            .iter()
-            .map(|clause| {
-                let mut rule = conditions(&clause.matches, direction);
-                rule.push_str(verdict(clause.verdict, direction));
-                rule
-            })
-            .chain([verdict(policy.default, direction).to_owned()])
-            .collect();
-        let chain = Chain { hook: String::new(), rules };
-        inet.chains.insert(format!("{prefix}_{name}"), chain);
+        for (travel, suffix) in [(Travel::Original, ""), (Travel::Reply, "_reply")] {
+            let rules = policy
+                .clauses
+                .iter()
+                .map(|clause| {
+                    let mut rule = conditions(&clause.matches, direction, travel);
+                    rule.push_str(verdict(clause.verdict, direction, travel));
+                    rule
+                })
+                .chain([verdict(policy.default, direction, travel).to_owned()])
+                .collect();
+            let chain = Chain { hook: String::new(), rules };
+            inet.chains.insert(format!("{prefix}{suffix}_{name}"), chain);
+        }
     }
     broken
 }
@@ -203,10 +239,21 @@ fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
     inet.sets.insert(name, members);
 }
 
-fn conditions(matches: &Match, direction: Direction) -> String {
-    let field = match direction {
-        Direction::Ingress => "ip saddr",
-        Direction::Egress => "ip daddr",
+/// Which way a packet goes in its flow. The direction of rules is that of the flow's first packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Travel {
+    Original,
+    Reply,
+}
+
+fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
+    let field = match (direction, travel) {
+        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "ip saddr",
+        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "ip daddr",
+    };
+    let (source, destination) = match travel {
+        Travel::Original => ("sport", "dport"),
+        Travel::Reply => ("dport", "sport"),
     };
     let mut text = match &matches.peers {
         Peers::Any => String::new(),
@@ -226,7 +273,8 @@ fn conditions(matches: &Match, direction: Direction) -> String {
     if matches.source_ports.is_all() && matches.destination_ports.is_all() {
         text.push_str(&format!("meta l4proto {protocol} "));
     }
-    for (side, ports) in [("sport", &matches.source_ports), ("dport", &matches.destination_ports)] {
+    let sides = [(source, &matches.source_ports), (destination, &matches.destination_ports)];
+    for (side, ports) in sides {
         if !ports.is_all() {
             text.push_str(&format!("{protocol} {side} {{ {} }} ", ranges(ports)));
         }
@@ -243,12 +291,13 @@ fn ranges(ports: &PortSet) -> String {
     ranges.join(", ")
 }
 
-fn verdict(verdict: Verdict, direction: Direction) -> &'static str {
-    match (verdict, direction) {
-        (Verdict::Drop, _) => "drop",
-        (Verdict::Accept, Direction::Ingress) => "accept",
+fn verdict(verdict: Verdict, direction: Direction, travel: Travel) -> &'static str {
+    match (verdict, direction, travel) {
+        (Verdict::Drop, ..) => "drop",
+        (Verdict::Accept, Direction::Ingress, _) => "goto pass",
         // The receiver's groups have their say too.
-        (Verdict::Accept, Direction::Egress) => "goto to_guest",
+        (Verdict::Accept, Direction::Egress, Travel::Original) => "goto to_guest",
+        (Verdict::Accept, Direction::Egress, Travel::Reply) => "goto from_guest",
     }
 }
 

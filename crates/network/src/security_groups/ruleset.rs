@@ -46,6 +46,9 @@ pub(crate) struct Table {
     pub(crate) chains: BTreeMap<String, Chain>,
 }
 
+/// Stands in rules for the generation the flows they accept are stamped with.
+pub(crate) const GENERATION: &str = "$generation";
+
 /// All rules of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Ruleset {
@@ -62,6 +65,19 @@ impl Set {
 }
 
 impl Ruleset {
+    /// The same with its generation written in. It must not be 0, the mark of a flow never judged.
+    pub(crate) fn of_generation(&self, generation: u32) -> Self {
+        let mut stamped = self.clone();
+        let value = format!("{generation:#010x}");
+        let chains = stamped.tables.values_mut().flat_map(|table| table.chains.values_mut());
+        for rule in chains.flat_map(|chain| &mut chain.rules) {
+            if rule.contains(GENERATION) {
+                *rule = rule.replace(GENERATION, &value);
+            }
+        }
+        stamped
+    }
+
     /// Commands that replace everything in a namespace by this ruleset, in one transaction.
     pub(crate) fn replace_all(&self) -> String {
         let mut script = String::from("flush ruleset\n");

@@ -123,6 +123,24 @@ async fn a_guest_that_floods_does_not_keep_others_from_an_address() {
         answers += 1;
     }
     assert!((1..=60).contains(&answers), "{answers} answers to 200 requests");
+
+    // Nor one that has its address and asks again and again in one flow.
+    let renewal = {
+        let (mac, none) = ([0, 0x16, 0x3e, 0, 2, 1], Ipv4Addr::UNSPECIFIED);
+        let mut message = Message::new_with_id(43, address(1), none, none, none, &mac);
+        message.opts_mut().insert(DhcpOption::MessageType(MessageType::Request));
+        let payload = message.to_vec().expect("encode");
+        udp_frame(mac, (address(1), 68), (GATEWAY, 67), &payload)
+    };
+    assert!(loud_cable.ask(&renewal, dhcp_answer).is_some());
+    for _ in 0..200 {
+        loud_cable.send(&renewal);
+    }
+    let mut answers = 0;
+    while loud_cable.receive(Duration::from_millis(300), dhcp_answer).is_some() {
+        answers += 1;
+    }
+    assert!((1..=60).contains(&answers), "{answers} answers to 200 renewals");
     drop((loud_cable, quiet_cable));
     cloud.demolish().await;
 }

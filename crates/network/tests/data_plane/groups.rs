@@ -3,6 +3,7 @@
 use crate::{
     cloud::{Cloud, GATEWAY, accept_tcp, address, drop_tcp},
     dhcp::udp_frame,
+    guest::echoes,
 };
 use api::host::{EniSpec, RuleSpec};
 use network::security_groups::policy::{Direction, Packet, Policy, Verdict};
@@ -56,7 +57,7 @@ async fn rules_are_merged_by_priority_and_drop_wins_ties() {
     cloud.reconcile().await;
     assert!(!client.reaches(address(2), 80), "a drop wins at equal priority");
 
-    // Established sessions outlive a rule that only concerns new ones, and rules name groups.
+    // Rules name groups.
     let by_group = RuleSpec {
         cidr: String::new(),
         peer_group_id: "sg-client".to_owned(),
@@ -76,6 +77,140 @@ async fn rules_are_merged_by_priority_and_drop_wins_ties() {
     cloud.reconcile().await;
     assert!(!client.reaches(address(2), 80));
     drop((client, web));
+    cloud.demolish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_ends_the_flows_that_may_not_be_any_more_and_no_others() {
+    let mut cloud = Cloud::new().await;
+    cloud.add_vpc(1);
+    cloud.add_group(1, "sg-client", vec![]);
+    let rules = vec![accept_tcp(80, "10.0.0.1/32"), accept_tcp(81, "0.0.0.0/0")];
+    cloud.add_group(1, "sg-web", rules);
+    let (client, web) = (cloud.add_eni(1, 1, &["sg-client"]), cloud.add_eni(1, 2, &["sg-web"]));
+    cloud.reconcile().await;
+    let (client, server) = (cloud.boot(&client).await, cloud.boot(&web).await);
+    server.echo(80);
+    server.echo(81);
+    let revoked = client.connect(address(2), 80).expect("allowed");
+    let kept = client.connect(address(2), 81).expect("allowed");
+    let to = SocketAddrV4::new(address(2), 81);
+    let tunnel = cloud.network.tcp_connect(1, to).await.expect("allowed");
+    let tunnel = tunnel.into_std().expect("a socket");
+    tunnel.set_nonblocking(false).expect("a socket");
+    assert!(echoes(&revoked) && echoes(&kept) && echoes(&tunnel));
+
+    // Rules that are equal but new, as after a restart of the agent: nothing ends.
+    cloud.restart().await;
+    cloud.reconcile().await;
+    assert!(echoes(&revoked) && echoes(&kept) && echoes(&tunnel));
+
+    cloud.group("sg-web").rules.remove(0);
+    cloud.reconcile().await;
+    // The one side is silenced as the other is: an answer is judged like its flow.
+    assert!(!echoes(&revoked));
+    assert!(echoes(&kept) && echoes(&tunnel));
+
+    // A change of what may leave, and one that concerns the host's own connections.
+    cloud.group("sg-client").rules =
+        vec![RuleSpec { egress: true, ..drop_tcp(81, "10.0.0.2/32", 1) }];
+    cloud.reconcile().await;
+    assert!(!echoes(&kept));
+    assert!(echoes(&tunnel));
+    cloud.group("sg-web").rules.clear();
+    cloud.reconcile().await;
+    assert!(!echoes(&tunnel));
+    drop((client, server));
+    cloud.demolish().await;
+}
+
+/// A flow that only the server has something to say in is judged by the packets of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_judged_like_the_flow_they_belong_to() {
+    let mut cloud = Cloud::new().await;
+    cloud.add_vpc(1);
+    cloud.add_group(1, "sg-client", vec![]);
+    let udp =
+        |port, cidr: &str| RuleSpec { ip_protocol: "udp".to_owned(), ..accept_tcp(port, cidr) };
+    cloud.add_group(1, "sg-server", vec![udp(53, "0.0.0.0/0"), udp(54, "10.0.0.1/32")]);
+    let client = cloud.add_eni(1, 1, &["sg-client"]);
+    let server = cloud.add_eni(1, 2, &["sg-server"]);
+    cloud.reconcile().await;
+    let (mut from, mut to) = (cloud.cable(&client).await, cloud.cable(&server).await);
+    let (client_mac, server_mac) = ([0, 0x16, 0x3e, 0, 1, 1], [0, 0x16, 0x3e, 0, 1, 2]);
+    let ask = |port| udp_frame(client_mac, (address(1), 4000), (address(2), port), b"question");
+    let say = |port| udp_frame(server_mac, (address(2), port), (address(1), 4000), b"answer");
+    let question = |frame: &[u8]| frame.ends_with(b"question").then_some(());
+    let answer = |frame: &[u8]| frame.ends_with(b"answer").then_some(());
+    let patience = Duration::from_millis(500);
+    for port in [53, 54] {
+        let asked = (0..10).find_map(|_| {
+            from.send(&ask(port));
+            to.receive(patience, question)
+        });
+        assert!(asked.is_some());
+        to.send(&say(port));
+        assert!(from.receive(patience, answer).is_some());
+    }
+    cloud.group("sg-server").rules.pop();
+    cloud.reconcile().await;
+    to.send(&say(54));
+    assert!(from.receive(patience, answer).is_none());
+    to.send(&say(53));
+    assert!(from.receive(patience, answer).is_some());
+    drop((from, to));
+    cloud.demolish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_used_again_brings_no_flows_along() {
+    let mut cloud = Cloud::new().await;
+    cloud.add_vpc(1);
+    cloud.add_group(1, "sg-a", vec![]);
+    cloud.add_group(1, "sg-b", vec![]);
+    cloud.group("sg-b").rules =
+        vec![RuleSpec { ip_protocol: "udp".to_owned(), ..accept_tcp(53, "0.0.0.0/0") }];
+    let old = cloud.add_eni(1, 1, &["sg-a"]);
+    let peer = cloud.add_eni(1, 2, &["sg-b"]);
+    cloud.reconcile().await;
+    let (mut from, mut to) = (cloud.cable(&old).await, cloud.cable(&peer).await);
+    let ask =
+        udp_frame([0, 0x16, 0x3e, 0, 1, 1], (address(1), 4000), (address(2), 53), b"question");
+    let say = udp_frame([0, 0x16, 0x3e, 0, 1, 2], (address(2), 53), (address(1), 4000), b"answer");
+    let question = |frame: &[u8]| frame.ends_with(b"question").then_some(());
+    let answer = |frame: &[u8]| frame.ends_with(b"answer").then_some(());
+    let patience = Duration::from_millis(500);
+    let asked = (0..10).find_map(|_| {
+        from.send(&ask);
+        to.receive(patience, question)
+    });
+    assert!(asked.is_some());
+    to.send(&say);
+    assert!(from.receive(patience, answer).is_some());
+
+    cloud.remove_eni(&old);
+    cloud.reconcile().await;
+    drop(from);
+    let mut new = old.clone();
+    new.eni_id = "eni-new".to_owned();
+    cloud.group("sg-a").member_ips.push(new.private_ip.clone());
+    cloud.desired.enis.push(new.clone());
+    cloud.reconcile().await;
+    let mut from = cloud.cable(&new).await;
+    // Its own flow tells that the cable carries.
+    let asked = (0..10).find_map(|_| {
+        from.send(&udp_frame(
+            [0, 0x16, 0x3e, 0, 1, 1],
+            (address(1), 4001),
+            (address(2), 53),
+            b"question",
+        ));
+        to.receive(patience, question)
+    });
+    assert!(asked.is_some());
+    to.send(&say);
+    assert!(from.receive(patience, answer).is_none(), "an answer to the old one's question");
+    drop((from, to));
     cloud.demolish().await;
 }
 

@@ -181,6 +181,18 @@ impl Guest {
         });
     }
 
+    /// Gives every connection to a port back what it sends, for as long as the test runs.
+    pub fn echo(&self, port: u16) {
+        let listener = self.run(move || {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen in the guest")
+        });
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || io::copy(&mut &stream, &mut &stream));
+            }
+        });
+    }
+
     /// Whether a server of [`Guest::serve`] can be reached.
     pub fn reaches(&self, to: Ipv4Addr, port: u16) -> bool {
         self.connect(to, port).is_ok_and(|mut stream| {
@@ -194,6 +206,13 @@ impl Guest {
         let to = SocketAddr::V4(SocketAddrV4::new(to, port));
         self.run(move || TcpStream::connect_timeout(&to, Duration::from_millis(1200)))
     }
+}
+
+/// Whether a connection to a server of [`Guest::echo`] still carries a word there and back.
+pub fn echoes(mut stream: &TcpStream) -> bool {
+    let mut answer = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_millis(1500))).expect("set a timeout");
+    stream.write_all(b"word").is_ok() && stream.read_exact(&mut answer).is_ok()
 }
 
 fn ip(command: &str) {
