@@ -1,17 +1,37 @@
-#!/bin/bash
+#!/usr/bin/env bash
 # Measures ecs-vmm against QEMU on this machine, or, where KVM here cannot run stock guests, inside
 # one QEMU machine whose own KVM can. Prints a table and writes target/bench/*.json.
 # Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,net]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=env.sh
+source scripts/env.sh
+export PATH=$PATH:/usr/sbin:/sbin
 work=target/bench
+# Seconds the whole measurement may take where the host's CPU is emulated.
+patience=3600
 bin=${CARGO_TARGET_DIR:-target}/release
 mkdir -p "$work"
 
 cargo build --release -p vmm -p bench -p cli
 
 # The kernel both guests boot: Debian's, unpacked, not installed.
-kernel_package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/{print $2; exit}')
+find_kernel() {
+    { apt-cache depends linux-image-cloud-amd64 2>/dev/null || true; } |
+        awk '/Depends: linux-image/ && !found {found = $2} END {print found}'
+}
+kernel_package=$(find_kernel)
+if [ -z "$kernel_package" ]; then
+    # A new machine has no package lists yet.
+    as_root=()
+    ((EUID == 0)) || as_root=(sudo)
+    "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update >&2
+    kernel_package=$(find_kernel)
+fi
+[ -n "$kernel_package" ] || {
+    echo "bench: apt knows no linux-image-cloud-amd64; add Debian's main archive to its sources" >&2
+    exit 1
+}
 if [ ! -d "$work/$kernel_package" ]; then
     rm -rf "$work/deb" && mkdir -p "$work/deb"
     (cd "$work/deb" && apt-get download "$kernel_package")
@@ -56,7 +76,15 @@ echo ECS-BENCH-USERLAND
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-if grep -q bench=boot /proc/cmdline; then exec sleep 3600; fi
+if grep -q bench=boot /proc/cmdline; then
+    if grep -q bench_modules=1 /proc/cmdline; then
+        for module in virtio_pci virtio_blk virtio_net; do modprobe $module; done
+        ip link set eth0 up
+        head -c 64M /dev/vda > /dev/null
+    fi
+    echo ECS-BENCH-IDLE
+    exec sleep 3600
+fi
 for module in virtio_pci virtio_blk virtio_net; do modprobe $module; done
 address=$(sed -n 's/.*bench_ip=\([^ ]*\).*/\1/p' /proc/cmdline)
 if [ -n "$address" ]; then
@@ -98,11 +126,17 @@ INIT
     chmod +x "$host/init"
     pack "$host" "$work/host.cpio.gz"
     truncate -s 4G "$work/disk.raw" && mkfs.ext4 -qF "$work/disk.raw"
-    qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -M q35 -nodefaults \
+    # What it ended with does not matter: the last line it must print does.
+    timeout --foreground "$patience" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -M q35 -nodefaults \
         -display none -no-reboot -serial stdio -kernel "$kernel_tree/boot/vmlinuz-$release" \
         -initrd "$work/host.cpio.gz" -append "console=ttyS0 quiet panic=-1" \
-        -drive "file=$work/disk.raw,format=raw,if=virtio,cache=unsafe" < /dev/null | tee "$work/rows.txt"
+        -drive "file=$work/disk.raw,format=raw,if=virtio,cache=unsafe" < /dev/null | tee "$work/rows.txt" || true
     rm -f "$work/disk.raw"
-    grep -q ECS-BENCH-HOST-DONE "$work/rows.txt" || { echo "the measurement did not finish" >&2; exit 1; }
+    grep -q ECS-BENCH-HOST-DONE "$work/rows.txt" || {
+        echo "bench: the measurement did not finish (it has $patience s); $work/rows.txt shows how far it came" >&2
+        exit 1
+    }
 fi
-"$bin/ecs-bench" report "$work/rows.txt" --out "$work"
+partial=()
+[[ " $*" != *" --only"* ]] || partial=(--partial)
+"$bin/ecs-bench" report "$work/rows.txt" --out "$work" "${partial[@]}"

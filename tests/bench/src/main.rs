@@ -32,6 +32,9 @@ enum Role {
         /// Folder for the JSON files.
         #[arg(long, default_value = "target/bench")]
         out: PathBuf,
+        /// Not everything was measured, as was asked for.
+        #[arg(long)]
+        partial: bool,
     },
 }
 
@@ -39,6 +42,6 @@ fn main() -> Result<()> {
     match Cli::parse().role {
         Role::Host(options) => host::run(&options),
         Role::Guest => guest::run(),
-        Role::Report { input, out } => report::run(&input, &out),
+        Role::Report { input, out, partial } => report::run(&input, &out, partial),
     }
 }

@@ -100,8 +100,9 @@ fn measure(file: &File, size: u64, load: &Load, duration: Duration) -> Result<f6
     Ok(done as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Measures random 4 KiB and sequential 1 MiB reads and writes on `path`.
-pub fn run(path: &str, duration: Duration) -> Result<()> {
+/// Measures random 4 KiB and sequential 1 MiB reads and writes on `path`, or only the load of the
+/// name `only`.
+pub fn run(path: &str, only: Option<&str>, duration: Duration) -> Result<()> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -110,12 +111,16 @@ pub fn run(path: &str, duration: Duration) -> Result<()> {
         .with_context(|| format!("open {path}"))?;
     let size = file.seek(SeekFrom::End(0))?;
     for (name, write) in [("read", false), ("write", true)] {
-        for depth in [1, 32] {
+        let random = |depth| {
             let load = Load { block: 4096, depth, write, random: true };
-            figure(&format!("rand_{name}_qd{depth}"), measure(&file, size, &load, duration)?);
+            (format!("rand_{name}_qd{depth}"), load)
+        };
+        let sequential = Load { block: 1 << 20, depth: 4, write, random: false };
+        for (name, load) in [random(1), random(32), (format!("seq_{name}"), sequential)] {
+            if only.is_none_or(|only| only == name) {
+                figure(&name, measure(&file, size, &load, duration)?);
+            }
         }
-        let load = Load { block: 1 << 20, depth: 4, write, random: false };
-        figure(&format!("seq_{name}"), measure(&file, size, &load, duration)?);
     }
     Ok(())
 }

@@ -22,7 +22,10 @@ pub fn run() -> Result<()> {
     let seconds = argument(&cmdline, "bench_seconds").map_or(Ok(5), |s| s.parse())?;
     let duration = Duration::from_secs(seconds);
     match argument(&cmdline, "bench").as_deref() {
-        Some("blk") => block::run("/dev/vda", duration),
+        Some("blk") => {
+            let only = argument(&cmdline, "bench_load").filter(|load| load != "all");
+            block::run("/dev/vda", only.as_deref(), duration)
+        }
         Some("net") => {
             let peer = argument(&cmdline, "bench_peer").context("bench_peer= is missing")?;
             net::client(&peer, duration)

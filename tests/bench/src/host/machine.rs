@@ -1,9 +1,9 @@
 //! One running guest under either monitor.
 
 use super::Options;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use api::vmm::{
-    Boot, Console, Disk, DiskFormat, DiskLayer, FileRef, Nic, VmConfig, file_ref::Source,
+    Boot, Console, Disk as VmDisk, DiskFormat, DiskLayer, FileRef, Nic, VmConfig, file_ref::Source,
 };
 use std::{
     collections::BTreeMap,
@@ -18,6 +18,8 @@ use std::{
 
 /// Printed by the guest's init as its very first act.
 pub const USERLAND: &str = "ECS-BENCH-USERLAND";
+/// Printed when it has loaded what it was asked to, before it sleeps.
+pub const IDLE: &str = "ECS-BENCH-IDLE";
 const DONE: &str = "ECS-BENCH-DONE";
 
 /// Who runs the guest.
@@ -28,8 +30,11 @@ pub enum Monitor {
     Qemu(&'static str),
 }
 
-/// QEMU as small as it gets, with PCI for the same devices.
+/// QEMU as small as it gets, for guests without devices.
 pub const MICROVM: Monitor =
+    Monitor::Qemu("microvm,acpi=on,pcie=off,pit=off,pic=off,rtc=off,isa-serial=on");
+/// The same with PCI, for the same devices as ours.
+pub const MICROVM_PCI: Monitor =
     Monitor::Qemu("microvm,acpi=on,pcie=on,pit=off,pic=off,rtc=off,isa-serial=on");
 pub const Q35: Monitor = Monitor::Qemu("q35");
 
@@ -39,8 +44,35 @@ pub struct Guest {
     pub arguments: String,
     pub memory_mib: u64,
     pub vcpus: u32,
-    pub disk: Option<PathBuf>,
+    pub disk: Option<Disk>,
     pub tap: Option<String>,
+}
+
+/// A disk of a guest.
+#[derive(Debug, Clone)]
+pub enum Disk {
+    /// This qcow2 file as it is.
+    Plain(PathBuf),
+    /// A new, empty overlay over it at each start.
+    Overlay(PathBuf),
+}
+
+impl Disk {
+    /// The files, top first; makes the overlay.
+    fn layers(&self, work: &Path) -> Result<Vec<PathBuf>> {
+        let base = match self {
+            Self::Plain(file) => return Ok(vec![file.clone()]),
+            Self::Overlay(base) => fs::canonicalize(base)?,
+        };
+        let overlay = work.join("bench-overlay.qcow2");
+        let status = Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+            .args([&base, &overlay])
+            .status()
+            .context("run qemu-img")?;
+        ensure!(status.success(), "qemu-img create ended with {status}");
+        Ok(vec![overlay, base])
+    }
 }
 
 /// A started guest; killed when dropped.
@@ -56,7 +88,13 @@ fn file(path: &Path) -> FileRef {
     FileRef { source: Some(Source::Path(path.display().to_string())) }
 }
 
-fn ours(options: &Options, guest: &Guest, config: &Path, cmdline: &str) -> Result<Command> {
+fn ours(
+    options: &Options,
+    guest: &Guest,
+    layers: &[PathBuf],
+    config: &Path,
+    cmdline: &str,
+) -> Result<Command> {
     let vm = VmConfig {
         instance_id: "i-bench".to_owned(),
         uuid: "6f1c0f7e-9d0f-4a53-8a6b-0b0d5f3f7c11".to_owned(),
@@ -67,7 +105,7 @@ fn ours(options: &Options, guest: &Guest, config: &Path, cmdline: &str) -> Resul
             initrd: Some(file(&options.initrd)),
             cmdline: cmdline.to_owned(),
         }),
-        disks: guest.disk.iter().map(|path| disk(path)).collect(),
+        disks: if layers.is_empty() { Vec::new() } else { vec![disk(layers)] },
         nics: guest.tap.iter().map(|tap| nic(tap)).collect(),
         console: Some(Console { stdio: true, ..Console::default() }),
         ..VmConfig::default()
@@ -78,12 +116,14 @@ fn ours(options: &Options, guest: &Guest, config: &Path, cmdline: &str) -> Resul
     Ok(command)
 }
 
-fn disk(path: &Path) -> Disk {
-    Disk {
+fn disk(layers: &[PathBuf]) -> VmDisk {
+    let layer =
+        |path: &PathBuf| DiskLayer { file: Some(file(path)), format: DiskFormat::Qcow2.into() };
+    VmDisk {
         disk_id: "d-bench".to_owned(),
-        layers: vec![DiskLayer { file: Some(file(path)), format: DiskFormat::Qcow2.into() }],
+        layers: layers.iter().map(layer).collect(),
         queues: 1,
-        ..Disk::default()
+        ..VmDisk::default()
     }
 }
 
@@ -98,7 +138,13 @@ fn nic(tap: &str) -> Nic {
     }
 }
 
-fn qemu(options: &Options, machine: &str, guest: &Guest, cmdline: &str) -> Command {
+fn qemu(
+    options: &Options,
+    machine: &str,
+    guest: &Guest,
+    layers: &[PathBuf],
+    cmdline: &str,
+) -> Command {
     let mut command = Command::new(&options.qemu);
     command
         .args(["-accel", "kvm", "-cpu", "host", "-nodefaults", "-no-user-config", "-no-reboot"])
@@ -109,7 +155,8 @@ fn qemu(options: &Options, machine: &str, guest: &Guest, cmdline: &str) -> Comma
         .arg("-initrd")
         .arg(&options.initrd)
         .args(["-append", cmdline]);
-    if let Some(path) = &guest.disk {
+    // What is below the first file, that file says.
+    if let Some(path) = layers.first() {
         let drive = "driver=qcow2,node-name=d,discard=unmap,file.driver=file,file.aio=io_uring";
         command
             .args(["-object", "iothread,id=io", "-device"])
@@ -147,9 +194,13 @@ impl Running {
     pub fn start(options: &Options, monitor: Monitor, guest: &Guest) -> Result<Self> {
         let cmdline = format!("console=ttyS0 quiet panic=-1 {}", guest.arguments);
         let config = options.work.join(format!("bench-{}.json", std::process::id()));
+        let layers = match &guest.disk {
+            Some(disk) => disk.layers(&options.work)?,
+            None => Vec::new(),
+        };
         let mut command = match monitor {
-            Monitor::Ours => ours(options, guest, &config, &cmdline)?,
-            Monitor::Qemu(machine) => qemu(options, machine, guest, &cmdline),
+            Monitor::Ours => ours(options, guest, &layers, &config, &cmdline)?,
+            Monitor::Qemu(machine) => qemu(options, machine, guest, &layers, &cmdline),
         };
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let started = Instant::now();
@@ -206,6 +257,26 @@ impl Drop for Running {
     }
 }
 
+/// Measures ours and `peer` in turn; gives the pairs. The order alternates, so that drift of the
+/// host favours neither.
+pub fn alternate<T>(
+    options: &Options,
+    peer: Monitor,
+    mut measure: impl FnMut(Monitor) -> Result<T>,
+) -> Result<Vec<(T, T)>> {
+    (0..options.runs)
+        .map(|run| {
+            if run % 2 == 0 {
+                let ours = measure(Monitor::Ours)?;
+                Ok((ours, measure(peer)?))
+            } else {
+                let theirs = measure(peer)?;
+                Ok((measure(Monitor::Ours)?, theirs))
+            }
+        })
+        .collect()
+}
+
 /// Runs the same load under ours and `peer` in turn; gives the pairs by figure.
 pub fn pairs(
     options: &Options,
@@ -214,15 +285,8 @@ pub fn pairs(
     limit: Duration,
 ) -> Result<BTreeMap<String, Vec<(f64, f64)>>> {
     let mut all: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
-    for run in 0..options.runs {
-        let mut both = [BTreeMap::new(), BTreeMap::new()];
-        // The order alternates, so that drift of the host favours neither.
-        for turn in 0..2 {
-            let side = (run + turn) % 2;
-            let monitor = if side == 0 { Monitor::Ours } else { peer };
-            both[side] = Running::start(options, monitor, guest)?.figures(limit)?;
-        }
-        let [ours, theirs] = both;
+    let run = |monitor| Running::start(options, monitor, guest)?.figures(limit);
+    for (ours, theirs) in alternate(options, peer, run)? {
         for (name, value) in ours {
             let peer = theirs.get(&name).with_context(|| format!("the peer gave no {name}"))?;
             all.entry(name).or_default().push((value, *peer));

@@ -2,9 +2,11 @@
 
 use super::{
     Options,
-    machine::{Guest, MICROVM, Monitor, Running, USERLAND},
+    block::image,
+    machine::{Disk, Guest, IDLE, MICROVM, MICROVM_PCI, Monitor, Running, alternate},
+    net::{TAP, Tap},
 };
-use crate::report::Row;
+use crate::report::{Goal, Row};
 use anyhow::{Context as _, Result};
 use std::{fs, thread, time::Duration};
 
@@ -25,28 +27,41 @@ fn overhead_kib(smaps: &str) -> u64 {
     total
 }
 
-fn mebibytes(options: &Options, monitor: Monitor) -> Result<f64> {
-    let guest = Guest {
-        arguments: "bench=boot".to_owned(),
-        memory_mib: GUEST_MIB,
-        vcpus: 1,
-        ..Guest::default()
-    };
-    let mut running = Running::start(options, monitor, &guest)?;
-    running.wait_for(USERLAND, Duration::from_secs(120))?;
+fn mebibytes(options: &Options, monitor: Monitor, guest: &Guest) -> Result<f64> {
+    let mut running = Running::start(options, monitor, guest)?;
+    running.wait_for(IDLE, Duration::from_secs(120))?;
     thread::sleep(Duration::from_secs(2));
     let path = format!("/proc/{}/smaps", running.pid());
     let smaps = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     Ok(overhead_kib(&smaps) as f64 / 1024.0)
 }
 
-/// Alternates ours with QEMU's microvm, 1 vCPU and 128 MiB.
+/// Ours against QEMU's microvm, 1 vCPU and 128 MiB: without devices, and with a disk and a network
+/// interface whose drivers run.
 pub fn run(options: &Options) -> Result<()> {
-    let mut pairs = Vec::new();
-    for _ in 0..options.runs {
-        pairs.push((mebibytes(options, Monitor::Ours)?, mebibytes(options, MICROVM)?));
-    }
-    Row::new("memory", "vmm_memory_mib", "MiB", "QEMU -M microvm", true, &pairs).print()
+    let bare = Guest {
+        arguments: "bench=boot".to_owned(),
+        memory_mib: GUEST_MIB,
+        vcpus: 1,
+        ..Guest::default()
+    };
+    let pairs = alternate(options, MICROVM, |monitor| mebibytes(options, monitor, &bare))?;
+    let against = "QEMU -M microvm without PCI; PSS of all but guest RAM, no devices";
+    Row::new("memory", "vmm_memory_mib", "MiB", against, Goal::OursBelow(5.0), &pairs).print()?;
+
+    let _tap = Tap::new()?;
+    let disk = image(&options.work)?;
+    let full = Guest {
+        arguments: "bench=boot bench_modules=1".to_owned(),
+        disk: Some(Disk::Plain(disk.clone())),
+        tap: Some(TAP.to_owned()),
+        ..bare
+    };
+    let pairs = alternate(options, MICROVM_PCI, |monitor| mebibytes(options, monitor, &full))?;
+    std::fs::remove_file(disk)?;
+    let against = "QEMU -M microvm with PCI; PSS of all but guest RAM, disk and NIC in use";
+    let name = "vmm_memory_disk_nic_mib";
+    Row::new("memory", name, "MiB", against, Goal::RatioAtMost(1.0), &pairs).print()
 }
 
 #[cfg(test)]
