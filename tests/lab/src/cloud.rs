@@ -1,5 +1,6 @@
 //! One cloud, used through `ecsctl`.
 
+use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::{
@@ -8,7 +9,14 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
+    time::Duration,
 };
+
+/// More than any command is given by its own limits; one that hangs ends the test, not the run.
+const LIMIT_SECONDS: &str = "1000";
+/// What `timeout` ends with when it had to end the program.
+const TIMED_OUT: i32 = 124;
 
 /// A cloud that runs.
 #[derive(Debug, Clone)]
@@ -71,14 +79,17 @@ impl Cloud {
     /// Runs `ecsctl` and gives what it did.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When it cannot be started or does not end.
     pub fn output<A: AsRef<OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
         input: &[u8],
     ) -> Result<Output> {
-        let mut child = Command::new(&self.program)
-            .args(arguments)
+        let arguments: Vec<_> = arguments.into_iter().map(|a| a.as_ref().to_owned()).collect();
+        let mut child = Command::new("timeout")
+            .args(["--kill-after=10", LIMIT_SECONDS])
+            .arg(&self.program)
+            .args(&arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -88,7 +99,13 @@ impl Cloud {
             // A program that has ended reads no more.
             let _ = stdin.write_all(input);
         }
-        Ok(child.wait_with_output()?)
+        let output = child.wait_with_output()?;
+        ensure!(
+            output.status.code() != Some(TIMED_OUT),
+            "ecsctl {arguments:?} did not end in {LIMIT_SECONDS} s: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(output)
     }
 
     /// Standard output of a command that must succeed.
@@ -211,7 +228,7 @@ impl Cloud {
         ])
     }
 
-    /// Runs a shell command on a host of the lab.
+    /// Runs a shell command on a host of the lab, which may be this machine itself.
     ///
     /// # Errors
     /// When it fails.
@@ -219,12 +236,58 @@ impl Cloud {
         self.run(["lab", "ssh", host, "--", command])
     }
 
+    /// The names of the lab's hosts.
+    ///
+    /// # Errors
+    /// When there is no lab.
+    pub fn hosts(&self) -> Result<Vec<String>> {
+        let lab = self.json(["lab", "status"])?;
+        let hosts = lab["hosts"].as_array().context("the lab names no hosts")?;
+        Ok(hosts.iter().filter_map(|host| host["name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Where agents keep their things on their hosts: `state`, `run`, `netns` or `cgroup`.
+    ///
+    /// # Errors
+    /// When there is no lab.
+    pub fn path(&self, what: &str) -> Result<String> {
+        let lab = self.json(["lab", "status"])?;
+        let path = lab["paths"][what].as_str();
+        Ok(path.with_context(|| format!("the lab says no path of {what}"))?.to_owned())
+    }
+
+    /// Types on the serial console of an instance.
+    ///
+    /// # Errors
+    /// When the console cannot be attached to.
+    pub fn type_in(&self, id: &str, text: &str) -> Result<()> {
+        let mut child = Command::new("timeout")
+            .args(["--kill-after=10", "60"])
+            .arg(&self.program)
+            .args(["console", id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot run ecsctl")?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        stdin.write_all(text.as_bytes())?;
+        // The end of input detaches at once; what was typed before is given time to arrive.
+        thread::sleep(Duration::from_secs(5));
+        drop(stdin);
+        let status = child.wait()?;
+        ensure!(status.success(), "ecsctl console {id}: {status}");
+        Ok(())
+    }
+
     /// Kills a process of the cloud as a crash would: `controller`, `agent`, or `vmm` of an instance.
     ///
     /// # Errors
-    /// When there is no such process.
+    /// When there is no such process, nor comes to be: what died a moment ago may not be back yet.
     pub fn crash(&self, what: &[&str]) -> Result<()> {
-        self.run(["lab", "crash"].iter().chain(what)).map(drop)
+        wait::until(&format!("{what:?} to kill"), Duration::from_secs(30), || {
+            self.run(["lab", "crash"].iter().chain(what)).map(Some)
+        })
+        .map(drop)
     }
 }
 

@@ -10,6 +10,14 @@ fn import(file: &Path, name: &str) -> Vec<std::ffi::OsString> {
         .into()
 }
 
+/// That a text names one of `resources` and, after a semicolon as everywhere, what to do.
+fn names_and_helps(text: &str, resources: &[&str]) -> Result<()> {
+    ensure!(resources.iter().any(|id| text.contains(id)), "none of {resources:?} in: {text}");
+    let help = text.split(';').nth(1).map(str::trim).unwrap_or_default();
+    ensure!(!help.is_empty(), "it does not say what to do: {text}");
+    Ok(())
+}
+
 fn qemu_img(arguments: &[&OsStr]) -> Result<()> {
     let status = Command::new("qemu-img").args(arguments).status()?;
     ensure!(status.success(), "qemu-img {arguments:?}");
@@ -46,7 +54,30 @@ fn images_that_are_no_images_are_not_run_and_the_reason_is_said() -> Result<()> 
         ["create", "-q", "-f", "qcow2", "-u", "-b", "/etc/shadow", "-F", "raw"].map(OsStr::new);
     qemu_img(&[&options[..], &[backed.as_os_str(), OsStr::new("1G")]].concat())?;
 
+    // Chains that never end: an image over itself, and two over each other.
+    let looped = path("loop.qcow2");
+    let other = path("loop-other.qcow2");
+    let over = |backing: &Path, image: &Path| {
+        let options = ["create", "-q", "-f", "qcow2", "-u", "-F", "qcow2", "-b"].map(OsStr::new);
+        qemu_img(
+            &[&options[..], &[backing.as_os_str(), image.as_os_str(), OsStr::new("1G")]].concat(),
+        )
+    };
+    // qemu-img makes the first under another name only, which is then put right.
+    let stand_in = path("LOOP.qcow2");
+    over(&stand_in, &looped)?;
+    let mut bytes = fs::read(&looped)?;
+    let name = stand_in.as_os_str().as_encoded_bytes();
+    let at = bytes.windows(name.len()).position(|w| w == name).context("no backing name")?;
+    bytes[at..at + name.len()].copy_from_slice(looped.as_os_str().as_encoded_bytes());
+    fs::write(&looped, bytes)?;
+    let mutual = path("mutual.qcow2");
+    over(&mutual, &other)?;
+    over(&other, &mutual)?;
+
     for (file, name) in [
+        (&looped, "loop"),
+        (&mutual, "mutual"),
         (&empty, "empty"),
         (&noise, "noise"),
         (&truncated, "truncated"),
@@ -59,6 +90,8 @@ fn images_that_are_no_images_are_not_run_and_the_reason_is_said() -> Result<()> 
                 let text = format!("{refusal:#}");
                 ensure!(text.contains("exit status: 1"), "{name}: {text}");
                 ensure!(text.contains("Error "), "{name} is refused without a code: {text}");
+                let said = text.rsplit("Error ").next().unwrap_or_default();
+                names_and_helps(said, &["image m-"])?;
                 eprintln!("{name}: {text}");
             }
             // What only shows when the disk is made must be said by the instance.
@@ -73,6 +106,10 @@ fn images_that_are_no_images_are_not_run_and_the_reason_is_said() -> Result<()> 
                 })
                 .with_context(|| format!("an instance of {name}"))?;
                 eprintln!("{name}: {reason}");
+                let ids = leaks::ids_of(&cloud, &id)?;
+                let mut resources: Vec<&str> = ids.iter().map(String::as_str).collect();
+                resources.push(&image);
+                names_and_helps(&reason, &resources)?;
                 ensure!(cloud.field(&id, "/status")? != "Running");
                 cloud.run(["instance", "delete", &id, "--force", "--wait", "--timeout", "120"])?;
                 cloud.run(["image", "delete", &image])?;
@@ -107,10 +144,14 @@ fn an_image_without_a_kernel_does_not_start_and_says_so() -> Result<()> {
     let id = cloud.id(network.run(&image, &kind))?;
     let gone_with_it = leaks::ids_of(&cloud, &id)?;
     let reason = wait::until("a reason", Duration::from_secs(120), || {
-        let reason = cloud.field(&id, "/status_reason")?.to_lowercase();
-        Ok((reason.contains("kernel") || reason.contains("partition")).then_some(reason))
+        let reason = cloud.field(&id, "/status_reason")?;
+        let said = reason.to_lowercase();
+        Ok((said.contains("kernel") || said.contains("partition")).then_some(reason))
     })?;
     eprintln!("{reason}");
+    let mut resources: Vec<&str> = gone_with_it.iter().map(String::as_str).collect();
+    resources.push(&image);
+    names_and_helps(&reason, &resources)?;
     ensure!(cloud.field(&id, "/status")? != "Running");
     cloud.run(["instance", "delete", &id, "--force", "--wait", "--timeout", "120"])?;
     cloud.run(["image", "delete", &image])?;

@@ -68,6 +68,11 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
             "BatchMode=yes",
             "-O",
             "LogLevel=ERROR",
+            // A guest that no longer answers ends the connection, not the whole run.
+            "-O",
+            "ServerAliveInterval=15",
+            "-O",
+            "ServerAliveCountMax=12",
             "--",
             command,
         ])
@@ -84,6 +89,21 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
     ensure!(status.contains("AliYun"), "{status}");
     let result: Value = serde_json::from_str(&ssh("cat /run/cloud-init/result.json")?)?;
     ensure!(result["v1"]["errors"].as_array().is_some_and(Vec::is_empty), "{result}");
+
+    // What it says of itself, stage by stage.
+    let stages = ssh("sudo cloud-init analyze show")?;
+    for stage in ["init-local", "init-network", "modules-config", "modules-final"] {
+        ensure!(stages.contains(&format!("({stage})")), "stage {stage} is missing: {stages}");
+    }
+    let dump: Value = serde_json::from_str(&ssh("sudo cloud-init analyze dump")?)?;
+    let ends: Vec<_> = dump
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|event| event["event_type"] == "finish")
+        .collect();
+    let failed: Vec<_> = ends.iter().filter(|event| event["result"] != "SUCCESS").collect();
+    ensure!(!ends.is_empty() && failed.is_empty(), "{failed:?} of {}", ends.len());
 
     ensure!(ssh("hostname")? == "web-7");
     ensure!(

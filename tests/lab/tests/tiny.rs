@@ -26,6 +26,7 @@ fn an_instance_boots_stops_starts_reboots_and_leaves_nothing() -> Result<()> {
     let line = format!("tiny: instance-id {id}");
     let console = wait::for_console(&cloud, &id, &line, wait::TINY_BOOT)?;
     ensure!(!console.contains("tiny: metadata took"), "metadata did not answer at once: {console}");
+    ensure!(console.contains("tiny: metadata needs no token"), "{console}");
     ensure!(cloud.run(["instance", "user-data", &id])?.contains("echo hello"));
     ensure!(cloud.field(&id, "/instance_name")? == "life-1");
 
@@ -44,7 +45,6 @@ fn an_instance_boots_stops_starts_reboots_and_leaves_nothing() -> Result<()> {
 
     cloud.run(["instance", "reboot", &id])?;
     wait::for_console(&cloud, &id, "tiny: userland, boot 3", wait::TINY_BOOT)?;
-    cloud.run(["instance", "start", &id, "--wait", "--timeout", "60"]).err();
     wait::until("Running after the reboot", wait::TINY_BOOT, || {
         Ok((cloud.field(&id, "/status")? == "Running").then_some(()))
     })?;
@@ -87,6 +87,25 @@ fn a_security_group_opens_and_closes_a_port_for_people() -> Result<()> {
     wait::until("no answer on port 80", Duration::from_secs(60), || {
         Ok((!ask()?.contains("a tiny instance")).then_some(()))
     })?;
+
+    network.delete()?;
+    leaks::none(&cloud, &gone_with_it)
+}
+
+#[test]
+fn metadata_that_requires_a_token_answers_with_one_only() -> Result<()> {
+    let cloud = Cloud::of_the_lab()?;
+    let network = Network::new(&cloud, "metadata-token")?;
+    let (image, kind) = (cloud.image("tiny")?, cloud.smallest_type()?);
+    let mut order = network.run(&image, &kind);
+    order.extend(["--require-metadata-token", "--wait", "--timeout", "300"]);
+    let id = cloud.id(&order)?;
+    let gone_with_it = leaks::ids_of(&cloud, &id)?;
+    ensure!(cloud.field(&id, "/metadata_options/http_tokens")? == "required");
+    let line = format!("tiny: instance-id {id}");
+    let console = wait::for_console(&cloud, &id, &line, wait::TINY_BOOT)?;
+    ensure!(console.contains("tiny: metadata needs a token"), "it answers without one: {console}");
+    ensure!(!console.contains("tiny: metadata took"), "metadata did not answer at once: {console}");
 
     network.delete()?;
     leaks::none(&cloud, &gone_with_it)

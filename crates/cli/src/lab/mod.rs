@@ -338,8 +338,10 @@ fn ssh(layout: &Layout, host: &str, command: &[String]) -> Result<ExitCode> {
         }
         return become_program(shell);
     }
-    let terminal = if command.is_empty() { vec!["-t"] } else { vec![] };
-    let mut ssh = machine::ssh(layout, &record, number, &terminal);
+    // A host that has hung ends the connection, and does not hang whoever waits for it.
+    let mut options = vec!["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8"];
+    options.extend(command.is_empty().then_some("-t"));
+    let mut ssh = machine::ssh(layout, &record, number, &options);
     ssh.args(command);
     become_program(ssh)
 }
