@@ -79,6 +79,9 @@ impl Layout {
     pub(crate) fn host_console(&self, number: u32) -> PathBuf {
         self.host(number).join("console.log")
     }
+    pub(crate) fn host_log(&self, number: u32) -> PathBuf {
+        self.host(number).join("qemu.log")
+    }
 }
 
 /// Where the agent of a host keeps its things, on that host.
