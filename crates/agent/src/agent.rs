@@ -22,15 +22,16 @@ use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
     io,
+    num::NonZero,
     sync::Arc,
+    thread,
 };
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{Notify, watch},
+    sync::{Notify, Semaphore, watch},
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 /// Runs an agent until it is told to end. Guests run on.
 ///
@@ -62,9 +63,10 @@ pub async fn run(config: Config) -> Result<()> {
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
         disks: Disks::open_all(layout.clone())?,
         networks: Networks::open(&layout, &config.netns_dir).await?,
-        cgroups: Cgroups::open(&config.cgroup),
+        cgroups: Cgroups::open(&config.cgroup)?,
         events: EventLog::open(&layout.events())?,
-        slots: UidSlots::load(&layout)?,
+        slots: UidSlots::load(&layout, config.jail_uid_base)?,
+        boot_finders: Semaphore::new(thread::available_parallelism().map_or(1, NonZero::get)),
         board: Board::default(),
         spec: watch::Sender::new(spec),
         applied: watch::Sender::default(),
@@ -78,8 +80,9 @@ pub async fn run(config: Config) -> Result<()> {
     let identity = Identity { registration: registration(&config, &host)? };
     tracing::info!(host_id = identity.registration.host_id, "ecs-agent starts");
     let access = Access::service(Arc::clone(&host), CheckToken::new(&token));
-    let serving =
-        Server::builder().add_service(access).serve_with_incoming(TcpListenerStream::new(listener));
+    // What is typed goes out at once.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = Server::builder().add_service(access).serve_with_incoming(incoming);
     tokio::select! {
         () = reconcile::run(Arc::clone(&host), arrived) => {}
         () = controller_link::run(Arc::clone(&host), client, identity) => {}

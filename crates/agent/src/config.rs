@@ -27,9 +27,10 @@ pub struct Config {
     /// Zone this host is in.
     #[arg(long, env = "ECS_ZONE", default_value = "cn-lab-1a")]
     pub zone: String,
-    /// File with the token shared by the controller and its hosts.
+    /// File with the token shared by the controller and its hosts. Whoever has it can reach every
+    /// instance's console and ports.
     #[arg(long, env = "ECS_JOIN_TOKEN_FILE")]
-    pub join_token_file: Option<PathBuf>,
+    pub join_token_file: PathBuf,
     /// vCPUs offered to guests; default: all threads of this host.
     #[arg(long, env = "ECS_VCPUS")]
     pub vcpus: Option<u32>,
@@ -58,12 +59,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The token of --join-token-file; empty without one.
+    /// The token of --join-token-file.
     ///
     /// # Errors
     /// When the file cannot be read or is empty.
     pub fn join_token(&self) -> Result<String> {
-        let Some(path) = &self.join_token_file else { return Ok(String::new()) };
+        let path = &self.join_token_file;
         let text = std::fs::read_to_string(path).map_err(|e| {
             Error::Configuration(format!("cannot read --join-token-file {}: {e}", path.display()))
         })?;

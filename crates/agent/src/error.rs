@@ -2,6 +2,10 @@
 
 use std::{io, path::PathBuf};
 
+/// Codes of disks that stay unusable by themselves.
+const PERMANENT: [&str; 4] =
+    ["DiskMissing", "DiskCorrupt", "InvalidDiskSize.TooSmall", "InvalidImageFormat.Unsupported"];
+
 /// Errors of the agent.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -85,7 +89,24 @@ impl Error {
         match self {
             Self::Resource { code, .. } | Self::NotBootable { code, .. } => code,
             Self::Vmm { .. } => "HostError.Vmm",
+            Self::File { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                "HostError.NoSpace"
+            }
             _ => "HostError",
+        }
+    }
+
+    /// Whether trying again is of no use before somebody has changed the disk or its spec.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::NotBootable { .. } => true,
+            Self::Resource { code, .. } => PERMANENT.contains(&code.as_str()),
+            _ => false,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub struct Host {
     pub events: EventLog,
     /// User ids of instances.
     pub slots: UidSlots,
+    /// One permit per boot finder that may run: each keeps a core busy.
+    pub boot_finders: Semaphore,
     /// What the controller is told of instances.
     pub board: Board,
     /// The latest spec; `None` before the first.
@@ -101,6 +103,19 @@ impl Board {
         self.lock().values().cloned().collect()
     }
 
+    /// Says why an instance does not get on, until its next state is noted.
+    pub fn explain(&self, instance_id: &str, code: &str, message: &str) {
+        let mut all = self.lock();
+        if let Some(status) = all.get_mut(instance_id)
+            && (status.code.as_str(), status.message.as_str()) != (code, message)
+        {
+            status.code = code.to_owned();
+            status.message = message.to_owned();
+            drop(all);
+            self.changed.notify_one();
+        }
+    }
+
     /// Says that something beside the instances is worth a report.
     pub fn touch(&self) {
         self.changed.notify_one();
@@ -117,6 +132,14 @@ impl Board {
 }
 
 impl Host {
+    /// Whether the instance is wanted here, or anything of it may be left.
+    pub fn knows_instance(&self, instance_id: &str) -> bool {
+        self.board.has(instance_id)
+            || self.spec.borrow().iter().any(|spec| {
+                spec.instances.iter().any(|instance| instance.instance_id == instance_id)
+            })
+    }
+
     /// The latest spec, if there is one.
     pub fn current_spec(&self) -> Option<std::sync::Arc<HostSpec>> {
         self.spec.borrow().clone()

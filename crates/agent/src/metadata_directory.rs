@@ -1,7 +1,7 @@
 //! Which instance of a VPC has which address, for the metadata service.
 
-use api::host::HostSpec;
-use metadata::{Directory, InstanceView};
+use api::host::{HostSpec, InstanceSpec};
+use metadata::{Bandwidth, Directory, InstanceView};
 use std::{
     collections::HashMap,
     net::Ipv4Addr,
@@ -22,11 +22,21 @@ impl VpcDirectory {
             let mut view = None;
             for eni in instance.enis.iter().filter(|e| e.vpc_id == vpc_id) {
                 let Ok(address) = eni.private_ip.parse() else { continue };
-                let view = view.get_or_insert_with(|| Arc::new(InstanceView::new(instance)));
+                let view = view.get_or_insert_with(|| Arc::new(self::view(instance)));
                 by_address.insert(address, Arc::clone(view));
             }
         }
         *self.by_address.write().unwrap_or_else(PoisonError::into_inner) = by_address;
+    }
+}
+
+fn view(instance: &InstanceSpec) -> InstanceView {
+    let view = InstanceView::new(instance);
+    let network = catalog::instance_type(&instance.instance_type).map(|known| known.network);
+    // One figure for both ways; nothing is said of a type whose figure is not known.
+    match network.and_then(|network| network.base_kbps) {
+        Some(kbps) => view.with_bandwidth(Bandwidth { ingress_kbps: kbps, egress_kbps: kbps }),
+        None => view,
     }
 }
 
@@ -39,11 +49,23 @@ impl Directory for VpcDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::host::{EniSpec, InstanceSpec};
+    use api::host::EniSpec;
 
     fn instance(id: &str, vpc: &str, ip: &str) -> InstanceSpec {
         let eni = EniSpec { vpc_id: vpc.into(), private_ip: ip.into(), ..EniSpec::default() };
         InstanceSpec { instance_id: id.into(), enis: vec![eni], ..InstanceSpec::default() }
+    }
+
+    #[test]
+    fn a_type_of_the_catalog_brings_its_bandwidth() {
+        let known = catalog::instance_types().iter().find(|t| t.network.base_kbps.is_some());
+        let known = known.unwrap();
+        let of = |id: &str| {
+            let spec = InstanceSpec { instance_type: id.into(), ..InstanceSpec::default() };
+            view(&spec).bandwidth().map(|b| b.egress_kbps)
+        };
+        assert_eq!(of(&known.id), known.network.base_kbps);
+        assert_eq!(of("ecs.none"), None);
     }
 
     #[test]

@@ -7,10 +7,7 @@ use crate::{
     metadata_directory::VpcDirectory,
 };
 use api::host::{EniSpec, HostSpec};
-use network::{
-    Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Problem, Report,
-    ResourceKind,
-};
+use network::{Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Report};
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
@@ -58,7 +55,7 @@ impl Networks {
     pub async fn reconcile(&self, spec: &HostSpec) -> bool {
         self.end_services_not_in(spec).await;
         let report = self.host.reconcile(&desired(spec)).await;
-        let clean = report.problems.iter().all(|p| is_in_spec(spec, p));
+        let clean = report.removals_done;
         {
             let mut last = self.report.lock().unwrap_or_else(PoisonError::into_inner);
             for problem in report.problems.iter().filter(|p| !last.problems.contains(p)) {
@@ -132,18 +129,6 @@ impl Networks {
     /// The kernel's side of the networks.
     pub fn host(&self) -> &HostNetwork {
         &self.host
-    }
-}
-
-/// Whether a problem is about something the spec wants, so not about a removal.
-fn is_in_spec(spec: &HostSpec, problem: &Problem) -> bool {
-    match problem.kind {
-        ResourceKind::Vpc => spec.vpcs.iter().any(|v| v.vpc_id == problem.id),
-        ResourceKind::Eni => {
-            spec.instances.iter().flat_map(|i| &i.enis).any(|e| e.eni_id == problem.id)
-        }
-        ResourceKind::SecurityGroup => true,
-        ResourceKind::Host => false,
     }
 }
 

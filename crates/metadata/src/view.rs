@@ -39,6 +39,7 @@ pub struct InstanceView {
     metadata: Node,
     /// The other trees, by name.
     others: Node,
+    bandwidth: Option<Bandwidth>,
 }
 
 impl InstanceView {
@@ -90,6 +91,7 @@ impl InstanceView {
             user_data: Bytes::from(about.user_data),
             metadata,
             others,
+            bandwidth: None,
         }
     }
 
@@ -99,7 +101,14 @@ impl InstanceView {
         let Bandwidth { ingress_kbps, egress_kbps } = bandwidth;
         self.metadata.set(&["instance", "max-netbw-ingress"], ingress_kbps.to_string());
         self.metadata.set(&["instance", "max-netbw-egress"], egress_kbps.to_string());
+        self.bandwidth = Some(bandwidth);
         self
+    }
+
+    /// What [`InstanceView::with_bandwidth`] was given.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<Bandwidth> {
+        self.bandwidth
     }
 
     /// The instance's id.

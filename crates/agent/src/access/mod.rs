@@ -25,6 +25,7 @@ const IN_FLIGHT: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Access {
     host: Arc<Host>,
+    keyboards: Arc<console::Keyboards>,
 }
 
 impl Access {
@@ -33,21 +34,29 @@ impl Access {
         host: Arc<Host>,
         token: CheckToken,
     ) -> InterceptedService<HostAccessServer<Self>, CheckToken> {
-        let server = HostAccessServer::new(Self { host }).max_encoding_message_size(MESSAGE_LIMIT);
+        let server = HostAccessServer::new(Self { host, keyboards: Arc::default() })
+            .max_encoding_message_size(MESSAGE_LIMIT);
         InterceptedService::new(server, token)
     }
 
     fn instance(&self, id: &str) -> Result<Arc<InstanceSpec>, Status> {
         let spec = self.host.current_spec();
         let found = spec.iter().flat_map(|s| &s.instances).find(|i| i.instance_id == id);
-        found.filter(|_| is_safe_id(id)).cloned().map(Arc::new).ok_or_else(|| {
-            error(
-                Code::NotFound,
-                "InvalidInstanceId.NotFound",
-                format!("instance {id:?} is not on this host"),
-            )
-        })
+        found.filter(|_| is_safe_id(id)).cloned().map(Arc::new).ok_or_else(|| not_here(id))
     }
+
+    /// What has been printed may be read for as long as anything of the instance is here.
+    fn has_console(&self, id: &str) -> Result<(), Status> {
+        match is_safe_id(id) && self.host.knows_instance(id) {
+            true => Ok(()),
+            false => Err(not_here(id)),
+        }
+    }
+}
+
+fn not_here(id: &str) -> Status {
+    let message = format!("instance {id:?} is not on this host");
+    error(Code::NotFound, "InvalidInstanceId.NotFound", message)
 }
 
 fn error(code: Code, ecs_code: &str, message: impl Into<String>) -> Status {
@@ -71,10 +80,10 @@ impl HostAccess for Access {
     ) -> Result<Response<Self::AttachConsoleStream>, Status> {
         let mut input = request.into_inner();
         let first = first(&mut input).await?;
-        self.instance(&first.instance_id)?;
+        self.has_console(&first.instance_id)?;
         let (output, stream) = mpsc::channel(IN_FLIGHT);
-        let host = Arc::clone(&self.host);
-        tokio::spawn(console::attach(host, first, input, output));
+        let (host, keyboards) = (Arc::clone(&self.host), Arc::clone(&self.keyboards));
+        tokio::spawn(console::attach(host, keyboards, first, input, output));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -83,7 +92,7 @@ impl HostAccess for Access {
         request: Request<ReadConsoleLogRequest>,
     ) -> Result<Response<ReadConsoleLogResponse>, Status> {
         let request = request.into_inner();
-        self.instance(&request.instance_id)?;
+        self.has_console(&request.instance_id)?;
         let path = self.host.layout.console_log(&request.instance_id);
         let read = move || console::read_log(&path, request.max_bytes);
         let read = tokio::task::spawn_blocking(read).await;

@@ -31,8 +31,7 @@ pub async fn list(host: &Host) -> Result<Vec<HostObject>> {
         add(object.kind.as_str(), object.name.clone(), &object.owner);
     }
     for id in host.cgroups.list()? {
-        let path = host.cgroups.path(&id).unwrap_or_default();
-        add("cgroup", path.display().to_string(), &id);
+        add("cgroup", host.cgroups.path(&id).display().to_string(), &id);
     }
     for (path, id) in host.images.files()?.into_iter().chain(host.disks.files()?) {
         add("file", path.display().to_string(), &id);

@@ -1,6 +1,9 @@
 //! One version-2 cgroup per instance, so that neither a VMM nor its page cache harms its neighbours.
 
-use crate::{error::Result, layout::names_in};
+use crate::{
+    error::{Error, FileContext as _, Result},
+    layout::names_in,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,33 +28,30 @@ pub struct Limits {
 /// The cgroups of all instances of this host.
 #[derive(Debug)]
 pub struct Cgroups {
-    parent: Option<PathBuf>,
+    parent: PathBuf,
 }
 
 impl Cgroups {
-    /// Finds the version-2 hierarchy and prepares our part of it, `parent`. Where there is none the
-    /// instances run without limits, said once.
-    pub fn open(parent: &Path) -> Self {
+    /// Finds the version-2 hierarchy and prepares our part of it, `parent`. A controller that cannot
+    /// be had, as on hosts that use both versions, is said once.
+    ///
+    /// # Errors
+    /// When there is no such hierarchy: nothing would hold an instance's processes together.
+    pub fn open(parent: &Path) -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let Some(mount) = cgroup2_mount(&mounts) else {
-            tracing::warn!(
-                "this host has no cgroup v2 mount: instances run without memory and process \
-                 limits; boot it with systemd.unified_cgroup_hierarchy=1"
-            );
-            return Self { parent: None };
-        };
+        let mount = cgroup2_mount(&mounts).ok_or_else(|| {
+            Error::Configuration(
+                "this host has no cgroup v2 mount, so instances could not be limited; boot it with \
+                 systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup"
+                    .into(),
+            )
+        })?;
         Self::under(&mount, parent)
     }
 
-    fn under(mount: &Path, parent: &Path) -> Self {
+    fn under(mount: &Path, parent: &Path) -> Result<Self> {
         let parent = mount.join(parent.strip_prefix("/").unwrap_or(parent));
-        if let Err(e) = fs::create_dir_all(&parent) {
-            tracing::warn!(
-                "cannot make {}: {e}: instances run without memory and process limits",
-                parent.display()
-            );
-            return Self { parent: None };
-        }
+        fs::create_dir_all(&parent).at("create", &parent)?;
         for controller in ["memory", "pids", "cpu"] {
             for dir in [mount, &parent] {
                 let enabled =
@@ -66,30 +66,24 @@ impl Cgroups {
                 }
             }
         }
-        Self { parent: Some(parent) }
+        Ok(Self { parent })
     }
 
-    /// Makes the instance's cgroup with its limits; `None` on a host without cgroups.
-    pub fn prepare(&self, instance_id: &str, limits: Limits) -> Option<PathBuf> {
-        let dir = self.parent.as_ref()?.join(instance_id);
-        if let Err(e) = fs::create_dir_all(&dir) {
-            tracing::warn!(
-                instance_id,
-                "cannot make {}: {e}: running without limits",
-                dir.display()
-            );
-            return None;
-        }
+    /// Makes the instance's cgroup with its limits.
+    ///
+    /// # Errors
+    /// When it cannot be made, or a limit not set.
+    pub fn prepare(&self, instance_id: &str, limits: Limits) -> Result<PathBuf> {
+        let dir = self.path(instance_id);
+        fs::create_dir_all(&dir).at("create", &dir)?;
         for (file, value) in limits.files() {
             let path = dir.join(file);
             // Absent where the controller could not be enabled, which was said at the start.
-            if path.exists()
-                && let Err(e) = fs::write(&path, &value)
-            {
-                tracing::warn!(instance_id, "cannot set {} to {value}: {e}", path.display());
+            if path.exists() {
+                fs::write(&path, &value).at("set the limit", &path)?;
             }
         }
-        Some(dir)
+        Ok(dir)
     }
 
     /// Removes the instance's cgroup. What still runs in it is killed.
@@ -97,8 +91,7 @@ impl Cgroups {
     /// # Errors
     /// When it stays busy.
     pub async fn remove(&self, instance_id: &str) -> Result<()> {
-        let Some(parent) = &self.parent else { return Ok(()) };
-        let dir = parent.join(instance_id);
+        let dir = self.path(instance_id);
         if !dir.exists() {
             return Ok(());
         }
@@ -114,7 +107,7 @@ impl Cgroups {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         match last {
-            Some(source) => Err(crate::error::Error::File { action: "remove", path: dir, source }),
+            Some(source) => Err(Error::File { action: "remove", path: dir, source }),
             None => Ok(()),
         }
     }
@@ -124,13 +117,13 @@ impl Cgroups {
     /// # Errors
     /// When the hierarchy cannot be read.
     pub fn list(&self) -> Result<Vec<String>> {
-        let Some(parent) = &self.parent else { return Ok(Vec::new()) };
-        Ok(names_in(parent)?.into_iter().filter(|n| parent.join(n).is_dir()).collect())
+        let names = names_in(&self.parent)?;
+        Ok(names.into_iter().filter(|name| self.path(name).is_dir()).collect())
     }
 
-    /// The cgroup's path, for people.
-    pub fn path(&self, instance_id: &str) -> Option<PathBuf> {
-        self.parent.as_ref().map(|p| p.join(instance_id))
+    /// The path of an instance's cgroup.
+    pub fn path(&self, instance_id: &str) -> PathBuf {
+        self.parent.join(instance_id)
     }
 }
 
@@ -182,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn a_cgroup_directory_is_made_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let cgroups = Cgroups::under(dir.path(), Path::new("/ecs"));
+        let cgroups = Cgroups::under(dir.path(), Path::new("/ecs")).unwrap();
         let path = cgroups.prepare("i-1", Limits { memory_mib: 64, vcpus: 1 }).unwrap();
         assert!(path.is_dir());
         assert_eq!(cgroups.list().unwrap(), ["i-1"]);

@@ -26,30 +26,28 @@ pub type RegistryClient = HostRegistryClient<InterceptedService<Channel, JoinTok
 /// Puts the join token on every call.
 #[derive(Debug, Clone)]
 pub struct JoinToken {
-    bearer: Option<MetadataValue<Ascii>>,
+    bearer: MetadataValue<Ascii>,
 }
 
 impl JoinToken {
-    /// From the token's text; empty: none.
+    /// From the token's text.
     ///
     /// # Errors
     /// When the text cannot be a header.
     pub fn new(token: &str) -> Result<Self> {
-        if token.is_empty() {
-            return Ok(Self { bearer: None });
-        }
-        let bearer = format!("Bearer {token}").parse().map_err(|_| {
+        let bearer = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
+        let mut bearer = bearer.map_err(|_| {
             Error::Configuration("the join token must be printable ASCII characters".into())
         })?;
-        Ok(Self { bearer: Some(bearer) })
+        // Not to be seen in logs.
+        bearer.set_sensitive(true);
+        Ok(Self { bearer })
     }
 }
 
 impl Interceptor for JoinToken {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(bearer) = &self.bearer {
-            request.metadata_mut().insert("authorization", bearer.clone());
-        }
+        request.metadata_mut().insert("authorization", self.bearer.clone());
         Ok(request)
     }
 }
@@ -69,4 +67,15 @@ pub fn client(endpoint: &str, token: JoinToken) -> Result<RegistryClient> {
     Ok(HostRegistryClient::with_interceptor(channel, token)
         .max_decoding_message_size(MESSAGE_LIMIT)
         .max_encoding_message_size(MESSAGE_LIMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_is_not_shown() {
+        let token = JoinToken::new("a-secret").unwrap();
+        assert!(!format!("{token:?}").contains("a-secret"));
+    }
 }

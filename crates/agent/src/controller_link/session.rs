@@ -6,13 +6,18 @@ use crate::{
     host::Host,
 };
 use api::host::{HeartbeatRequest, HostSpec, RegisterHostRequest, WatchHostSpecRequest};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::time::{sleep, timeout};
 
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Calls that are answered at once by a healthy controller.
 const CALL: Duration = Duration::from_secs(15);
+/// A session shorter than this was no success: what ended it would end the next one as quickly.
+const LASTING: Duration = Duration::from_secs(5);
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// Changes that come together go in one report.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -26,15 +31,16 @@ pub struct Identity {
 
 /// Keeps the host registered for as long as the agent lives.
 pub async fn run(host: Arc<Host>, client: RegistryClient, identity: Identity) {
-    let mut pause = BACKOFF_FIRST;
+    let mut pause = BACKOFF_FIRST / 2;
     let mut said = String::new();
     loop {
-        let mut registered = false;
+        let mut registered = None;
         let ended = session(&host, &client, &identity, &mut registered).await;
-        if registered {
-            pause = BACKOFF_FIRST;
+        let lasted = registered.map(|since: Instant| since.elapsed()).unwrap_or_default();
+        if lasted >= LASTING {
             said.clear();
         }
+        pause = next_pause(pause, lasted);
         if let Err(e) = ended {
             let message = e.to_string();
             if message != said {
@@ -44,20 +50,24 @@ pub async fn run(host: Arc<Host>, client: RegistryClient, identity: Identity) {
         }
         // Hosts that lost one controller at once do not come back at once.
         sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        pause = (pause * 2).min(BACKOFF_MAX);
     }
+}
+
+/// The pause after a session that lasted so long; `before`: the one before it.
+fn next_pause(before: Duration, lasted: Duration) -> Duration {
+    if lasted >= LASTING { BACKOFF_FIRST } else { (before * 2).min(BACKOFF_MAX) }
 }
 
 async fn session(
     host: &Arc<Host>,
     client: &RegistryClient,
     identity: &Identity,
-    registered: &mut bool,
+    registered: &mut Option<Instant>,
 ) -> Result<()> {
     let request = identity.registration.clone();
     let answer = timeout(CALL, client.clone().register_host(request)).await.map_err(silent)??;
     let answer = answer.into_inner();
-    *registered = true;
+    *registered = Some(Instant::now());
     let host_id = identity.registration.host_id.as_str();
     tracing::info!(host_id, session = answer.session, "registered");
     tokio::select! {
@@ -129,4 +139,25 @@ async fn tell(
 fn silent(_: tokio::time::error::Elapsed) -> Error {
     let message = format!("no answer within {} s", CALL.as_secs());
     Error::Controller(tonic::Status::deadline_exceeded(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_end_at_once_come_further_and_further_apart() {
+        let mut pause = BACKOFF_FIRST / 2;
+        let pauses: Vec<Duration> = (0..8)
+            .map(|_| {
+                pause = next_pause(pause, Duration::from_millis(100));
+                pause
+            })
+            .collect();
+        assert_eq!(
+            (pauses[0], pauses[1], pauses[7]),
+            (BACKOFF_FIRST, BACKOFF_FIRST * 2, BACKOFF_MAX)
+        );
+        assert_eq!(next_pause(BACKOFF_MAX, LASTING), BACKOFF_FIRST);
+    }
 }

@@ -45,8 +45,9 @@ pub fn accept(host_id: &str, old: Option<&HostSpec>, new: &HostSpec) -> Result<(
     if let Some(old) = old.filter(|old| old.revision > new.revision) {
         let message = format!(
             "the controller sends spec revision {}, this host already has {}: its store is older \
-             than this host. Restore the controller's store, or remove spec.pb here to accept \
-             that what the controller does not know is removed",
+             than this host. Restore the controller's store; or, to accept that all instances \
+             and disks the controller does not know are removed, stop ecs-agent, remove spec.pb \
+             from its --state-dir and start it again",
             new.revision, old.revision
         );
         return Err(Error::resource(host_id, "InvalidHostSpec.Older", message));
@@ -77,6 +78,7 @@ mod tests {
         assert!(accept("h", Some(&at(7)), &at(7)).is_ok());
         let older = accept("h", Some(&at(7)), &at(6)).unwrap_err();
         assert_eq!(older.code(), "InvalidHostSpec.Older");
+        assert!(older.to_string().contains("stop ecs-agent"), "{older}");
         assert!(accept("other", None, &at(1)).is_err());
         let disks = vec![DiskSpec { disk_id: "../../etc/x".into(), ..DiskSpec::default() }];
         assert!(accept("h", None, &HostSpec { disks, ..at(1) }).is_err());

@@ -21,6 +21,8 @@ use std::{
 const READY: &str = "ready";
 const FAILED: &str = "failed";
 const GIB: u64 = 1 << 30;
+/// Findings of a check that fit a message.
+const FINDINGS: usize = 5;
 
 /// The disks of this host and how each is.
 #[derive(Debug)]
@@ -215,23 +217,41 @@ impl Disks {
         Ok(layers)
     }
 
-    /// Looks for contradictions in a disk's metadata after a crash. `None`: none were found.
-    pub fn check(&self, disk_id: &str) -> Option<String> {
+    /// Puts a disk's metadata in order after a crash: what was allocated for a write that never came
+    /// is given back. Tells what was done. The disk must not be in use.
+    ///
+    /// # Errors
+    /// `DiskCorrupt` when the metadata contradicts itself, which is left as it is; otherwise what
+    /// the file system said.
+    pub fn mend(&self, disk_id: &str) -> Result<Option<String>> {
         let path = self.layout.disk(disk_id);
-        let checked = File::open(&path)
-            .map_err(|e| e.to_string())
-            .and_then(|file| qcow2::check(&file).map_err(|e| e.to_string()));
-        match checked {
-            Ok(report) if report.corruptions == 0 => None,
-            Ok(report) => Some(format!(
-                "disk {disk_id} has {} contradictions in its metadata ({}); keep a copy of {} and \
-                 repair it with qemu-img check -r all",
-                report.corruptions,
-                report.messages.join("; "),
+        let corrupt = |found: String| {
+            let message = format!(
+                "its metadata is damaged ({found}); keep a copy of {} and repair the file with \
+                 qemu-img check -r all, or put a good copy in its place, then start the instance",
                 path.display()
-            )),
-            Err(e) => Some(format!("disk {disk_id} could not be checked: {e}")),
+            );
+            Error::resource(disk_id, "DiskCorrupt", message)
+        };
+        let failed = |e: qcow2::Error| match e {
+            qcow2::Error::Io { action, source } => {
+                let message = format!("cannot {action} of {}: {source}", path.display());
+                Error::resource(disk_id, "DiskCheckFailed", message)
+            }
+            other => corrupt(other.to_string()),
+        };
+        let file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
+        let report = qcow2::check(&file).map_err(failed)?;
+        if report.corruptions > 0 {
+            let found = report.messages.iter().take(FINDINGS).cloned().collect::<Vec<_>>();
+            let found = format!("{} contradictions: {}", report.corruptions, found.join("; "));
+            return Err(corrupt(found));
         }
+        if report.leaks == 0 {
+            return Ok(None);
+        }
+        qcow2::repair(&file).map_err(failed)?;
+        Ok(Some(format!("disk {disk_id}: {} unused clusters were given back", report.leaks)))
     }
 
     fn on_medium(&self) -> Result<Vec<String>> {

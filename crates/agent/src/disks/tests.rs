@@ -64,7 +64,7 @@ fn an_overlay_waits_for_its_image_and_names_it() {
     let layers = f.disks.open(&spec, "d-1", true).unwrap();
     let formats: Vec<DiskFormat> = layers.iter().map(|l| l.format).collect();
     assert_eq!(formats, [DiskFormat::Qcow2, DiskFormat::Raw]);
-    assert_eq!(f.disks.check("d-1"), None);
+    assert_eq!(f.disks.mend("d-1").unwrap(), None);
     // Made once: a second pass leaves it alone.
     assert!(!f.reconcile(&spec, &[]));
 }
@@ -114,4 +114,37 @@ fn a_disk_that_was_lost_does_not_come_back_empty() {
     f.reconcile(&HostSpec::default(), &[]);
     f.reconcile(&spec, &[]);
     assert_eq!(f.state("d-1"), ("ready".into(), String::new()));
+}
+
+#[test]
+fn after_a_crash_leaks_are_given_back_and_contradictions_are_refused() {
+    use std::os::unix::fs::FileExt as _;
+    let f = Fixture::new();
+    let spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    f.reconcile(&spec, &[]);
+    let file = OpenOptions::new().read(true).write(true).open(f.layout.disk("d-1")).unwrap();
+    let read = |at: u64| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes)
+    };
+    // A cluster with a count of 1 that nothing refers to, as of a write that was cut off.
+    const CLUSTER: u64 = 64 << 10;
+    let clusters = file.metadata().unwrap().len().div_ceil(CLUSTER);
+    file.set_len((clusters + 1) * CLUSTER).unwrap();
+    let counts = read(read(48));
+    file.write_all_at(&1u16.to_be_bytes(), counts + 2 * clusters).unwrap();
+    assert_eq!(qcow2::check(&file).unwrap().leaks, 1);
+    let done = f.disks.mend("d-1").unwrap().unwrap();
+    assert!(done.contains("d-1: 1 unused"), "{done}");
+    let report = qcow2::check(&file).unwrap();
+    assert_eq!((report.leaks, report.corruptions), (0, 0));
+    assert_eq!(f.disks.mend("d-1").unwrap(), None);
+
+    // The first L1 entry leads beyond the end of the file.
+    file.write_all_at(&(CLUSTER << 20).to_be_bytes(), read(40)).unwrap();
+    let refused = f.disks.mend("d-1").unwrap_err();
+    assert_eq!(refused.code(), "DiskCorrupt");
+    assert!(refused.is_permanent());
+    assert!(refused.to_string().contains("qemu-img check -r all"), "{refused}");
 }

@@ -98,6 +98,11 @@ impl EventLog {
         Ok(())
     }
 
+    /// The last cause of the resource that was recorded, 0 if none was.
+    pub fn last_occurrence(&self, resource_id: &str) -> u64 {
+        self.kept().last_occurrence.get(resource_id).copied().unwrap_or(0)
+    }
+
     /// Forgets a resource that is gone for good. Its events stay until acknowledged.
     ///
     /// # Errors

@@ -17,11 +17,20 @@ use std::{
     fs::File,
     io,
     os::fd::OwnedFd,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    process::Child,
 };
 
 const TIMEOUT_SECONDS: u64 = 60;
+/// Codes of failures that may be gone at the next try.
+const RETRYABLE: [&str; 3] =
+    ["ImageBootFailed.Timeout", "ImageBootFailed.ReadError", "ImageBootFailed.Confinement"];
+/// Bytes the step may print to each of its outputs.
+const SAID_MAX: u64 = 64 << 10;
 /// The step ends itself at its timeout; this is for one that cannot.
 const KILL_AFTER: Duration = Duration::from_secs(TIMEOUT_SECONDS + 10);
 
@@ -62,6 +71,9 @@ pub async fn find(
     let system_disk = instance.disk_ids.first().ok_or_else(|| {
         Error::resource(id, "ImageBootFailed.NoDisk", "the instance has no system disk")
     })?;
+    // The step reads as fast as a core can, and many instances may start at once.
+    let permit = host.boot_finders.acquire().await;
+    let _permit = permit.map_err(|e| failed(format!("the agent is ending: {e}")))?;
     let kernel = memory_file("kernel").map_err(|e| failed(format!("memory file: {e}")))?;
     let initrd = memory_file("initrd").map_err(|e| failed(format!("memory file: {e}")))?;
 
@@ -99,7 +111,8 @@ pub async fn find(
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
     let program = host.settings.bootimage_bin.display();
-    let output = tokio::time::timeout(KILL_AFTER, command.output())
+    let child = command.spawn().map_err(|e| failed(format!("cannot run {program}: {e}")))?;
+    let output = tokio::time::timeout(KILL_AFTER, output_of(child))
         .await
         .map_err(|_| failed(format!("{program} did not end within {} s", KILL_AFTER.as_secs())))?
         .map_err(|e| failed(format!("cannot run {program}: {e}")))?;
@@ -109,6 +122,10 @@ pub async fn find(
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
         return Err(match serde_json::from_str::<Refused>(line) {
+            // Of the host at this moment, not of the disk.
+            Ok(Refused { code, message }) if RETRYABLE.contains(&code.as_str()) => {
+                Error::resource(system_disk, code, message)
+            }
             Ok(Refused { code, message }) => {
                 Error::NotBootable { disk_id: system_disk.clone(), code, message }
             }
@@ -123,6 +140,22 @@ pub async fn find(
     };
     let kernel = rewound(kernel).map_err(|e| failed(e.to_string()))?;
     Ok(BootFiles { kernel, initrd, cmdline: found.cmdline })
+}
+
+/// What the process said and how it ended. It is confined but reads an untrusted disk: what it says
+/// beyond the limit is cut off, and writing on is an error to it.
+async fn output_of(mut child: Child) -> io::Result<Output> {
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = tokio::try_join!(limited(stdout), limited(stderr))?;
+    Ok(Output { status: child.wait().await?, stdout, stderr })
+}
+
+async fn limited(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(SAID_MAX).read_to_end(&mut said).await?;
+    }
+    Ok(said)
 }
 
 fn memory_file(name: &str) -> io::Result<File> {

@@ -121,14 +121,12 @@ fn stop_gracefully(now_ms: u64, desired: &Desired, record: &Record) -> Step {
 /// The record with a stop step noted, to be saved before the step is done.
 pub fn note_stop_step(now_ms: u64, record: &Record, step: Step) -> Record {
     let mut record = record.clone();
-    let stopping = record.stopping.get_or_insert(Stopping {
-        since_ms: now_ms,
-        pressed_ms: None,
-        terminated_ms: None,
-    });
+    let stopping =
+        record.stopping.get_or_insert_with(|| Stopping { since_ms: now_ms, ..Stopping::default() });
     match step {
         Step::PressPowerButton => stopping.pressed_ms = Some(now_ms),
         Step::Terminate => stopping.terminated_ms = Some(now_ms),
+        Step::Kill => stopping.killed = true,
         _ => {}
     }
     record
@@ -136,20 +134,38 @@ pub fn note_stop_step(now_ms: u64, record: &Record, step: Step) -> Record {
 
 /// The record as it must be before a VMM is started.
 pub fn note_launch(record: &Record, desired: &Desired, host_boot_id: &str) -> Record {
+    let mut record = enter_epoch(record, desired);
+    record.launches += 1;
+    record.host_boot_id = host_boot_id.to_owned();
+    record.phase = Phase::Launching;
+    record
+}
+
+/// The record of an instance that cannot be started in this boot epoch.
+pub fn note_refused(record: &Record, desired: &Desired, error: &Error) -> Record {
+    let mut record = enter_epoch(record, desired);
+    record.last_exit = error.to_string();
+    record.phase = failed(error);
+    record
+}
+
+fn enter_epoch(record: &Record, desired: &Desired) -> Record {
     let mut record = record.clone();
     let boot_epoch = desired.boot_epoch.max(record.boot_epoch);
     if boot_epoch > record.boot_epoch {
         record.restarts = 0;
         record.quick_crashes = 0;
         record.last_exit.clear();
+        record.last_code.clear();
     }
     record.boot_epoch = boot_epoch;
     record.generation = desired.generation;
-    record.launches += 1;
-    record.host_boot_id = host_boot_id.to_owned();
-    record.phase = Phase::Launching;
     record.stopping = None;
     record
+}
+
+fn failed(error: &Error) -> Phase {
+    Phase::Failed { code: error.code().into(), message: error.to_string() }
 }
 
 /// What people should hear of.
@@ -164,16 +180,26 @@ pub struct Notice {
 /// The record after its VMM is gone, and the event to tell of, if any.
 pub fn note_exit(now_ms: u64, record: &Record, exit: &Exit) -> (Record, Option<Notice>) {
     let mut next = record.clone();
-    let asked = next.stopping.take().is_some();
-    if asked {
+    next.disks_suspect |= exit.is_crash();
+    if let Some(stopping) = next.stopping.take() {
         next.phase = Phase::Stopped;
-        return (next, None);
+        if !exit.is_crash() || stopping.killed {
+            return (next, None);
+        }
+        let kind = match exit {
+            Exit::GuestFault { .. } => "InstanceFailure.Stop",
+            _ => "SystemFailure.Stop",
+        };
+        next.last_exit = exit.to_string();
+        let message = format!("{exit}, while the instance was being stopped");
+        return (next, Some(Notice { kind, message }));
     }
     let age_ms = match record.phase {
         Phase::Running => now_ms.saturating_sub(record.started_unix_ms),
         _ => 0,
     };
     next.last_exit = exit.to_string();
+    next.last_code.clear();
     match exit {
         Exit::Shutdown => {
             next.phase = Phase::GuestStopped;
@@ -207,7 +233,7 @@ pub fn note_exit(now_ms: u64, record: &Record, exit: &Exit) -> (Record, Option<N
             if next.quick_crashes >= QUICK_CRASHES_MAX {
                 let message = format!(
                     "{exit}; it ended {} times within {} s of its start, so it is not started \
-                     again until StartInstances or RebootInstances",
+                     again until StartInstances",
                     next.quick_crashes,
                     QUICK_MS / 1000
                 );
@@ -215,6 +241,7 @@ pub fn note_exit(now_ms: u64, record: &Record, exit: &Exit) -> (Record, Option<N
                 return (next, Some(Notice { kind, message }));
             }
             next.restarts += 1;
+            next.last_code = exit.code().into();
             let shift = next.quick_crashes.saturating_sub(1).min(16);
             let pause = (BACKOFF_FIRST_MS << shift).min(BACKOFF_MAX_MS);
             next.phase = Phase::Again { not_before_ms: now_ms.saturating_add(pause) };
@@ -223,14 +250,32 @@ pub fn note_exit(now_ms: u64, record: &Record, exit: &Exit) -> (Record, Option<N
     }
 }
 
+/// The record and event after the disks were found damaged by the crash that `next` and `notice`
+/// are about: started again, the guest would make it worse.
+pub fn note_damage(
+    mut next: Record,
+    notice: Option<Notice>,
+    exit: &Exit,
+    error: &Error,
+) -> (Record, Notice) {
+    if next.phase != Phase::Stopped {
+        next.phase = failed(error);
+    }
+    let kind = notice.map_or("SystemFailure.Stop", |notice| notice.kind);
+    let message =
+        format!("{exit}; {error}; the instance is not started again until StartInstances");
+    (next, Notice { kind, message })
+}
+
 /// The record after a launch that started no process.
 pub fn note_failed_launch(now_ms: u64, record: &Record, error: &Error) -> Record {
     let mut next = record.clone();
     next.last_exit = error.to_string();
-    if let Error::NotBootable { code, message, .. } = error {
-        next.phase = Phase::Failed { code: code.clone(), message: message.clone() };
+    if error.is_permanent() {
+        next.phase = failed(error);
         return next;
     }
+    next.last_code = error.code().into();
     next.quick_crashes += 1;
     let shift = next.quick_crashes.saturating_sub(1).min(16);
     let pause = (BACKOFF_FIRST_MS << shift).min(BACKOFF_MAX_MS);
@@ -269,7 +314,8 @@ pub fn status(record: &Record, desired: Option<&Desired>, alive: bool) -> Instan
         }
     };
     status.state = state.into();
-    if status.message.is_empty() && matches!(record.phase, Phase::Again { .. }) {
+    if matches!(record.phase, Phase::Again { .. }) {
+        status.code.clone_from(&record.last_code);
         status.message.clone_from(&record.last_exit);
     }
     status

@@ -4,7 +4,8 @@
 use super::{
     decide::{
         Desired, Notice, PRESS_AGAIN_MS, QUICK_CRASHES_MAX, QUICK_MS, Step, TERMINATE_GRACE_MS,
-        decide, note_exit, note_failed_launch, note_launch, note_stop_step, status,
+        decide, note_damage, note_exit, note_failed_launch, note_launch, note_refused,
+        note_stop_step, status,
     },
     exit::{Exit, ExitReport},
     record::{Phase, Record},
@@ -91,6 +92,7 @@ fn a_stop_asks_then_insists_then_kills() {
     assert_eq!(next(15_000, &record), Step::Wait { until_ms: Some(kill_at) });
     assert_eq!(next(kill_at, &record), Step::Kill);
     // Whatever ended it, it was asked to.
+    let record = note_stop_step(kill_at, &record, Step::Kill);
     let (stopped, notice) = note_exit(kill_at, &record, &Exit::Killed { signal: 9 });
     assert_eq!((stopped.phase, notice), (Phase::Stopped, None));
 }
@@ -203,6 +205,51 @@ fn a_disk_that_cannot_boot_fails_and_a_host_that_cannot_yet_tries_again() {
     assert!(told.message.contains("no tap"));
 }
 
+#[test]
+fn a_crash_while_stopping_is_told_of_and_the_agents_own_signal_is_not() {
+    let pressed = note_stop_step(5, &record(1, Phase::Running), Step::PressPowerButton);
+    let (stopped, notice) = note_exit(9, &pressed, &Exit::Killed { signal: 11 });
+    assert_eq!(stopped.phase, Phase::Stopped);
+    assert!(stopped.disks_suspect);
+    assert_eq!(notice.map(|n| n.kind), Some("SystemFailure.Stop"));
+    let killed = note_stop_step(8, &pressed, Step::Kill);
+    let (stopped, notice) = note_exit(9, &killed, &Exit::Killed { signal: 9 });
+    assert_eq!((stopped.phase, notice), (Phase::Stopped, None));
+    assert!(stopped.disks_suspect);
+}
+
+#[test]
+fn an_instance_with_a_disk_that_stays_unusable_fails_with_the_reason() {
+    let missing = Error::resource("d-1", "DiskMissing", "its file is gone");
+    assert!(missing.is_permanent());
+    let refused = note_refused(&record(1, Phase::Stopped), &on(2), &missing);
+    let told = status(&refused, Some(&on(2)), false);
+    assert_eq!((told.state(), told.code.as_str()), (InstanceState::Failed, "DiskMissing"));
+    assert_eq!(told.boot_epoch, 2);
+    assert_eq!(decide(5, Some(&on(2)), &refused, false), WAIT);
+    assert_eq!(decide(5, Some(&on(3)), &refused, false), Step::Launch { boot_epoch: 3 });
+
+    let running = record(1, Phase::Running);
+    let exit = Exit::Killed { signal: 9 };
+    let (next, notice) = note_exit(99, &running, &exit);
+    let corrupt = Error::resource("d-1", "DiskCorrupt", "contradictions");
+    let (next, notice) = note_damage(next, notice, &exit, &corrupt);
+    assert_eq!(status(&next, Some(&on(1)), false).code, "DiskCorrupt");
+    assert!(notice.message.contains("signal 9") && notice.message.contains("contradictions"));
+}
+
+#[test]
+fn a_failure_that_may_pass_is_tried_again_and_says_its_code() {
+    let full = Error::File {
+        action: "write",
+        path: "/x".into(),
+        source: std::io::Error::from_raw_os_error(libc::ENOSPC),
+    };
+    let waits = note_failed_launch(5, &record(1, Phase::Launching), &full);
+    let told = status(&waits, Some(&on(1)), false);
+    assert_eq!((told.state(), told.code.as_str()), (InstanceState::Starting, "HostError.NoSpace"));
+}
+
 /// A host as the agent finds it: what is on disk and what lives.
 #[derive(Debug)]
 struct World {
@@ -310,6 +357,10 @@ impl World {
                 }
             }
             Step::Kill => {
+                if !effect() {
+                    return;
+                }
+                self.record = note_stop_step(self.now, &self.record, Step::Kill);
                 if effect() {
                     self.end_vmm(None, Some(9));
                 }

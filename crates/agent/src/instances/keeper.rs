@@ -14,8 +14,8 @@ use std::{
     ffi::OsString,
     fs, io,
     os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 /// First argument that makes the executable a keeper.
@@ -37,7 +37,7 @@ pub struct Arguments {
     pub launch: u64,
     /// cgroup to enter first.
     #[arg(long)]
-    pub cgroup: Option<PathBuf>,
+    pub cgroup: PathBuf,
     /// The VMM.
     #[arg(long)]
     pub vmm: PathBuf,
@@ -56,18 +56,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     // Own session: neither a terminal nor the agent's service ends this instance.
     rustix::process::setsid()
         .map_err(|e| Error::Configuration(format!("cannot start a session: {e}")))?;
-    if let Some(cgroup) = &arguments.cgroup
-        && let Err(e) = fs::write(cgroup.join("cgroup.procs"), "0")
-    {
-        eprintln!("cannot enter cgroup {}: {e}; going on without limits", cgroup.display());
-    }
-    let child = Command::new(&arguments.vmm)
-        .arg("run")
-        .arg("--config")
-        .arg(&arguments.config)
-        .stdin(Stdio::null())
-        .current_dir("/")
-        .spawn();
+    let child = start(&arguments);
     close_from(FIRST_FD);
     let status = child.and_then(|mut child| child.wait());
     let report = match status {
@@ -81,10 +70,26 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<()> {
             launch: arguments.launch,
             code: None,
             signal: None,
-            spawn_error: Some(format!("{}: {e}", arguments.vmm.display())),
+            spawn_error: Some(e.to_string()),
         },
     };
     durable_file::write_json(&arguments.exit_report, &report)
+}
+
+/// Starts the VMM inside its limits, or not at all.
+fn start(arguments: &Arguments) -> io::Result<Child> {
+    let because =
+        |path: &Path, e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let procs = arguments.cgroup.join("cgroup.procs");
+    fs::write(&procs, "0").map_err(|e| because(&procs, e))?;
+    Command::new(&arguments.vmm)
+        .arg("run")
+        .arg("--config")
+        .arg(&arguments.config)
+        .stdin(Stdio::null())
+        .current_dir("/")
+        .spawn()
+        .map_err(|e| because(&arguments.vmm, e))
 }
 
 /// Gives up the VMM's descriptors: its disks, taps and boot files must not live longer than it.

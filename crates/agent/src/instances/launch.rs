@@ -80,7 +80,7 @@ pub async fn launch(
         .open(&log_path)
         .at("open", &log_path)?;
     let limits = Limits { memory_mib: instance.memory_mib, vcpus: instance.vcpus };
-    let cgroup = host.cgroups.prepare(id, limits);
+    let cgroup = host.cgroups.prepare(id, limits)?;
 
     let mut command = Command::new(&host.settings.keeper_bin);
     command
@@ -93,13 +93,12 @@ pub async fn launch(
         .arg(&host.settings.vmm_bin)
         .arg("--config")
         .arg(&config_path)
+        .arg("--cgroup")
+        .arg(&cgroup)
         .stdin(Stdio::null())
         .stdout(log.try_clone().at("duplicate", &log_path)?)
         .stderr(log)
         .current_dir("/");
-    if let Some(cgroup) = &cgroup {
-        command.arg("--cgroup").arg(cgroup);
-    }
     let mut mappings = vec![FdMapping { parent_fd: lock.into(), child_fd: keeper::LOCK_FD }];
     for (index, fd) in inherited.fds.into_iter().enumerate() {
         let child_fd = keeper::FIRST_FD + i32::try_from(index).unwrap_or(i32::MAX - 64);

@@ -6,7 +6,7 @@ use super::{
     decide::{self, Desired, Step},
     exit::{Exit, ExitReport},
     launch::launch,
-    processes::{Presence, try_lock},
+    processes::{Presence, Role, launch_of, try_lock},
     record::{Phase, Record},
 };
 use crate::{
@@ -18,13 +18,21 @@ use crate::{
 };
 use api::{
     host::{InstanceSpec, Power},
-    vmm::VmState,
+    vmm::{VmConfig, VmState},
 };
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 
 /// A VMM must answer within this time of its start.
-const ANSWER_MS: u64 = 60_000;
+const ANSWER: Duration = Duration::from_secs(60);
+/// Most do within this.
+const ANSWER_SOON: Duration = Duration::from_secs(2);
 const RETRY_MS: u64 = 1_000;
 const RETRY_MAX_MS: u64 = 30_000;
 
@@ -53,10 +61,11 @@ impl From<&InstanceSpec> for Desired {
 pub async fn own(host: Arc<Host>, instance_id: String, wish: watch::Receiver<Wish>) {
     let mut pause = Duration::from_millis(RETRY_MS);
     loop {
-        let mut owner = match Owner::open(&host, &instance_id, wish.clone()) {
+        let mut owner = match Owner::open(&host, &instance_id, wish.clone()).await {
             Ok(owner) => owner,
             Err(e) => {
                 tracing::error!(instance_id, "cannot read the instance's record: {e}");
+                host.board.explain(&instance_id, e.code(), &e.to_string());
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(RETRY_MAX_MS));
                 continue;
@@ -64,7 +73,10 @@ pub async fn own(host: Arc<Host>, instance_id: String, wish: watch::Receiver<Wis
         };
         match owner.run().await {
             Ok(()) => return,
-            Err(e) => tracing::error!(instance_id, "{e}; trying again"),
+            Err(e) => {
+                tracing::error!(instance_id, "{e}; trying again");
+                host.board.explain(&instance_id, e.code(), &e.to_string());
+            }
         }
         tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
     }
@@ -79,19 +91,18 @@ struct Owner<'a> {
 }
 
 impl<'a> Owner<'a> {
-    fn open(host: &'a Arc<Host>, id: &str, wish: watch::Receiver<Wish>) -> Result<Self> {
+    async fn open(host: &'a Arc<Host>, id: &str, wish: watch::Receiver<Wish>) -> Result<Self> {
+        let client = VmmClient::new(id, &host.layout.control_socket(id));
         let record = match Record::load(&host.layout, id) {
             Ok(Some(record)) => record,
-            Ok(None) => Record::new(id, host.slots.take(id)?),
+            Ok(None) => work_out(host, id, &client).await?,
             Err(Error::Damaged { path, detail }) => {
-                // What runs is found without it; what it knew is worked out anew.
                 tracing::error!(instance_id = id, "{}: {detail}; set aside", path.display());
                 durable_file::rename(&path, &path.with_extension("damaged"))?;
-                Record::new(id, host.slots.take(id)?)
+                work_out(host, id, &client).await?
             }
             Err(e) => return Err(e),
         };
-        let client = VmmClient::new(id, &host.layout.control_socket(id));
         Ok(Self { host, id: id.to_owned(), wish, record, client })
     }
 
@@ -132,6 +143,8 @@ impl<'a> Owner<'a> {
                     self.ask_to_stop(step, &presence).await;
                 }
                 Step::Kill => {
+                    self.record = decide::note_stop_step(now, &self.record, step);
+                    self.record.save(&self.host.layout)?;
                     tracing::warn!(instance_id = self.id, "the VMM did not end: killing it");
                     presence.kill(&self.host.layout, &self.id);
                     let gone = presence.gone(&self.host.layout, &self.id);
@@ -173,7 +186,7 @@ impl<'a> Owner<'a> {
             }
             () = sleep_until(until_ms) => {}
             () = presence.gone(layout, &self.id), if presence.alive() => {}
-            info = answers(&self.client), if starting => answer = Some(info),
+            info = answers(&self.client, ANSWER), if starting => answer = Some(info),
         }
         match answer {
             Some(Some(info)) => {
@@ -199,12 +212,16 @@ impl<'a> Owner<'a> {
         desired: &Desired,
     ) -> Result<()> {
         let Some(spec) = self.host.current_spec() else { return Ok(()) };
+        let boot_id = self.host.settings.boot_id.as_str();
         let mut applied = self.host.applied.subscribe();
         let ready = applied.borrow_and_update().revision >= revision;
         let missing = instance
             .disk_ids
             .iter()
             .find_map(|disk| self.host.disks.open(&spec, disk, false).err());
+        if ready && let Some(error) = missing.as_ref().filter(|error| error.is_permanent()) {
+            return self.note_refused(desired, error);
+        }
         if !ready || missing.is_some() {
             self.publish_pending(desired, missing.as_ref());
             tokio::select! {
@@ -214,7 +231,17 @@ impl<'a> Owner<'a> {
             return Ok(());
         }
         let Some(lock) = try_lock(&self.host.layout, &self.id)? else { return Ok(()) };
-        self.record = decide::note_launch(&self.record, desired, &self.host.settings.boot_id);
+        if self.record.disks_suspect {
+            match self.mend_disks().await {
+                Ok(_) => self.record.disks_suspect = false,
+                Err(e) if e.is_permanent() => return self.note_refused(desired, &e),
+                Err(e) => {
+                    self.record = decide::note_launch(&self.record, desired, boot_id);
+                    return self.note_failed_launch(desired, &e);
+                }
+            }
+        }
+        self.record = decide::note_launch(&self.record, desired, boot_id);
         self.record.save(&self.host.layout)?;
         self.publish(Some(desired), false);
         let launched = tokio::select! {
@@ -243,6 +270,14 @@ impl<'a> Owner<'a> {
             status.message = error.to_string();
         }
         self.host.board.set(status);
+    }
+
+    fn note_refused(&mut self, desired: &Desired, error: &Error) -> Result<()> {
+        tracing::warn!(instance_id = self.id, "the instance cannot be started: {error}");
+        self.record = decide::note_refused(&self.record, desired, error);
+        self.record.save(&self.host.layout)?;
+        self.publish(Some(desired), false);
+        Ok(())
     }
 
     fn note_failed_launch(&mut self, desired: &Desired, error: &Error) -> Result<()> {
@@ -279,15 +314,28 @@ impl<'a> Owner<'a> {
         let said = tail(&layout.vmm_log(&self.id), 8 << 10);
         let boot_id = &self.host.settings.boot_id;
         let exit = Exit::of(&self.record, report.as_ref(), boot_id, &said);
-        let (next, notice) = decide::note_exit(now_ms(), &self.record, &exit);
+        let (mut next, mut notice) = decide::note_exit(now_ms(), &self.record, &exit);
         tracing::info!(instance_id = self.id, "VMM gone: {exit}");
-        if let Some(mut notice) = notice {
-            if exit.is_crash() {
-                for finding in self.check_disks().await {
-                    notice.message.push_str("; ");
-                    notice.message.push_str(&finding);
+        if next.disks_suspect {
+            match self.mend_disks().await {
+                Ok(done) => {
+                    next.disks_suspect = false;
+                    for done in done {
+                        tracing::info!(instance_id = self.id, "{done}");
+                        if let Some(notice) = &mut notice {
+                            notice.message = format!("{}; {done}", notice.message);
+                        }
+                    }
                 }
+                Err(e) if e.is_permanent() => {
+                    let (damaged, told) = decide::note_damage(next, notice, &exit, &e);
+                    (next, notice) = (damaged, Some(told));
+                }
+                // Tried again before the next start.
+                Err(e) => tracing::warn!(instance_id = self.id, "{e}"),
             }
+        }
+        if let Some(notice) = notice {
             let launch = self.record.launches;
             let events = &self.host.events;
             events.append(&self.id, launch, notice.kind, &notice.message, now_ms())?;
@@ -297,14 +345,22 @@ impl<'a> Owner<'a> {
         self.record.save(layout)
     }
 
-    async fn check_disks(&self) -> Vec<String> {
+    /// Puts the disks in order after a crash; tells what was done.
+    async fn mend_disks(&self) -> Result<Vec<String>> {
         let disks = match &self.wish.borrow().instance {
             Some(instance) => instance.disk_ids.clone(),
-            None => return Vec::new(),
+            // They go with it.
+            None => return Ok(Vec::new()),
         };
         let host = Arc::clone(self.host);
-        let check = move || disks.iter().filter_map(|d| host.disks.check(d)).collect();
-        tokio::task::spawn_blocking(check).await.unwrap_or_default()
+        let mend = move || disks.iter().filter_map(|d| host.disks.mend(d).transpose()).collect();
+        match tokio::task::spawn_blocking(mend).await {
+            Ok(result) => result,
+            Err(e) => {
+                let message = format!("the check of its disks was cut off: {e}");
+                Err(Error::resource(&self.id, "HostError", message))
+            }
+        }
     }
 
     /// Removes what is left. False: the spec has the instance again.
@@ -337,20 +393,52 @@ impl<'a> Owner<'a> {
     }
 }
 
-/// The VMM's answer once its guest runs; `None` if it does not come.
-async fn answers(client: &VmmClient) -> Option<api::vmm::Info> {
-    let mut waited = 0;
-    while waited < ANSWER_MS {
-        if let Ok(info) = client.info().await
-            && matches!(info.state(), VmState::Running | VmState::Paused | VmState::Panicked)
-        {
-            return Some(info);
-        }
-        let pause = if waited < 2_000 { 10 } else { 100 };
-        tokio::time::sleep(Duration::from_millis(pause)).await;
-        waited += pause;
+/// The record of an instance whose own is not there or cannot be read: new, or worked out from the
+/// VMM that lives, so that its guest is not taken for one of an older epoch and rebooted.
+async fn work_out(host: &Host, id: &str, client: &VmmClient) -> Result<Record> {
+    let mut record = Record::new(id, host.slots.take(id)?);
+    record.launches = host.events.last_occurrence(id);
+    let presence = Presence::look(&host.layout, id)?;
+    if !presence.alive() {
+        return Ok(record);
     }
-    None
+    let keeper = presence.processes.iter().find(|process| process.role == Role::Keeper);
+    if let Some(launch) = keeper.and_then(launch_of) {
+        record.launches = launch;
+    }
+    record.boot_epoch = match client.info().await {
+        Ok(info) => info.boot_epoch,
+        // One that does not answer was started with this, or is killed soon.
+        Err(_) => durable_file::read_json::<VmConfig>(&host.layout.vmm_config(id))
+            .ok()
+            .flatten()
+            .map_or(0, |config| config.boot_epoch),
+    };
+    record.host_boot_id.clone_from(&host.settings.boot_id);
+    record.phase = Phase::Launching;
+    tracing::warn!(
+        instance_id = id,
+        boot_epoch = record.boot_epoch,
+        "a VMM without a record: it is taken over as it is"
+    );
+    Ok(record)
+}
+
+/// The VMM's answer once its guest runs; `None` if it does not come in time.
+async fn answers(client: &VmmClient, patience: Duration) -> Option<api::vmm::Info> {
+    let asking = async {
+        let since = Instant::now();
+        loop {
+            if let Ok(info) = client.info().await
+                && matches!(info.state(), VmState::Running | VmState::Paused | VmState::Panicked)
+            {
+                return info;
+            }
+            let pause = if since.elapsed() < ANSWER_SOON { 10 } else { 100 };
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+    };
+    tokio::time::timeout(patience, asking).await.ok()
 }
 
 async fn sleep_until(until_ms: Option<u64>) {
@@ -362,8 +450,44 @@ async fn sleep_until(until_ms: Option<u64>) {
     }
 }
 
-/// The end of a log; empty if there is none.
-fn tail(path: &Path, bytes: usize) -> String {
-    let content = fs::read(path).unwrap_or_default();
-    String::from_utf8_lossy(&content[content.len().saturating_sub(bytes)..]).into_owned()
+/// The end of a log, however long it is; empty if there is none.
+fn tail(path: &Path, bytes: u64) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(bytes);
+        file.seek(SeekFrom::Start(start))?;
+        let mut end = Vec::new();
+        file.take(bytes).read_to_end(&mut end)?;
+        Ok(end)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn a_vmm_that_accepts_but_never_answers_is_not_waited_for_longer_than_any_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let _mute = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = VmmClient::new("i-1", &socket);
+        let since = Instant::now();
+        assert!(answers(&client, Duration::from_millis(200)).await.is_none());
+        assert!(since.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn of_a_log_only_the_end_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("vmm.log");
+        assert_eq!(tail(&log, 3), "");
+        fs::write(&log, "abcdef").unwrap();
+        assert_eq!(tail(&log, 3), "def");
+        // Far larger than memory; only blocks that are read exist.
+        File::options().write(true).open(&log).unwrap().set_len(1 << 42).unwrap();
+        assert_eq!(tail(&log, 2), "\0\0");
+    }
 }

@@ -13,6 +13,7 @@ use rustix::{
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
+    io,
     os::fd::OwnedFd,
     path::Path,
 };
@@ -57,10 +58,7 @@ impl Presence {
     /// When the lock cannot be looked at.
     pub fn look(layout: &Layout, instance_id: &str) -> Result<Self> {
         // In this order: a keeper that ends in between frees the lock after it is gone.
-        let locked = match try_lock(layout, instance_id) {
-            Ok(lock) => lock.is_none(),
-            Err(e) => return Err(e),
-        };
+        let locked = is_locked(layout, instance_id)?;
         let processes = if locked || layout.vmm_dir(instance_id).exists() {
             processes(layout, Path::new("/proc"))?.remove(instance_id).unwrap_or_default()
         } else {
@@ -107,7 +105,23 @@ impl Presence {
     }
 }
 
-/// Takes the instance's lock; `None` when somebody has it.
+/// Whether somebody has taken the instance's lock. Asked with a shared lock, so that two who ask at
+/// once do not take each other for a VMM.
+fn is_locked(layout: &Layout, instance_id: &str) -> Result<bool> {
+    let path = layout.vmm_lock(instance_id);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e).at("open", &path),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(e) => Err(e).at("look at the lock", &path),
+    }
+}
+
+/// Takes the instance's lock; `None` when somebody has it, or looks at it right now.
 ///
 /// # Errors
 /// When the lock file cannot be opened.
@@ -126,6 +140,21 @@ pub fn try_lock(layout: &Layout, instance_id: &str) -> Result<Option<File>> {
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(e) => Err(e).at("lock", &path),
     }
+}
+
+/// The number of the launch a keeper was started for, from its command line.
+pub fn launch_of(keeper: &Process) -> Option<u64> {
+    let cmdline = fs::read(format!("/proc/{}/cmdline", keeper.pid)).ok()?;
+    let mut arguments = cmdline.split(|b| *b == 0).map(String::from_utf8_lossy);
+    arguments.find(|a| a == "--launch")?;
+    arguments.next()?.parse().ok()
+}
+
+/// The user a process runs as.
+pub fn uid_of(process: &Process) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Every VMM and keeper on this host, by instance id.
@@ -206,5 +235,11 @@ mod tests {
         assert!(Presence::look(&layout, "i-1").unwrap().alive());
         drop(inherited);
         assert!(!Presence::look(&layout, "i-1").unwrap().alive());
+        // Nor is one that looks taken for one that lives, and looking leaves nothing behind.
+        let looking = File::open(layout.vmm_lock("i-1")).unwrap();
+        flock(&looking, FlockOperation::NonBlockingLockShared).unwrap();
+        assert!(!Presence::look(&layout, "i-1").unwrap().alive());
+        assert!(!Presence::look(&layout, "i-2").unwrap().alive());
+        assert!(!layout.instance("i-2").exists());
     }
 }

@@ -8,8 +8,10 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// One instance's record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One instance's record. A field that an older agent did not write has its default: guests run on
+/// through an upgrade.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Record {
     /// ECS id.
     pub instance_id: String,
@@ -33,16 +35,21 @@ pub struct Record {
     pub phase: Phase,
     /// Set while the guest is being stopped.
     pub stopping: Option<Stopping>,
-    /// Why the guest last ended on its own, for people.
+    /// Why the guest last ended on its own or could not be started, for people.
     pub last_exit: String,
+    /// The same as a code; empty if it needs none.
+    pub last_code: String,
+    /// A crash may have left the disks in disorder, and they have not been put in order since.
+    pub disks_suspect: bool,
 }
 
 /// How far an instance is. `Launching` is written before a VMM is started, `Running` after it has
 /// answered, the others after it is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum Phase {
     /// Never started.
+    #[default]
     New,
     /// A VMM may or may not have been started.
     Launching,
@@ -67,7 +74,8 @@ pub enum Phase {
 }
 
 /// A stop under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stopping {
     /// Since when, milliseconds since 1970.
     pub since_ms: u64,
@@ -75,25 +83,14 @@ pub struct Stopping {
     pub pressed_ms: Option<u64>,
     /// When the VMM was told to end.
     pub terminated_ms: Option<u64>,
+    /// The agent ended the VMM by signal.
+    pub killed: bool,
 }
 
 impl Record {
     /// Of an instance that is new on this host.
     pub fn new(instance_id: &str, uid_slot: u32) -> Self {
-        Self {
-            instance_id: instance_id.to_owned(),
-            uid_slot,
-            generation: 0,
-            boot_epoch: 0,
-            launches: 0,
-            host_boot_id: String::new(),
-            started_unix_ms: 0,
-            restarts: 0,
-            quick_crashes: 0,
-            phase: Phase::New,
-            stopping: None,
-            last_exit: String::new(),
-        }
+        Self { instance_id: instance_id.to_owned(), uid_slot, ..Self::default() }
     }
 
     /// Reads the instance's record; `None` if it has none.
@@ -111,5 +108,21 @@ impl Record {
     pub fn save(&self, layout: &Layout) -> Result<()> {
         make_dir(&layout.instance(&self.instance_id), 0o711)?;
         durable_file::write_json(&layout.record(&self.instance_id), self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_an_older_agent_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
+        let older = r#"{ "instance_id": "i-1", "boot_epoch": 7, "phase": { "is": "running" } }"#;
+        make_dir(&layout.instance("i-1"), 0o711).unwrap();
+        durable_file::write(&layout.record("i-1"), older.as_bytes()).unwrap();
+        let record = Record::load(&layout, "i-1").unwrap().unwrap();
+        assert_eq!((record.boot_epoch, record.phase), (7, Phase::Running));
     }
 }

@@ -1,11 +1,14 @@
 //! User ids: each instance's processes run as a user nobody else on the host is.
 
+use super::processes::{Role, processes, uid_of};
 use crate::{
     error::{Error, Result},
     layout::{Layout, names_in},
 };
 use std::{
     collections::BTreeMap,
+    fs,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,13 +22,25 @@ pub struct UidSlots {
 }
 
 impl UidSlots {
-    /// Takes over the slots in the records.
+    /// Takes over the slots in the records, and those of VMMs that live without a record that can be
+    /// read: nobody else may become their user.
     ///
     /// # Errors
-    /// When the records cannot be listed. One that is damaged has its slot given anew with its
-    /// record.
-    pub fn load(layout: &Layout) -> Result<Self> {
+    /// When the host cannot be searched for either.
+    pub fn load(layout: &Layout, uid_base: u32) -> Result<Self> {
         let slots = Self::default();
+        for (id, found) in processes(layout, Path::new("/proc"))? {
+            let vmm = found.iter().find(|process| process.role == Role::Vmm);
+            // One whose jail is not closed yet still has the agent's own user.
+            let uid = vmm.and_then(uid_of).filter(|uid| *uid >= uid_base).or_else(|| {
+                let config = fs::read(layout.vmm_config(&id)).ok()?;
+                let config: api::vmm::VmConfig = serde_json::from_slice(&config).ok()?;
+                config.jail.map(|jail| jail.uid)
+            });
+            if let Some(slot) = uid.and_then(|uid| uid.checked_sub(uid_base)) {
+                slots.lock().insert(id, slot);
+            }
+        }
         for id in names_in(&layout.instances())? {
             if let Ok(Some(record)) = super::record::Record::load(layout, &id) {
                 slots.lock().insert(id, record.uid_slot);
@@ -77,13 +92,13 @@ mod tests {
     fn slots_are_stable_distinct_and_used_again() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
-        let slots = UidSlots::load(&layout).unwrap();
+        let slots = UidSlots::load(&layout, 1000).unwrap();
         assert_eq!(
             [slots.take("a"), slots.take("b"), slots.take("a")].map(Result::unwrap),
             [0, 1, 0]
         );
         Record::new("b", 1).save(&layout).unwrap();
-        let slots = UidSlots::load(&layout).unwrap();
+        let slots = UidSlots::load(&layout, 1000).unwrap();
         assert_eq!(
             [slots.take("c"), slots.take("d"), slots.take("b")].map(Result::unwrap),
             [0, 2, 1]

@@ -1,4 +1,5 @@
-//! Answers like `ecs-bootimage`. A disk with "nokernel" in its name has none.
+//! Answers like `ecs-bootimage`. A disk with "nokernel" in its name has none; one with "busy" is not
+//! read in time at first.
 
 use std::{fs, io::Write, os::fd::FromRawFd as _, process::exit};
 
@@ -15,6 +16,15 @@ pub fn main() -> ! {
     if disk.to_string_lossy().contains("nokernel") {
         println!(r#"{{"code":"ImageBootFailed.NoKernel","message":"no kernel in /boot"}}"#);
         exit(1);
+    }
+    if disk.to_string_lossy().contains("busy") {
+        // <root>/state/disks/<id>
+        let tried = disk.ancestors().nth(3).unwrap().join("tried");
+        if !tried.exists() {
+            fs::write(tried, "").unwrap();
+            println!(r#"{{"code":"ImageBootFailed.Timeout","message":"not read within 60 s"}}"#);
+            exit(1);
+        }
     }
     for flag in ["--kernel-out", "--initrd-out"] {
         let fd: i32 = value(flag).parse().unwrap();

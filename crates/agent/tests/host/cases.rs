@@ -2,8 +2,8 @@
 
 use crate::{controller_double::TOKEN, fixture::Host};
 use api::host::{
-    ConsoleInput, DiskSpec, HostEvent, ImageSpec, InstanceState, ListHostObjectsRequest, Power,
-    ReadConsoleLogRequest,
+    ConsoleInput, DiskSpec, HostEvent, HostStatus, ImageSpec, InstanceState,
+    ListHostObjectsRequest, Power, ReadConsoleLogRequest,
 };
 use rand::Rng as _;
 use rustix::process::Signal;
@@ -34,8 +34,15 @@ cases![
     agents_killed_at_any_moment_never_start_a_second_vmm,
     a_cold_start_needs_no_controller,
     a_disk_without_a_kernel_fails_with_the_reason,
+    a_disk_that_is_not_read_in_time_is_tried_again,
+    a_disk_whose_file_is_gone_fails_with_the_reason,
+    a_damaged_disk_is_not_started_from,
+    a_guest_runs_on_when_its_record_is_lost_or_damaged,
+    a_record_that_cannot_be_read_is_told_of,
+    a_vmm_that_crashes_while_stopping_is_told_of,
     an_image_is_resumed_and_verified,
     a_console_shows_history_then_answers,
+    two_may_watch_a_console_through_a_restart,
     access_needs_the_token,
     an_older_spec_is_not_followed,
 ];
@@ -77,7 +84,7 @@ async fn an_instance_lives_and_leaves_nothing() {
     let objects = access.list_host_objects(ListHostObjectsRequest {}).await.unwrap().into_inner();
     let leaks: Vec<_> = objects.objects.iter().filter(|o| o.owner.is_empty()).collect();
     assert!(leaks.is_empty(), "{leaks:?}");
-    for kind in ["process", "tap", "netns", "table", "file"] {
+    for kind in ["process", "tap", "netns", "table", "cgroup", "file"] {
         assert!(objects.objects.iter().any(|o| o.kind == kind), "no {kind} in {objects:?}");
     }
 
@@ -304,6 +311,137 @@ async fn a_disk_without_a_kernel_fails_with_the_reason() {
     host.until_nothing_is_left(revision).await;
 }
 
+async fn a_disk_that_is_not_read_in_time_is_tried_again() {
+    let host = Host::started().await;
+    host.run_instance("i-busy");
+    host.until_running("i-busy", 1).await;
+    assert!(host.path("tried").exists());
+}
+
+async fn a_disk_whose_file_is_gone_fails_with_the_reason() {
+    let host = Host::started().await;
+    host.run_instance("i-1");
+    host.until_running("i-1", 1).await;
+    off(&host, "i-1");
+    host.until_state("i-1", InstanceState::Stopped).await;
+    let (disk, away) = (host.path("state/disks/d-1.qcow2"), host.path("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let start = |epoch| {
+        host.change("i-1", |i| {
+            i.power = Power::Running.into();
+            i.boot_epoch = epoch;
+        })
+    };
+    start(2);
+    let failed = host.until_state("i-1", InstanceState::Failed).await;
+    assert_eq!((failed.code.as_str(), failed.boot_epoch), ("DiskMissing", 2));
+    std::fs::rename(&away, &disk).unwrap();
+    start(3);
+    host.until_running("i-1", 3).await;
+}
+
+async fn a_damaged_disk_is_not_started_from() {
+    use std::os::unix::fs::FileExt as _;
+    let host = Host::started().await;
+    host.run_instance("i-1");
+    host.until_running("i-1", 1).await;
+    let path = host.path("state/disks/d-1.qcow2");
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut l1 = [0; 8];
+    file.read_exact_at(&mut l1, 40).unwrap();
+    let l1 = u64::from_be_bytes(l1);
+    file.write_all_at(&(1u64 << 40).to_be_bytes(), l1).unwrap();
+    host.signal(host.vmm("i-1"), Signal::KILL);
+    let failed = host.until_state("i-1", InstanceState::Failed).await;
+    assert_eq!(failed.code, "DiskCorrupt");
+    host.until("its event", |h| (reboots(h).len() == 1).then_some(())).await;
+    let event = &reboots(&host)[0];
+    assert!(event.message.contains("signal 9") && event.message.contains("d-1"), "{event:?}");
+    // Not by a start either, before it is in order.
+    let refused = |h: &Host| {
+        h.status("i-1").filter(|s| s.boot_epoch == 2 && s.state() == InstanceState::Failed)
+    };
+    host.change("i-1", |i| i.boot_epoch = 2);
+    host.until("refused again", refused).await;
+    assert_eq!(host.starts("i-1"), 1);
+    file.write_all_at(&[0; 8], l1).unwrap();
+    host.change("i-1", |i| i.boot_epoch = 3);
+    host.until_running("i-1", 3).await;
+}
+
+async fn a_guest_runs_on_when_its_record_is_lost_or_damaged() {
+    let mut host = Host::started().await;
+    for id in ["i-lost", "i-damaged"] {
+        host.run_instance(id);
+        host.until_running(id, 1).await;
+        host.change(id, |i| i.boot_epoch = 2);
+        host.until_running(id, 2).await;
+    }
+    let vmms = [host.vmm("i-lost"), host.vmm("i-damaged")];
+    host.kill_agent();
+    let record = |id: &str| host.path(&format!("state/instances/{id}/record.json"));
+    let slot = |id: &str| {
+        let json = std::fs::read(record(id)).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["uid_slot"].clone()
+    };
+    let before = [slot("i-lost"), slot("i-damaged")];
+    std::fs::remove_file(record("i-lost")).unwrap();
+    std::fs::write(record("i-damaged"), "{").unwrap();
+    host.controller.state.seen.lock().unwrap().status = HostStatus::default();
+    host.start_agent();
+    for id in ["i-lost", "i-damaged"] {
+        host.until_running(id, 2).await;
+        assert_eq!(host.starts(id), 2);
+    }
+    assert_eq!([host.vmm("i-lost"), host.vmm("i-damaged")], vmms);
+    let record = |id: &str| host.path(&format!("state/instances/{id}/record.json"));
+    let slot = |id: &str| {
+        let json = std::fs::read(record(id)).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&json).unwrap()["uid_slot"].clone()
+    };
+    assert_eq!([slot("i-lost"), slot("i-damaged")], before);
+    // How it ends is known too.
+    host.signal(vmms[0], Signal::USR1);
+    assert!(host.until_state("i-lost", InstanceState::Stopped).await.guest_initiated);
+    assert_eq!(reboots(&host), []);
+}
+
+async fn a_record_that_cannot_be_read_is_told_of() {
+    let mut host = Host::started().await;
+    host.run_instance("i-1");
+    host.until_running("i-1", 1).await;
+    let vmm = host.vmm("i-1");
+    host.kill_agent();
+    let (record, away) = (host.path("state/instances/i-1/record.json"), host.path("away"));
+    std::fs::rename(&record, &away).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    host.start_agent();
+    let told = |h: &Host| h.status("i-1").filter(|s| s.message.contains("record.json"));
+    let told = host.until("the reason", told).await;
+    assert_eq!(told.code, "HostError");
+    std::fs::remove_dir(&record).unwrap();
+    std::fs::rename(&away, &record).unwrap();
+    let well = |h: &Host| {
+        h.status("i-1").filter(|s| s.state() == InstanceState::Running && s.message.is_empty())
+    };
+    host.until("it is well again", well).await;
+    assert_eq!((host.vmm("i-1"), host.starts("i-1")), (vmm, 1));
+}
+
+async fn a_vmm_that_crashes_while_stopping_is_told_of() {
+    let host = Host::started().await;
+    host.run_instance("i-deaf");
+    host.until_running("i-deaf", 1).await;
+    off(&host, "i-deaf");
+    host.until_state("i-deaf", InstanceState::Stopping).await;
+    host.signal(host.vmm("i-deaf"), Signal::KILL);
+    host.until_state("i-deaf", InstanceState::Stopped).await;
+    let told = |h: &Host| h.seen(|s| s.events.iter().find(|e| e.resource_id == "i-deaf").cloned());
+    let event = host.until("its event", told).await;
+    assert_eq!(event.r#type, "SystemFailure.Stop");
+    assert!(event.message.contains("signal 9"), "{}", event.message);
+}
+
 async fn an_image_is_resumed_and_verified() {
     let host = Host::started().await;
     let bytes: Vec<u8> = (0..200_000u32).map(|n| (n.wrapping_mul(31) >> 3) as u8).collect();
@@ -384,6 +522,54 @@ async fn a_console_shows_history_then_answers() {
     let request = ReadConsoleLogRequest { instance_id: "../i-1".into(), max_bytes: 7 };
     let refused = access.read_console_log(request).await.unwrap_err();
     assert_eq!(api::error::ecs_code(&refused).as_deref(), Some("InvalidInstanceId.NotFound"));
+}
+
+async fn two_may_watch_a_console_through_a_restart() {
+    let host = Host::started().await;
+    host.run_instance("i-1");
+    host.until_running("i-1", 1).await;
+    let mut viewers = Vec::new();
+    for _ in 0..2 {
+        let mut access = host.access().await;
+        let (typed, stream) = tokio::sync::mpsc::channel(4);
+        typed.send(ConsoleInput { instance_id: "i-1".into(), data: Vec::new() }).await.unwrap();
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        let shown = access.attach_console(stream).await.unwrap().into_inner();
+        viewers.push((typed, shown, String::new()));
+    }
+    type Viewer = (
+        tokio::sync::mpsc::Sender<ConsoleInput>,
+        tonic::Streaming<api::host::ConsoleOutput>,
+        String,
+    );
+    async fn see(viewers: &mut [Viewer], wanted: &str) {
+        for (_, shown, text) in viewers {
+            while !text.contains(wanted) {
+                let chunk = tokio::time::timeout(Duration::from_secs(10), shown.message()).await;
+                let chunk = chunk.unwrap_or_else(|_| panic!("no {wanted:?} in {text:?}"));
+                text.push_str(&String::from_utf8(chunk.unwrap().unwrap().data).unwrap());
+            }
+        }
+    }
+    let type_in = |data: &str| ConsoleInput { data: data.into(), ..ConsoleInput::default() };
+    see(&mut viewers, "guest i-1 epoch 1\n").await;
+    viewers[0].0.send(type_in("from the first,")).await.unwrap();
+    see(&mut viewers, "from the first,").await;
+    viewers[1].0.send(type_in("from the second,")).await.unwrap();
+    see(&mut viewers, "from the second,").await;
+    host.change("i-1", |i| i.boot_epoch = 2);
+    // Its first words, and what is typed to the new one.
+    see(&mut viewers, "guest i-1 epoch 2\n").await;
+    host.until_running("i-1", 2).await;
+    viewers[0].0.send(type_in("after the restart")).await.unwrap();
+    see(&mut viewers, "after the restart").await;
+    for (_, _, text) in &viewers {
+        assert_eq!(
+            text,
+            "guest i-1 epoch 1\nfrom the first,from the second,guest i-1 epoch 2\n\
+             after the restart"
+        );
+    }
 }
 
 async fn access_needs_the_token() {
