@@ -1,14 +1,18 @@
 //! What every part of the controller shares.
 
-use crate::{hosts::HostAccess, images::ImageFiles};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use crate::{
+    data_dir::DataDir,
+    hosts::HostAccess,
+    images::{ImageFiles, Imports},
+};
+use std::{sync::Arc, time::Duration};
 use store::{Refusal, Store};
 
 /// How this cloud is set up.
 #[derive(Debug, Clone)]
 pub struct CloudOptions {
     /// Where the database, images and the join token are.
-    pub data_dir: PathBuf,
+    pub data_dir: DataDir,
     /// Region id.
     pub region_id: String,
     /// Zone ids of the region.
@@ -37,15 +41,17 @@ pub struct Cloud {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) options: Arc<CloudOptions>,
     pub(crate) images: ImageFiles,
+    pub(crate) imports: Imports,
     pub(crate) access: HostAccess,
 }
 
 impl Cloud {
     /// Puts the parts together.
     pub fn new(store: Arc<dyn Store>, options: CloudOptions) -> Self {
-        let images = ImageFiles::new(options.data_dir.join("images"));
+        let images = ImageFiles::new(options.data_dir.path().join("images"));
         let access = HostAccess::new(options.join_token.clone());
-        Self { store, options: Arc::new(options), images, access }
+        let imports = Imports::default();
+        Self { store, options: Arc::new(options), images, imports, access }
     }
 
     /// An empty region is the cloud's own.

@@ -18,6 +18,36 @@ pub(crate) fn missing(parameter: &str) -> Refusal {
     refuse(400, "MissingParameter", format!("parameter {parameter} is missing; give it a value"))
 }
 
+/// 404 of an instance.
+pub(crate) fn instance_not_found(instance_id: &str) -> Refusal {
+    not_found("InvalidInstanceId.NotFound", "instance", instance_id, "DescribeInstances")
+}
+
+/// 404 of an image.
+pub(crate) fn image_not_found(image_id: &str) -> Refusal {
+    not_found("InvalidImageId.NotFound", "image", image_id, "DescribeImages")
+}
+
+/// 404 of a VPC.
+pub(crate) fn vpc_not_found(vpc_id: &str) -> Refusal {
+    not_found("InvalidVpcId.NotFound", "VPC", vpc_id, "DescribeVpcs")
+}
+
+/// 404 of a VSwitch.
+pub(crate) fn vswitch_not_found(vswitch_id: &str) -> Refusal {
+    not_found("InvalidVSwitchId.NotFound", "VSwitch", vswitch_id, "DescribeVSwitches")
+}
+
+/// 404 of a security group.
+pub(crate) fn group_not_found(group_id: &str) -> Refusal {
+    let list = "DescribeSecurityGroups";
+    not_found("InvalidSecurityGroupId.NotFound", "security group", group_id, list)
+}
+
+fn not_found(code: &'static str, what: &str, id: &str, list: &str) -> Refusal {
+    refuse(404, code, format!("{what} {id} does not exist; {list} lists them"))
+}
+
 /// The answer to a dry run that found nothing wrong: ECS gives it as an error.
 pub(crate) fn dry_run() -> Refusal {
     refuse(412, "DryRunOperation", "the request would have succeeded; dry_run is set")
@@ -68,6 +98,7 @@ fn grpc_code(status: u16, code: &str) -> Code {
         return Code::AlreadyExists;
     }
     match status {
+        400 if code == "Idempotence.Processing" => Code::Aborted,
         400 => Code::InvalidArgument,
         401 => Code::Unauthenticated,
         403 if code.starts_with("Forbidden") => Code::PermissionDenied,

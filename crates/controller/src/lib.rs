@@ -5,6 +5,7 @@
 
 pub mod api;
 mod cloud;
+mod data_dir;
 mod ecs_error;
 pub mod host_spec;
 mod hosts;
@@ -18,4 +19,5 @@ mod timestamp;
 mod validation;
 
 pub use cloud::{Cloud, CloudOptions};
+pub use data_dir::DataDir;
 pub use server::{ServeError, open, serve};

@@ -1,7 +1,7 @@
 //! `ecs-controller`: the control plane of one region.
 
 use clap::Parser;
-use controller::{CloudOptions, open, serve};
+use controller::{CloudOptions, DataDir, open, serve};
 use rand::Rng as _;
 use std::{
     error::Error,
@@ -123,6 +123,8 @@ fn join_token(path: &Path) -> io::Result<String> {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    // Before anything in there is written, the join token too.
+    let data_dir = DataDir::lock(&arguments.data_dir)?;
     let token_file =
         arguments.join_token_file.unwrap_or_else(|| arguments.data_dir.join("join-token"));
     let join_token = join_token(&token_file)
@@ -130,7 +132,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let zone_ids =
         if arguments.zones.is_empty() { default_zones(&arguments.region) } else { arguments.zones };
     let cloud = open(CloudOptions {
-        data_dir: arguments.data_dir,
+        data_dir,
         region_id: arguments.region,
         zone_ids,
         lease: Duration::from_secs(arguments.lease_seconds),

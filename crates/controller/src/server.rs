@@ -4,6 +4,7 @@ use crate::{
     api::Api,
     cloud::{Cloud, CloudOptions},
     hosts::{Registry, watch_leases},
+    timestamp::now_ms,
 };
 use api::{
     host::host_registry_server::HostRegistryServer,
@@ -16,18 +17,15 @@ use api::{
         vpc_service_server::VpcServiceServer,
     },
 };
-use futures::TryFutureExt as _;
-use std::{
-    fs::Permissions, future::Future, io, os::unix::fs::PermissionsExt as _, path::PathBuf,
-    sync::Arc, time::Duration,
-};
+use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
 use store::{SqliteOptions, SqliteStore, Store, StoreError};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 /// Bytes of one message: a host's spec and its report hold everything of the host.
 const MOST_MESSAGE: usize = 64 << 20;
+/// Bytes of one message of an upload: 1 MiB of data and what is around it.
+const MOST_UPLOAD_MESSAGE: usize = 2 << 20;
 
 /// Why the controller cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +37,17 @@ pub enum ServeError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Another process has the data directory.
+    #[error(
+        "data directory {path} is in use by process {process}; stop that controller, or choose \
+         another --data-dir"
+    )]
+    DataDirInUse {
+        /// The directory.
+        path: PathBuf,
+        /// Id of the process, if it has said so.
+        process: String,
     },
     /// The store cannot be opened.
     #[error("store: {0}")]
@@ -54,18 +63,15 @@ pub enum ServeError {
 /// Opens the store under the data directory and tidies up after a process that was killed.
 ///
 /// # Errors
-/// If the directory or the database cannot be used.
+/// If the database cannot be used.
 pub async fn open(options: CloudOptions) -> Result<Cloud, ServeError> {
-    let directory = options.data_dir.clone();
-    // User data is in there: nobody else's business.
-    tokio::fs::create_dir_all(&directory)
-        .and_then(|()| tokio::fs::set_permissions(&directory, Permissions::from_mode(0o700)))
-        .await
-        .map_err(|source| ServeError::DataDir { path: directory.clone(), source })?;
-    let path = directory.join("ecs.db");
+    let path = options.data_dir.path().join("ecs.db");
     let sqlite = SqliteOptions { path, readers: 4 };
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&sqlite)?);
     let cloud = Cloud::new(store, options);
+    // While this was away no host could renew its lease, and that was not the hosts' fault.
+    let lease = i64::try_from(cloud.options.lease.as_millis()).unwrap_or(i64::MAX);
+    cloud.store.extend_host_leases(now_ms().saturating_add(lease)).await?;
     let failed = cloud
         .store
         .fail_unfinished_images("the controller was restarted during the import; import it again")
@@ -74,7 +80,7 @@ pub async fn open(options: CloudOptions) -> Result<Cloud, ServeError> {
         tracing::warn!(failed, "imports that a restart interrupted have failed");
     }
     cloud.images.remove_partial().await;
-    cloud.images.remove_unknown(&*cloud.store).await;
+    cloud.images.remove_stray(&*cloud.store).await;
     Ok(cloud)
 }
 
@@ -100,21 +106,21 @@ pub async fn serve(
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true)
         .add_service(reflection)
         .add_service(health)
         .add_service(registry)
         .add_service(CatalogServiceServer::new(handler.clone()))
         .add_service(DiskServiceServer::new(handler.clone()))
         .add_service(
-            ImageServiceServer::new(handler.clone()).max_decoding_message_size(MOST_MESSAGE),
+            ImageServiceServer::new(handler.clone()).max_decoding_message_size(MOST_UPLOAD_MESSAGE),
         )
         .add_service(InstanceServiceServer::new(handler.clone()))
         .add_service(KeyPairServiceServer::new(handler.clone()))
         .add_service(OperatorServiceServer::new(handler.clone()))
         .add_service(SecurityGroupServiceServer::new(handler.clone()))
         .add_service(VpcServiceServer::new(handler))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        // The builder's own tcp_nodelay does not reach connections that come from outside.
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await;
     leases.abort();
     Ok(served?)

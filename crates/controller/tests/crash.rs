@@ -161,7 +161,11 @@ async fn an_import_that_a_crash_cut_off_fails_and_leaves_no_file() {
         assert!(Instant::now() < deadline, "the upload does not begin");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    cloud.restart().await;
+    cloud.kill();
+    // As if it had been killed after the file got its name and before the image was Available.
+    let partial = std::fs::read_dir(cloud.path("images")).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(&partial, partial.with_extension("")).unwrap();
+    cloud.spawn().await;
     assert!(upload.await.unwrap().is_err());
     let request = DescribeImagesRequest { status: "CreateFailed".to_owned(), ..Default::default() };
     let images = cloud.images().describe_images(request).await.unwrap().into_inner().images;
@@ -171,4 +175,41 @@ async fn an_import_that_a_crash_cut_off_fails_and_leaves_no_file() {
     // The name is free again.
     let header = ImportImageHeader { image_name: "cut".to_owned(), ..Default::default() };
     cloud.import(header, &vec![1; 1 << 20]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_second_controller_leaves_the_first_ones_data_alone() {
+    let cloud = CloudProcess::start(&[]).await;
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_ecs-controller"))
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(cloud.path(""))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success(), "{said}");
+    assert!(said.contains("is in use by process"), "{said}");
+}
+
+#[tokio::test]
+async fn hosts_have_time_to_come_back_after_the_controller_was_away() {
+    let mut cloud = CloudProcess::start(&["--lease-seconds", "5"]).await;
+    let site = cloud.site().await;
+    fake_agent::client(&cloud)
+        .register_host(fake_agent::registration("host-1", 8, 64 << 10))
+        .await
+        .unwrap();
+    cloud.kill();
+    tokio::time::sleep(Duration::from_millis(5500)).await;
+    cloud.spawn().await;
+    cloud.instances().run_instances(site.run(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_controller_does_not_write_all_the_time() {
+    let cloud = CloudProcess::start(&[]).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let written = || std::fs::metadata(cloud.path("ecs.db-wal")).unwrap().modified().unwrap();
+    let before = written();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(written(), before);
 }

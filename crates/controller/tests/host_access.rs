@@ -99,6 +99,17 @@ async fn leaks_are_what_no_resource_owns() {
         .into_inner();
     let expected: Vec<bool> = listed.objects.iter().map(|object| object.expected).collect();
     assert_eq!(expected, [true, false, false]);
+    // A host that does not answer hides nothing of the others, and does not pass for clean.
+    client(&cloud).register_host(registration("host-2", 8, 64 << 10)).await.unwrap();
+    let listed = cloud.operator().list_host_objects(ListHostObjectsRequest::default()).await;
+    let objects = listed.unwrap().into_inner().objects;
+    assert_eq!(objects.len(), 4);
+    let silent = objects.iter().find(|object| object.host_id == "host-2").unwrap();
+    assert_eq!((silent.kind.as_str(), silent.expected), ("unanswered", false));
+    assert!(silent.name.contains("HostUnavailable"), "{silent:?}");
+    let silent = ListHostObjectsRequest { host_id: "host-2".to_owned() };
+    let refused = cloud.operator().list_host_objects(silent).await.unwrap_err();
+    assert_eq!(code(&refused), "HostUnavailable");
     let nowhere = ListHostObjectsRequest { host_id: "host-9".to_owned() };
     let refused = cloud.operator().list_host_objects(nowhere).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidHostId.NotFound");

@@ -31,6 +31,18 @@ async fn until(cloud: &CloudProcess, id: &str, status: &str) -> Instance {
     }
 }
 
+async fn until_reason(cloud: &CloudProcess, id: &str, reason: &str) -> Instance {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let instance = describe(cloud, id).await.unwrap();
+        if instance.status_reason.contains(reason) {
+            return instance;
+        }
+        assert!(Instant::now() < deadline, "{id} does not say {reason}: {instance:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn until_gone(cloud: &CloudProcess, id: &str) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while let Some(instance) = describe(cloud, id).await {
@@ -128,6 +140,8 @@ async fn an_instance_lives_its_whole_life() {
 #[tokio::test]
 async fn create_instance_ends_stopped_with_its_disk_made() {
     let (cloud, site, agent) = cloud_with_host().await;
+    let disk = |code: &str| Some(("failed".to_owned(), code.to_owned(), "not yet".to_owned()));
+    agent.behaviour.lock().unwrap().disk_state = disk("ImageNotReady");
     let request = CreateInstanceRequest {
         image_id: site.image_id.clone(),
         instance_type: "ecs.c7.large".to_owned(),
@@ -137,8 +151,20 @@ async fn create_instance_ends_stopped_with_its_disk_made() {
         ..Default::default()
     };
     let id = cloud.instances().create_instance(request).await.unwrap().into_inner().instance_id;
+    // While its disks are being made, and when they cannot be.
+    until_reason(&cloud, &id, "ImageNotReady: not yet").await;
+    agent.behaviour.lock().unwrap().disk_state = disk("DiskCreateFailed");
+    let failed = until_reason(&cloud, &id, "cannot be made").await;
+    assert_eq!(failed.status, "Pending");
+    agent.behaviour.lock().unwrap().disk_state = None;
     let stopped = until(&cloud, &id, "Stopped").await;
     assert_eq!(stopped.disk_ids.len(), 2);
+    // A disk that is lost later is another matter.
+    agent.behaviour.lock().unwrap().disk_state = disk("DiskMissing");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(describe(&cloud, &id).await.unwrap().status, "Stopped");
+    agent.behaviour.lock().unwrap().disk_state = None;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(agent.behaviour.lock().unwrap().starts.is_empty());
     let request = DescribeDisksRequest { instance_id: id.clone(), ..Default::default() };
     let disks = cloud.disks().describe_disks(request).await.unwrap().into_inner().disks;
@@ -248,6 +274,7 @@ async fn a_released_instance_stays_until_its_disks_are_gone() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let releasing = describe(&cloud, &id).await.unwrap();
     assert!(releasing.status_reason.contains("being released"), "{releasing:?}");
+    assert_eq!(releasing.status, "Stopping");
     assert!(agent.spec().instances.is_empty());
     let start = StartInstanceRequest { instance_id: id.clone(), dry_run: false };
     let refused = instances.start_instance(start).await.unwrap_err();
@@ -337,4 +364,94 @@ async fn batches_give_one_line_each() {
     let dry = StopInstancesRequest { dry_run: true, ..stop(vec![ids[1].clone()], "") };
     assert_eq!(code(&instances.stop_instances(dry).await.unwrap_err()), "DryRunOperation");
     assert_eq!(describe(&cloud, &ids[1]).await.unwrap().status, "Running");
+}
+
+#[tokio::test]
+async fn attributes_are_modified_in_the_states_that_allow_it() {
+    let (cloud, site, agent) = cloud_with_host().await;
+    let mut instances = cloud.instances();
+    let request = RunInstancesRequest { deletion_protection: true, ..site.run(1) };
+    let id =
+        instances.run_instances(request).await.unwrap().into_inner().instance_id_sets[0].clone();
+    let running = until(&cloud, &id, "Running").await;
+    let modify = ModifyInstanceAttributeRequest { instance_id: id.clone(), ..Default::default() };
+    let text = |value: &str| Some(value.to_owned());
+    for (expected, request) in [
+        ("MissingParameter", modify.clone()),
+        ("MissingParameter", ModifyInstanceAttributeRequest::default()),
+        (
+            "InvalidInstanceId.NotFound",
+            ModifyInstanceAttributeRequest {
+                instance_id: "i-unknown".to_owned(),
+                description: text(""),
+                ..Default::default()
+            },
+        ),
+        (
+            "InvalidInstanceName.Malformed",
+            ModifyInstanceAttributeRequest { instance_name: text(""), ..modify.clone() },
+        ),
+        (
+            "InvalidDescription.Malformed",
+            ModifyInstanceAttributeRequest { description: text("http://x"), ..modify.clone() },
+        ),
+        (
+            "InvalidHostName.Malformed",
+            ModifyInstanceAttributeRequest { host_name: text("-x"), ..modify.clone() },
+        ),
+        (
+            "InvalidUserData.Base64FormatInvalid",
+            ModifyInstanceAttributeRequest { user_data: text("#"), ..modify.clone() },
+        ),
+        (
+            // All of a call or nothing: the name does not change either.
+            "IncorrectInstanceStatus",
+            ModifyInstanceAttributeRequest {
+                user_data: text("I2Ns"),
+                instance_name: text("other"),
+                ..modify.clone()
+            },
+        ),
+    ] {
+        let refused = instances.modify_instance_attribute(request).await.unwrap_err();
+        assert_eq!(code(&refused), expected, "{refused}");
+    }
+    assert_eq!(describe(&cloud, &id).await.unwrap().instance_name, running.instance_name);
+
+    let delete =
+        DeleteInstanceRequest { instance_id: id.clone(), force: true, ..Default::default() };
+    let refused = instances.delete_instance(delete.clone()).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidOperation.DeletionProtection");
+    assert!(refused.message().contains("ModifyInstanceAttribute"), "{refused}");
+    let request = ModifyInstanceAttributeRequest {
+        deletion_protection: Some(false),
+        instance_name: text("web"),
+        description: text("in front"),
+        host_name: text("web-7"),
+        ..modify.clone()
+    };
+    instances.modify_instance_attribute(request).await.unwrap();
+    let modified = describe(&cloud, &id).await.unwrap();
+    assert_eq!((&*modified.instance_name, &*modified.description), ("web", "in front"));
+    assert_eq!((&*modified.host_name, &*modified.status), ("web-7", "Running"));
+    assert!(!modified.deletion_protection);
+
+    let stop = StopInstanceRequest { instance_id: id.clone(), ..Default::default() };
+    instances.stop_instance(stop).await.unwrap();
+    until(&cloud, &id, "Stopped").await;
+    let request = ModifyInstanceAttributeRequest { user_data: text("I2Ns"), ..modify };
+    instances.modify_instance_attribute(request).await.unwrap();
+    assert_eq!(describe(&cloud, &id).await.unwrap().status, "Stopped");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let spec = agent.spec();
+        let metadata = spec.instances[0].metadata.clone().unwrap();
+        if metadata.user_data == b"#cl" && metadata.hostname == "web-7" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the host is not told: {metadata:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    instances.delete_instance(delete).await.unwrap();
+    until_gone(&cloud, &id).await;
 }

@@ -156,7 +156,9 @@ async fn key_pairs_are_made_and_imported() {
     };
     let imported = pairs.import_key_pair(import("copy", &public)).await.unwrap().into_inner();
     assert_eq!(imported.key_pair_finger_print, made.key_pair_finger_print);
-    for body in ["ssh-rsa AAAA", "hello", &made.private_key_body, &format!("{public}\n{public}")] {
+    let several = format!("{public}\n{public}");
+    let long = format!("{public} {}", "x".repeat(20_000));
+    for body in ["ssh-rsa AAAA", "hello", &made.private_key_body, &several, &long] {
         let refused = pairs.import_key_pair(import("bad", body)).await.unwrap_err();
         assert_eq!(code(&refused), "InvalidPublicKeyBody.Malformed", "{body}");
     }
@@ -180,7 +182,7 @@ async fn images_are_checked_and_stay_while_disks_lie_on_them() {
     let agent = FakeAgent::start(&cloud, "host-1", 8, 64 << 10);
     let header = |name: &str| ImportImageHeader { image_name: text(name), ..Default::default() };
     let raw = vec![3; 1 << 20];
-    let wrong = ImportImageHeader { sha256: text("00"), ..header("wrong") };
+    let wrong = ImportImageHeader { sha256: "0".repeat(64), ..header("wrong") };
     let refused = cloud.import(wrong, &raw).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidImageChecksum.Mismatch");
     let short = ImportImageHeader { file_bytes: 2 << 20, ..header("short") };
@@ -281,6 +283,10 @@ async fn run_instances_says_what_is_wrong() {
         ("InvalidSystemDiskCategory.ValueNotSupported", |r| {
             r.system_disk = Some(SystemDisk { category: text("tape"), ..Default::default() });
         }),
+        ("InvalidPerformanceLevel.Malformed", |r| {
+            let (category, performance_level) = (text("cloud_ssd"), text("PL1"));
+            r.system_disk = Some(SystemDisk { category, performance_level, ..Default::default() });
+        }),
         ("InvalidDataDiskSize.ValueNotSupported", |r| {
             r.data_disk = vec![DataDisk { size: 70_000, ..Default::default() }];
         }),
@@ -346,6 +352,13 @@ async fn lists_come_in_pages() {
     let named = DescribeInstancesRequest { instance_name: text("web00*"), ..Default::default() };
     let page = cloud.instances().describe_instances(named).await.unwrap().into_inner();
     assert_eq!(page.total_count, 9);
+    let many = vec![text("i-x"); 101];
+    let many = DescribeInstancesRequest { instance_ids: many, ..Default::default() };
+    let refused = cloud.instances().describe_instances(many).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidParameter");
+    let many = DescribeDisksRequest { disk_ids: vec![text("d-x"); 101], ..Default::default() };
+    let refused = cloud.disks().describe_disks(many).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidParameter");
     let odd = DescribeInstancesRequest { status: text("Released"), ..Default::default() };
     let refused = cloud.instances().describe_instances(odd).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidStatus.NotFound");
@@ -375,6 +388,25 @@ async fn concurrent_calls_never_oversell_a_host() {
     let part = RunInstancesRequest { min_amount: 2, ..site.run(5) };
     let made = cloud.instances().run_instances(part).await.unwrap().into_inner();
     assert_eq!(made.instance_id_sets.len(), 3);
+}
+
+#[tokio::test]
+async fn a_group_that_is_given_twice_counts_once() {
+    let cloud = CloudProcess::start(&[]).await;
+    let site = cloud.site().await;
+    client(&cloud).register_host(registration("host-1", 8, 64 << 10)).await.unwrap();
+    let other = CreateSecurityGroupRequest { vpc_id: site.vpc_id.clone(), ..Default::default() };
+    let other = cloud.groups().create_security_group(other).await.unwrap().into_inner();
+    let (first, second) = (site.security_group_id.clone(), other.security_group_id);
+    let request = RunInstancesRequest {
+        security_group_id: String::new(),
+        security_group_ids: vec![second.clone(), first.clone(), second.clone()],
+        ..site.run(1)
+    };
+    cloud.instances().run_instances(request).await.unwrap();
+    let request = DescribeNetworkInterfacesRequest::default();
+    let enis = cloud.vpcs().describe_network_interfaces(request).await.unwrap().into_inner();
+    assert_eq!(enis.network_interface_sets[0].security_group_ids, [second, first]);
 }
 
 #[tokio::test]

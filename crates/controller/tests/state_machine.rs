@@ -74,7 +74,11 @@ impl Host {
         });
         let disks = instances
             .iter()
-            .map(|_| DiskStatus { disk_id: "d-1".to_owned(), ..Default::default() })
+            .map(|_| DiskStatus {
+                disk_id: "d-1".to_owned(),
+                state: "ready".to_owned(),
+                ..Default::default()
+            })
             .collect();
         HostStatus {
             host_id: "h-1".to_owned(),

@@ -104,7 +104,7 @@ pub struct KeyPairRecord {
     pub key_pair_id: String,
     /// Unique name.
     pub name: String,
-    /// MD5 of the public key, lower-case hex.
+    /// MD5 of the public key, lower-case hex with colons.
     pub fingerprint: String,
     /// One line, OpenSSH.
     pub public_key: String,

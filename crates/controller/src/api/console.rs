@@ -3,7 +3,7 @@
 use super::Api;
 use crate::{
     ecs_error::{invalid, to_status},
-    hosts::agent_error,
+    hosts::{agent_error, ask},
     ids,
 };
 use api::{
@@ -38,11 +38,9 @@ impl Api {
             .chain(rest)
             .map(|message| ConsoleInput { instance_id: message.instance_id, data: message.data });
         let host_id = host.host_id;
-        let output = client
-            .attach_console(outgoing)
+        let output = ask(&host_id, client.attach_console(outgoing))
             .await
-            .map_err(|status| fail(&agent_error(&host_id, &status)))?
-            .into_inner();
+            .map_err(|refusal| fail(&refusal))?;
         let answers = output.map(move |message| {
             message
                 .map(|output| AttachConsoleResponse { data: output.data })
@@ -72,11 +70,8 @@ impl Api {
             data: message.data,
         });
         let host_id = host.host_id;
-        let output = client
-            .tunnel(outgoing)
-            .await
-            .map_err(|status| fail(&agent_error(&host_id, &status)))?
-            .into_inner();
+        let output =
+            ask(&host_id, client.tunnel(outgoing)).await.map_err(|refusal| fail(&refusal))?;
         let answers = output.map(move |message| {
             message
                 .map(|output| TunnelResponse { data: output.data })

@@ -1,6 +1,6 @@
 //! Disks.
 
-use super::{Api, paging, service};
+use super::{Api, paging, request::at_most_100, service};
 use crate::{
     ecs_error::{from_store, invalid},
     timestamp,
@@ -22,6 +22,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 100)?;
+        at_most_100("disk_ids", request.disk_ids.len())?;
         let system = match request.disk_type.as_str() {
             "" | "all" => None,
             "system" => Some(true),

@@ -1,6 +1,6 @@
 //! What happened to instances.
 
-use super::{Api, paging};
+use super::{Api, paging, request::at_most_100};
 use crate::{ecs_error::from_store, timestamp};
 use api::v1::{
     DescribeInstanceHistoryEventsRequest, DescribeInstanceHistoryEventsResponse,
@@ -16,6 +16,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 100)?;
+        at_most_100("instance_event_type", request.instance_event_type.len())?;
         let filter = EventFilter {
             resource_id: request.instance_id,
             event_types: request.instance_event_type,

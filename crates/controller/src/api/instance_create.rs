@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     cloud::CloudOptions,
-    ecs_error::{dry_run, invalid, missing, refuse, unsupported},
+    ecs_error::{
+        dry_run, group_not_found, image_not_found, invalid, missing, refuse, unsupported,
+        vswitch_not_found,
+    },
     ids, instance_state,
     scheduler::{self, Needs},
     timestamp::now_ms,
@@ -18,7 +21,7 @@ use api::v1::{
     SystemDisk,
 };
 use prost::Message as _;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
     CreateLookup, CreatePlan, CreateView, DiskRecord, EniRecord, ImageRecord, InstanceRecord,
     KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
@@ -154,7 +157,8 @@ impl Order {
             }
             groups.push(request.security_group_id.clone());
         }
-        groups.dedup();
+        let mut seen = BTreeSet::new();
+        groups.retain(|group_id| seen.insert(group_id.clone()));
         if groups.is_empty() {
             return Err(missing("security_group_id"));
         }
@@ -401,14 +405,8 @@ impl Order {
 
     fn image<'a>(&self, view: &'a CreateView) -> Result<&'a ImageRecord, Refusal> {
         let id = &self.lookup.image_id;
-        let image =
-            view.image.as_ref().filter(|image| image.status != "Deleted").ok_or_else(|| {
-                refuse(
-                    404,
-                    "InvalidImageId.NotFound",
-                    format!("image {id} does not exist; DescribeImages lists them"),
-                )
-            })?;
+        let image = view.image.as_ref().filter(|image| image.status != "Deleted");
+        let image = image.ok_or_else(|| image_not_found(id))?;
         if image.status != "Available" {
             return Err(refuse(
                 403,
@@ -434,13 +432,8 @@ impl Order {
     }
 
     fn vswitch<'a>(&self, view: &'a CreateView) -> Result<&'a VSwitchRecord, Refusal> {
-        let vswitch = view.vswitch.as_ref().ok_or_else(|| {
-            refuse(
-                404,
-                "InvalidVSwitchId.NotFound",
-                format!("VSwitch {} does not exist", self.lookup.vswitch_id),
-            )
-        })?;
+        let vswitch =
+            view.vswitch.as_ref().ok_or_else(|| vswitch_not_found(&self.lookup.vswitch_id))?;
         let zone_id = &self.request.zone_id;
         if !zone_id.is_empty() && *zone_id != vswitch.zone_id {
             return Err(refuse(
@@ -471,11 +464,7 @@ impl Order {
         for group_id in &self.lookup.security_group_ids {
             let found = view.security_groups.iter().find(|(group, _)| group.group_id == *group_id);
             let Some((group, members)) = found else {
-                return Err(refuse(
-                    404,
-                    "InvalidSecurityGroupId.NotFound",
-                    format!("security group {group_id} does not exist"),
-                ));
+                return Err(group_not_found(group_id));
             };
             if group.vpc_id != vswitch.vpc_id {
                 return Err(refuse(

@@ -80,6 +80,13 @@ impl Shape {
             let level = PerformanceLevel::parse(level).map_err(|error| {
                 refuse(400, "InvalidPerformanceLevel.Malformed", error.to_string())
             })?;
+            if !category.has_levels() {
+                return Err(refuse(
+                    400,
+                    "InvalidPerformanceLevel.Malformed",
+                    catalog::Error::LevelNotSupported(category).to_string(),
+                ));
+            }
             Some(level)
         };
         Ok(Self { category, level })

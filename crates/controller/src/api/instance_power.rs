@@ -2,7 +2,7 @@
 
 use super::{Api, request};
 use crate::{
-    ecs_error::{dry_run, from_store, missing, refuse},
+    ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
     instance_state::{self, StoppedMode},
     scheduler::{self, Needs},
     timestamp::now_ms,
@@ -73,14 +73,6 @@ fn mode(stopped_mode: &str) -> Result<StoppedMode, Refusal> {
             format!("stopped_mode is {other:?}; it must be KeepCharging or StopCharging"),
         )),
     }
-}
-
-fn not_found(instance_id: &str) -> Refusal {
-    refuse(
-        404,
-        "InvalidInstanceId.NotFound",
-        format!("instance {instance_id} does not exist; DescribeInstances lists them"),
-    )
 }
 
 /// Whether one refusal refuses the whole call.
@@ -241,7 +233,7 @@ fn plan(
         let found =
             view.instances.iter().find(|details| details.instance.instance_id == *instance_id);
         let outcome = match found {
-            None => Err((not_found(instance_id), "")),
+            None => Err((instance_not_found(instance_id), "")),
             Some(details) => {
                 let mut instance = details.instance.clone();
                 asked

@@ -1,9 +1,9 @@
 //! What instances there are and how they are.
 
-use super::{Api, paging, service};
+use super::{Api, paging, request::at_most_100, service};
 use crate::{
-    ecs_error::{from_store, invalid, missing, refuse},
-    hosts::agent_error,
+    ecs_error::{from_store, instance_not_found, invalid, missing, refuse},
+    hosts::ask,
     instance_state, timestamp,
 };
 use api::v1::{instance_service_server::InstanceService, *};
@@ -21,6 +21,8 @@ service!(InstanceService => Api {
     stop_instance: StopInstanceRequest => StopInstanceResponse;
     stop_instances: StopInstancesRequest => StopInstancesResponse;
     reboot_instance: RebootInstanceRequest => RebootInstanceResponse;
+    modify_instance_attribute:
+        ModifyInstanceAttributeRequest => ModifyInstanceAttributeResponse;
     reboot_instances: RebootInstancesRequest => RebootInstancesResponse;
     delete_instance: DeleteInstanceRequest => DeleteInstanceResponse;
     delete_instances: DeleteInstancesRequest => DeleteInstancesResponse;
@@ -65,13 +67,8 @@ impl Api {
             InstanceFilter { instance_ids: vec![instance_id.to_owned()], ..Default::default() };
         let page = Page::Offset { offset: 0, limit: 1 };
         let listed = self.cloud.store.instances(filter, page).await.map_err(from_store)?;
-        let details = listed.items.into_iter().next().ok_or_else(|| {
-            refuse(
-                404,
-                "InvalidInstanceId.NotFound",
-                format!("instance {instance_id} does not exist; DescribeInstances lists them"),
-            )
-        })?;
+        let details =
+            listed.items.into_iter().next().ok_or_else(|| instance_not_found(instance_id))?;
         let host_id = details.instance.host_id.clone();
         let hosts = self.cloud.store.hosts().await.map_err(from_store)?;
         let host = hosts.into_iter().map(|(host, _)| host).find(|host| host.host_id == host_id);
@@ -97,6 +94,8 @@ impl Api {
                 ),
             ));
         }
+        at_most_100("instance_ids", request.instance_ids.len())?;
+        at_most_100("private_ip_addresses", request.private_ip_addresses.len())?;
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
         (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
@@ -148,9 +147,7 @@ impl Api {
         request: DescribeInstanceStatusRequest,
     ) -> Result<DescribeInstanceStatusResponse, Refusal> {
         self.cloud.check_region(&request.region_id)?;
-        if request.instance_id.len() > 100 {
-            return Err(invalid("at most 100 instance_id can be given"));
-        }
+        at_most_100("instance_id", request.instance_id.len())?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 50)?;
         let filter = InstanceFilter {
@@ -181,17 +178,12 @@ impl Api {
     ) -> Result<GetInstanceConsoleOutputResponse, Refusal> {
         self.cloud.check_region(&request.region_id)?;
         let (details, host) = self.find_instance(&request.instance_id).await?;
-        let log = self
-            .cloud
-            .access
-            .client(&host)?
-            .read_console_log(api::host::ReadConsoleLogRequest {
-                instance_id: details.instance.instance_id.clone(),
-                max_bytes: CONSOLE_BYTES,
-            })
-            .await
-            .map_err(|status| agent_error(&host.host_id, &status))?
-            .into_inner();
+        let mut agent = self.cloud.access.client(&host)?;
+        let log = api::host::ReadConsoleLogRequest {
+            instance_id: details.instance.instance_id.clone(),
+            max_bytes: CONSOLE_BYTES,
+        };
+        let log = ask(&host.host_id, agent.read_console_log(log)).await?;
         let mut data = log.data;
         if request.remove_symbols {
             data.retain(|byte| matches!(byte, b'\n' | b'\t' | b' '..=b'~'));

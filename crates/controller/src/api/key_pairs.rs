@@ -7,8 +7,12 @@ use crate::{
     timestamp::now_ms,
 };
 use api::v1::{key_pair_service_server::KeyPairService, *};
+use md5::{Digest as _, Md5};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, PublicKey, rand_core::OsRng};
 use store::{KeyPairFilter, KeyPairRecord, Refusal, StoreError};
+
+/// Bytes of a public key and its comment; the largest RSA key has less than 3 KiB.
+const MOST_KEY_BYTES: usize = 16 << 10;
 
 service!(KeyPairService => Api {
     create_key_pair: CreateKeyPairRequest => CreateKeyPairResponse;
@@ -24,9 +28,11 @@ fn check_name(name: &str) -> Result<(), Refusal> {
     crate::validation::display_name("InvalidKeyPairName.Malformed", "key pair name", name)
 }
 
-/// SHA-256 of the key, as `ssh-keygen -l` shows it.
-fn fingerprint(key: &PublicKey) -> String {
-    key.fingerprint(ssh_key::HashAlg::Sha256).to_string()
+/// MD5 of the key as RFC 4716 writes it; `ssh-keygen -l -E md5` shows the same.
+fn fingerprint(key: &PublicKey) -> Result<String, ssh_key::Error> {
+    let bytes: Vec<String> =
+        Md5::digest(key.to_bytes()?).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(bytes.join(":"))
 }
 
 impl Api {
@@ -61,6 +67,13 @@ impl Api {
         if body.is_empty() {
             return Err(missing("public_key_body"));
         }
+        if body.len() > MOST_KEY_BYTES {
+            return Err(refuse(
+                400,
+                "InvalidPublicKeyBody.Malformed",
+                format!("public_key_body has {} bytes; give at most {MOST_KEY_BYTES}", body.len()),
+            ));
+        }
         let malformed = |hint: String| refuse(400, "InvalidPublicKeyBody.Malformed", hint);
         let key = PublicKey::from_openssh(body).map_err(|error| {
             malformed(format!(
@@ -80,13 +93,14 @@ impl Api {
     }
 
     async fn keep(&self, name: &str, key: &PublicKey) -> Result<KeyPairRecord, Refusal> {
-        let public_key = key
-            .to_openssh()
-            .map_err(|error| refuse(500, "InternalError", format!("public key: {error}")))?;
+        let failed = |error: ssh_key::Error| {
+            refuse(500, "InternalError", format!("public key {name}: {error}"))
+        };
+        let public_key = key.to_openssh().map_err(failed)?;
         let record = KeyPairRecord {
             key_pair_id: ids::key_pair(),
             name: name.to_owned(),
-            fingerprint: fingerprint(key),
+            fingerprint: fingerprint(key).map_err(failed)?,
             public_key,
             created_ms: now_ms(),
         };
@@ -149,5 +163,19 @@ impl Api {
         }
         self.cloud.store.delete_key_pairs(request.key_pair_names).await.map_err(from_store)?;
         Ok(DeleteKeyPairsResponse::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_the_md5_that_ssh_keygen_shows() {
+        let key = PublicKey::from_openssh(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKiRSUMYKNB6Yu4d2pCAW0CHzh9noFEY+eTMA7A0oN52 test",
+        )
+        .unwrap();
+        assert_eq!(fingerprint(&key).unwrap(), "3e:6e:a5:2e:0e:e8:fc:a4:08:1f:69:db:7a:85:63:17");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Api, paging, request, service};
 use crate::{
-    ecs_error::{dry_run, from_store, missing, refuse},
+    ecs_error::{dry_run, from_store, missing, refuse, vpc_not_found, vswitch_not_found},
     ids, timestamp,
     timestamp::now_ms,
     validation,
@@ -98,10 +98,6 @@ fn vswitch_cidr(text: &str, vpc: &VpcRecord, others: &[VSwitchRecord]) -> Result
     }
 }
 
-pub(super) fn vpc_not_found(vpc_id: &str) -> Refusal {
-    refuse(404, "InvalidVpcId.NotFound", format!("VPC {vpc_id} does not exist"))
-}
-
 impl Api {
     async fn create_vpc(&self, request: CreateVpcRequest) -> Result<CreateVpcResponse, Refusal> {
         let token = request::token("CreateVpc", &request.client_token, &request)?;
@@ -132,16 +128,15 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 50)?;
-        let filter = VpcFilter {
-            vpc_ids: request
-                .vpc_id
-                .split(',')
-                .map(str::trim)
-                .filter(|id| !id.is_empty())
-                .map(str::to_owned)
-                .collect(),
-            name: request.vpc_name,
-        };
+        let vpc_ids: Vec<String> = request
+            .vpc_id
+            .split(',')
+            .map(str::trim)
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned)
+            .collect();
+        request::at_most_100("vpc_id", vpc_ids.len())?;
+        let filter = VpcFilter { vpc_ids, name: request.vpc_name };
         let listed = self.cloud.store.vpcs(filter, page).await.map_err(from_store)?;
         Ok(DescribeVpcsResponse {
             request_id: String::new(),
@@ -299,11 +294,7 @@ impl Api {
         let id = request.v_switch_id.clone();
         let decide = move |view: &VSwitchView| {
             if view.vswitch.is_none() {
-                return Err(refuse(
-                    404,
-                    "InvalidVSwitchId.NotFound",
-                    format!("VSwitch {id} does not exist"),
-                ));
+                return Err(vswitch_not_found(&id));
             }
             if view.enis > 0 {
                 return Err(refuse(
@@ -332,6 +323,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 100)?;
+        request::at_most_100("network_interface_id", request.network_interface_id.len())?;
         let filter = EniFilter {
             eni_ids: request.network_interface_id,
             instance_id: request.instance_id,

@@ -3,13 +3,14 @@
 use super::{Api, service};
 use crate::{
     ecs_error::{from_store, refuse},
-    hosts::agent_error,
+    hosts::ask,
     timestamp,
 };
 use api::v1::{
     DescribeHostsRequest, DescribeHostsResponse, Host, ListHostObjectsRequest,
     ListHostObjectsResponse, OwnedObject, operator_service_server::OperatorService,
 };
+use futures::future::join_all;
 use std::collections::HashSet;
 use store::{HostRecord, Refusal};
 
@@ -64,23 +65,30 @@ impl Api {
                 format!("host {} is not registered; DescribeHosts lists them", request.host_id),
             ));
         }
+        // All at once: one that does not answer keeps nobody waiting for the others.
+        let answers = join_all(hosts.iter().map(|host| self.objects_of(host))).await;
         let mut objects = Vec::new();
-        for host in hosts {
-            objects.extend(self.objects_of(&host).await?);
+        for (host, answer) in hosts.iter().zip(answers) {
+            match answer {
+                Ok(found) => objects.extend(found),
+                Err(refusal) if !request.host_id.is_empty() => return Err(refusal),
+                // What is on it nobody knows, so a search for leaks must not pass.
+                Err(refusal) => objects.push(OwnedObject {
+                    host_id: host.host_id.clone(),
+                    kind: "unanswered".to_owned(),
+                    name: refusal.to_string(),
+                    owner: String::new(),
+                    expected: false,
+                }),
+            }
         }
         Ok(ListHostObjectsResponse { request_id: String::new(), objects })
     }
 
     async fn objects_of(&self, host: &HostRecord) -> Result<Vec<OwnedObject>, Refusal> {
-        let found = self
-            .cloud
-            .access
-            .client(host)?
-            .list_host_objects(api::host::ListHostObjectsRequest {})
-            .await
-            .map_err(|status| agent_error(&host.host_id, &status))?
-            .into_inner()
-            .objects;
+        let mut agent = self.cloud.access.client(host)?;
+        let list = agent.list_host_objects(api::host::ListHostObjectsRequest {});
+        let found = ask(&host.host_id, list).await?.objects;
         // Read after the agent's answer: what is made meanwhile is then known here too.
         let snapshot = self.cloud.store.host_snapshot(&host.host_id).await.map_err(from_store)?;
         let mut owners = HashSet::from([host.host_id.clone()]);

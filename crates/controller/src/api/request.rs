@@ -1,7 +1,7 @@
 //! Client tokens, and answers that are kept with them.
 
 use crate::{
-    ecs_error::{from_store, refuse},
+    ecs_error::{from_store, invalid, refuse},
     timestamp::now_ms,
 };
 use prost::Message;
@@ -41,4 +41,12 @@ pub(super) fn response<M: Message + Default>(
         tracing::error!(%error, "a kept answer cannot be read");
         refuse(500, "InternalError", "the answer kept for this client token cannot be read")
     })
+}
+
+/// Refuses a list that is longer than ECS takes.
+pub(super) fn at_most_100(parameter: &str, given: usize) -> Result<(), Refusal> {
+    if given <= 100 {
+        return Ok(());
+    }
+    Err(invalid(format!("{given} values of {parameter} are given; give at most 100")))
 }

@@ -1,10 +1,8 @@
 //! Security groups.
 
-use super::{
-    Api, networks::vpc_not_found, paging, request, security_group_rules as rules, service,
-};
+use super::{Api, paging, request, security_group_rules as rules, service};
 use crate::{
-    ecs_error::{from_store, invalid, missing, refuse},
+    ecs_error::{from_store, group_not_found, invalid, missing, refuse, vpc_not_found},
     ids, timestamp,
     timestamp::now_ms,
     validation,
@@ -32,14 +30,6 @@ service!(SecurityGroupService => Api {
     revoke_security_group_egress:
         RevokeSecurityGroupEgressRequest => RevokeSecurityGroupEgressResponse;
 });
-
-pub(super) fn group_not_found(group_id: &str) -> Refusal {
-    refuse(
-        404,
-        "InvalidSecurityGroupId.NotFound",
-        format!("security group {group_id} does not exist"),
-    )
-}
 
 impl Api {
     async fn create_security_group(
@@ -136,6 +126,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         let (page, page_number, page_size) =
             paging::numbered(request.page_number, request.page_size, 100)?;
+        request::at_most_100("security_group_ids", request.security_group_ids.len())?;
         let filter = GroupFilter {
             group_ids: request.security_group_ids,
             vpc_id: request.vpc_id,

@@ -4,6 +4,6 @@ mod access;
 mod leases;
 mod registry;
 
-pub(crate) use access::{HostAccess, agent_error};
+pub(crate) use access::{HostAccess, agent_error, ask};
 pub(crate) use leases::watch_leases;
 pub(crate) use registry::Registry;

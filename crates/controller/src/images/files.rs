@@ -3,7 +3,7 @@
 use crate::ecs_error::refuse;
 use futures::{Stream, stream};
 use sha2::{Digest as _, Sha256};
-use std::{io, path::PathBuf};
+use std::{io, os::fd::AsFd, path::PathBuf};
 use store::{ImageFilter, Page, Refusal, Store};
 use tokio::{
     fs::{self, File},
@@ -13,6 +13,32 @@ use tokio::{
 /// Bytes of one chunk to a host.
 const CHUNK: usize = 1 << 20;
 const PARTIAL: &str = ".partial";
+/// Bytes between two looks at how much room is left.
+const LOOK_EVERY: u64 = 16 << 20;
+/// Bytes that images leave free: the database is in the same file system.
+const RESERVE: u64 = 512 << 20;
+
+/// Fails with `StorageFull` if `more` bytes would not leave the reserve.
+fn check_room(file: &impl AsFd, more: u64) -> io::Result<()> {
+    let system = rustix::fs::fstatvfs(file)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+    // A small file system keeps a twentieth.
+    let reserve = RESERVE.min(bytes(system.f_blocks) / 20);
+    let free = bytes(system.f_bavail);
+    if free >= more.saturating_add(reserve) {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::StorageFull,
+        format!(
+            "the controller's data directory has {} MiB free and keeps {} MiB of them for its \
+             database, {} MiB are needed",
+            free >> 20,
+            reserve >> 20,
+            more.div_ceil(1 << 20)
+        ),
+    ))
+}
 
 /// The directory.
 #[derive(Debug, Clone)]
@@ -29,11 +55,12 @@ impl ImageFiles {
         self.directory.join(image_id)
     }
 
-    /// Opens a new file for an image.
-    pub async fn create(&self, image_id: &str) -> io::Result<Incoming> {
+    /// Opens a new file for an image of `expected` bytes; 0: not known yet.
+    pub async fn create(&self, image_id: &str, expected: u64) -> io::Result<Incoming> {
         fs::create_dir_all(&self.directory).await?;
         let partial = self.directory.join(format!("{image_id}{PARTIAL}"));
         let file = File::create(&partial).await?;
+        check_room(&file, expected)?;
         Ok(Incoming {
             file,
             partial,
@@ -99,8 +126,9 @@ impl ImageFiles {
         }
     }
 
-    /// Removes files of images the store does not know: left by a process that was killed.
-    pub async fn remove_unknown(&self, store: &dyn Store) {
+    /// Removes files of images that the store does not know or that failed: left by a process that
+    /// was killed.
+    pub async fn remove_stray(&self, store: &dyn Store) {
         let Ok(mut entries) = fs::read_dir(&self.directory).await else { return };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -108,7 +136,11 @@ impl ImageFiles {
             let filter = ImageFilter { image_ids: vec![image_id.clone()], ..Default::default() };
             let page = Page::Offset { offset: 0, limit: 1 };
             match store.images(filter, page).await {
-                Ok(listed) if listed.total == 0 => self.remove(&image_id).await,
+                Ok(listed)
+                    if listed.items.iter().all(|(image, _)| image.status == "CreateFailed") =>
+                {
+                    self.remove(&image_id).await;
+                }
                 Ok(_) | Err(_) => {}
             }
         }
@@ -135,9 +167,13 @@ impl Incoming {
     }
 
     pub async fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        let length = self.length + data.len() as u64;
+        if self.length / LOOK_EVERY != length / LOOK_EVERY {
+            check_room(&self.file, LOOK_EVERY)?;
+        }
         self.file.write_all(data).await?;
         self.hash.update(data);
-        self.length += data.len() as u64;
+        self.length = length;
         Ok(())
     }
 
@@ -155,5 +191,19 @@ impl Incoming {
             Some(directory) => File::open(directory).await?.sync_all().await,
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_would_fill_the_disk_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        check_room(&file, 0).unwrap();
+        let error = check_room(&file, 1 << 60).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(error.to_string().contains("MiB free"), "{error}");
     }
 }

@@ -1,10 +1,14 @@
-//! What an uploaded file says it is. The file is hostile input; only fixed header fields are read.
+//! What an uploaded file is. The file is hostile input: it is looked at whole before it is used.
 
+use qcow2::{Format, Image, Layer, OpenOptions};
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+use tokio::sync::Semaphore;
 
 /// A file that can be a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,187 +24,204 @@ pub(crate) struct ImageFormat {
 pub(crate) enum FormatError {
     #[error("the file cannot be read: {0}")]
     Read(#[from] io::Error),
-    #[error("the file is empty; upload a qcow2 or raw disk image")]
-    Empty,
-    #[error("qcow2 version {0} is not supported; convert the image with qemu-img convert -O qcow2")]
-    Version(u32),
-    #[error("the qcow2 header is cut off; the upload or the file it was made from is not complete")]
-    Truncated,
-    #[error("the qcow2 image has a backing file; flatten it with qemu-img convert -O qcow2")]
-    Backing,
-    #[error("the qcow2 image is encrypted; convert it to a plain one with qemu-img convert")]
-    Encrypted,
-    #[error("the qcow2 image keeps data in another file; convert it with qemu-img convert")]
-    ExternalData,
-    #[error("the qcow2 image was not closed properly; repair it with qemu-img check -r all")]
-    Corrupt,
-    #[error("the qcow2 image needs feature bits {0:#x}, which are not supported; convert it anew")]
-    Features(u64),
-    #[error("qcow2 cluster size 2^{0} is out of range 2^9..2^21; the header is damaged")]
-    ClusterBits(u32),
+    #[error("{0}")]
+    Unusable(qcow2::Error),
+    #[error("{0}; see what qemu-img check says of it, and upload the whole of a sound image")]
+    Damaged(qcow2::Error),
+    #[error(
+        "its tables have {count} contradictions, the first: {first}; upload the whole file, or \
+         repair it with qemu-img check -r all"
+    )]
+    Contradictions { count: u64, first: String },
+    #[error("it has a backing file ({0:?}); flatten it with qemu-img convert -O qcow2")]
+    Backing(String),
+    #[error("it is marked as corrupt; repair it with qemu-img check -r all")]
+    MarkedCorrupt,
     #[error("the disk would have {0} bytes; it must have 1 MiB to 64 TiB")]
     Size(u64),
-    #[error("a raw image has a multiple of 512 bytes, this file has {0}; upload the whole disk")]
-    NotSectors(u64),
-    #[error("the file is a {0} image; convert it with qemu-img convert -O qcow2")]
-    Foreign(&'static str),
+    #[error("it is a VHD image; convert it with qemu-img convert -O qcow2")]
+    Vhd,
     #[error("the file is {found}, not {wanted} as the request says; correct the format")]
     Mismatch { found: &'static str, wanted: String },
+    #[error(
+        "looking at it took more than {} s; convert it with qemu-img convert -O qcow2 and upload \
+         the result",
+        LONGEST.as_secs()
+    )]
+    TooLong,
 }
 
-const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
-const LEAST: u64 = 1 << 20;
-const MOST: u64 = 64 << 40;
+impl From<qcow2::Error> for FormatError {
+    fn from(error: qcow2::Error) -> Self {
+        match error {
+            qcow2::Error::Layer { source, .. } => (*source).into(),
+            // These two say what is wrong, but not what to do about it.
+            error @ (qcow2::Error::Invalid { .. } | qcow2::Error::Io { .. }) => {
+                Self::Damaged(error)
+            }
+            error => Self::Unusable(error),
+        }
+    }
+}
 
-/// Magic numbers of formats that would otherwise pass for raw.
-const FOREIGN: &[(usize, &[u8], &str)] = &[
-    (0, b"KDMV", "VMDK"),
-    (0, b"# Disk DescriptorFile", "VMDK"),
-    (0, b"vhdxfile", "VHDX"),
-    (0, b"conectix", "VHD"),
-    (64, b"\x7f\x10\xda\xbe", "VDI"),
-    (0, b"QED\0", "QED"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"\xfd7zXZ\0", "xz"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd"),
-    (0, b"PK\x03\x04", "zip"),
-];
+const LEAST: u64 = 1 << 20;
+/// Bytes the largest disk has, so the largest file too.
+pub(crate) const MOST: u64 = 64 << 40;
+/// Time a look may take.
+const LONGEST: Duration = Duration::from_secs(120);
+/// Looks at once. A thread cannot be ended from outside: this is how many can be lost to files
+/// that take for ever.
+static LOOKS: Semaphore = Semaphore::const_new(2);
 
 /// Looks at a file. `wanted` is the format the request names, or empty.
-pub(crate) fn inspect(path: &Path, wanted: &str) -> Result<ImageFormat, FormatError> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    if length == 0 {
-        return Err(FormatError::Empty);
-    }
-    let mut head = Vec::with_capacity(512);
-    file.by_ref().take(512).read_to_end(&mut head)?;
-    let found = if head.starts_with(QCOW2_MAGIC) {
-        ImageFormat { name: "qcow2", virtual_bytes: qcow2_size(&head)? }
-    } else {
-        for (offset, magic, name) in FOREIGN {
-            if head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)) {
-                return Err(FormatError::Foreign(name));
-            }
-        }
-        if length % 512 != 0 {
-            return Err(FormatError::NotSectors(length));
-        }
-        file.seek(SeekFrom::End(-512))?;
-        let mut tail = [0; 8];
-        file.read_exact(&mut tail)?;
-        if &tail == b"conectix" {
-            return Err(FormatError::Foreign("VHD"));
-        }
-        ImageFormat { name: "raw", virtual_bytes: length }
+pub(crate) async fn inspect(path: PathBuf, wanted: String) -> Result<ImageFormat, FormatError> {
+    let look = async {
+        let permit = LOOKS.acquire().await.map_err(io::Error::other)?;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            look_at(&path, &wanted)
+        })
+        .await
+        .map_err(io::Error::other)?
     };
-    if !wanted.is_empty() && wanted != found.name {
-        return Err(FormatError::Mismatch { found: found.name, wanted: wanted.to_owned() });
-    }
-    if !(LEAST..=MOST).contains(&found.virtual_bytes) {
-        return Err(FormatError::Size(found.virtual_bytes));
-    }
-    Ok(found)
+    tokio::time::timeout(LONGEST, look).await.map_err(|_| FormatError::TooLong)?
 }
 
-fn qcow2_size(head: &[u8]) -> Result<u64, FormatError> {
-    let u32_at = |offset: usize| -> Result<u32, FormatError> {
-        let bytes = head.get(offset..offset + 4).ok_or(FormatError::Truncated)?;
-        Ok(bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)))
+fn look_at(path: &Path, wanted: &str) -> Result<ImageFormat, FormatError> {
+    let file = File::open(path)?;
+    let info = qcow2::probe(&file)?;
+    let name = match info.format {
+        Format::Qcow2 => "qcow2",
+        Format::Raw => "raw",
     };
-    let u64_at = |offset: usize| -> Result<u64, FormatError> {
-        Ok(u64::from(u32_at(offset)?) << 32 | u64::from(u32_at(offset + 4)?))
-    };
-    let version = u32_at(4)?;
-    if !(2..=3).contains(&version) {
-        return Err(FormatError::Version(version));
+    if !wanted.is_empty() && wanted != name {
+        return Err(FormatError::Mismatch { found: name, wanted: wanted.to_owned() });
     }
-    if u64_at(8)? != 0 || u32_at(16)? != 0 {
-        return Err(FormatError::Backing);
+    if !(LEAST..=MOST).contains(&info.virtual_size) {
+        return Err(FormatError::Size(info.virtual_size));
     }
-    let cluster_bits = u32_at(20)?;
-    if !(9..=21).contains(&cluster_bits) {
-        return Err(FormatError::ClusterBits(cluster_bits));
-    }
-    if u32_at(32)? != 0 {
-        return Err(FormatError::Encrypted);
-    }
-    if head.len() < 72 {
-        return Err(FormatError::Truncated);
-    }
-    if version == 3 {
-        const DIRTY: u64 = 1;
-        const CORRUPT: u64 = 2;
-        const EXTERNAL_DATA: u64 = 4;
-        const COMPRESSION_TYPE: u64 = 8;
-        let features = u64_at(72)?;
-        if features & CORRUPT != 0 {
-            return Err(FormatError::Corrupt);
+    match info.format {
+        Format::Raw => {
+            // A VHD of fixed size begins like a raw disk and names itself in its last sector.
+            let mut tail = [0; 8];
+            file.read_exact_at(&mut tail, info.virtual_size - 512)?;
+            if &tail == b"conectix" {
+                return Err(FormatError::Vhd);
+            }
         }
-        if features & EXTERNAL_DATA != 0 {
-            return Err(FormatError::ExternalData);
-        }
-        if features & !(DIRTY | COMPRESSION_TYPE) != 0 {
-            return Err(FormatError::Features(features));
+        Format::Qcow2 => {
+            if let Some(backing) = info.backing_name {
+                return Err(FormatError::Backing(backing));
+            }
+            if info.features.iter().any(|feature| feature == "corrupt") {
+                return Err(FormatError::MarkedCorrupt);
+            }
+            check_tables(&file)?;
         }
     }
-    u64_at(24)
+    Ok(ImageFormat { name, virtual_bytes: info.virtual_size })
+}
+
+/// That every table can be read and that every cluster it names is in the file.
+fn check_tables(file: &File) -> Result<(), FormatError> {
+    let layer = Layer { file: file.try_clone()?, format: Format::Qcow2 };
+    Image::open(vec![layer], OpenOptions { read_only: true })?;
+    let report = qcow2::check(file)?;
+    if report.corruptions > 0 {
+        // Leaks are among the messages too, so the first one may be about those.
+        let first = report.messages.into_iter().next().unwrap_or_default();
+        return Err(FormatError::Contradictions { count: report.corruptions, first });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write as _;
+    use tempfile::NamedTempFile;
 
-    fn qcow2(version: u32, change: impl Fn(&mut Vec<u8>)) -> tempfile::NamedTempFile {
-        let mut head = vec![0_u8; 512];
-        head[..4].copy_from_slice(QCOW2_MAGIC);
-        head[4..8].copy_from_slice(&version.to_be_bytes());
-        head[20..24].copy_from_slice(&16_u32.to_be_bytes());
-        head[24..32].copy_from_slice(&(10_u64 << 30).to_be_bytes());
-        change(&mut head);
-        file(&head)
-    }
+    const CLUSTER: u64 = 1 << 16;
 
-    fn file(content: &[u8]) -> tempfile::NamedTempFile {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+    fn file(content: &[u8]) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
         file
     }
 
+    /// A sound image with data in it, changed.
+    fn image(version: u32, backing: Option<qcow2::Backing>) -> NamedTempFile {
+        let image = NamedTempFile::new().unwrap();
+        let options =
+            qcow2::CreateOptions { virtual_size: 10 << 30, version, backing, ..Default::default() };
+        qcow2::create(image.as_file(), &options).unwrap();
+        image
+    }
+
+    fn with_data() -> NamedTempFile {
+        let image = image(3, None);
+        let layer = Layer { file: image.reopen().unwrap(), format: Format::Qcow2 };
+        let open = Image::open(vec![layer], OpenOptions::default()).unwrap();
+        for index in 0..8 {
+            open.write_at(&[7; CLUSTER as usize], index * CLUSTER).unwrap();
+        }
+        drop(open);
+        image
+    }
+
+    fn refusal(image: &NamedTempFile) -> String {
+        look_at(image.path(), "").unwrap_err().to_string()
+    }
+
     #[test]
-    fn qcow2_size_is_that_of_the_disk() {
-        for version in [2, 3] {
-            let image = qcow2(version, |_| {});
-            let format = inspect(image.path(), "").unwrap();
+    fn a_size_is_that_of_the_disk() {
+        for image in [image(2, None), image(3, None), with_data()] {
+            let format = look_at(image.path(), "").unwrap();
             assert_eq!(format, ImageFormat { name: "qcow2", virtual_bytes: 10 << 30 });
         }
     }
 
     #[test]
     fn what_cannot_be_used_is_refused_with_its_reason() {
-        let refused =
-            |image: &tempfile::NamedTempFile| inspect(image.path(), "").unwrap_err().to_string();
-        assert!(refused(&qcow2(4, |_| {})).contains("version 4"));
-        assert!(refused(&qcow2(3, |head| head[15] = 1)).contains("backing"));
-        assert!(refused(&qcow2(3, |head| head[35] = 1)).contains("encrypted"));
-        assert!(refused(&qcow2(3, |head| head[79] = 4)).contains("another file"));
-        assert!(refused(&qcow2(3, |head| head[79] = 0x40)).contains("feature bits"));
-        assert!(refused(&qcow2(3, |head| head[23] = 40)).contains("cluster size"));
-        assert!(refused(&qcow2(3, |head| head[24..32].fill(0xff))).contains("64 TiB"));
-        assert!(refused(&qcow2(3, |head| head[24..32].fill(0))).contains("1 MiB"));
-        assert!(refused(&qcow2(3, |head| head.truncate(40))).contains("cut off"));
-        assert!(refused(&qcow2(3, |head| head.truncate(6))).contains("cut off"));
-        assert!(refused(&file(b"")).contains("empty"));
-        assert!(refused(&file(b"KDMV and more")).contains("VMDK"));
-        assert!(refused(&file(&[7; 1000])).contains("512"));
+        let changed = |at: u64, value: &[u8]| {
+            let image = image(3, None);
+            image.as_file().write_all_at(value, at).unwrap();
+            refusal(&image)
+        };
+        assert!(changed(7, &[4]).contains("version"));
+        assert!(changed(79, &[2]).contains("marked as corrupt"));
+        assert!(changed(79, &[4]).contains("external data"));
+        assert!(changed(23, &[40]).contains("cluster"));
+        assert!(changed(24, &[0; 8]).contains("1 MiB"));
+        assert!(changed(40, &[0xff; 8]).contains("upload the whole of a sound image"));
+        let name = "/etc/shadow".to_owned();
+        let backed = image(3, Some(qcow2::Backing { name, format: Format::Raw }));
+        assert!(refusal(&backed).contains("flatten"));
+        assert!(refusal(&file(b"")).contains("0 bytes"));
+        assert!(refusal(&file(&[b"KDMV".as_slice(), &[0; 600]].concat())).contains("VMDK"));
+        assert!(refusal(&file(&[7; 1000])).contains("512"));
+        let mut vhd = vec![0; 2 << 20];
+        vhd[(2 << 20) - 512..][..8].copy_from_slice(b"conectix");
+        assert!(refusal(&file(&vhd)).contains("VHD"));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_is_refused() {
+        let image = with_data();
+        let length = image.as_file().metadata().unwrap().len();
+        assert!(look_at(image.path(), "").is_ok());
+        for left in [length - 2 * CLUSTER, length / 2, CLUSTER, 600, 40] {
+            image.as_file().set_len(left).unwrap();
+            let reason = refusal(&image);
+            assert!(reason.contains("upload"), "{left}: {reason}");
+        }
     }
 
     #[test]
     fn a_wrong_format_name_is_refused() {
-        let image = qcow2(3, |_| {});
-        assert!(matches!(inspect(image.path(), "raw"), Err(FormatError::Mismatch { .. })));
+        let image = image(3, None);
+        assert!(matches!(look_at(image.path(), "raw"), Err(FormatError::Mismatch { .. })));
         let raw = file(&vec![0; 2 << 20]);
-        assert_eq!(inspect(raw.path(), "raw").unwrap().virtual_bytes, 2 << 20);
+        assert_eq!(look_at(raw.path(), "raw").unwrap().virtual_bytes, 2 << 20);
     }
 }

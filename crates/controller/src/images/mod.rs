@@ -2,6 +2,8 @@
 
 mod files;
 mod format;
+mod imports;
 
 pub(crate) use files::{ImageFiles, Incoming};
-pub(crate) use format::inspect;
+pub(crate) use format::{MOST as MOST_BYTES, inspect};
+pub(crate) use imports::Imports;

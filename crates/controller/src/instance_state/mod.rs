@@ -1,6 +1,7 @@
 //! Status of an instance: the one place where it is derived, and the moves between states.
 //!
-//! A released instance is listed as Stopping or Stopped until its host has reported that nothing
+//! An instance that is made stopped is Pending until its disks are there. A released instance is
+//! listed as Stopping or Stopped until its host has reported that nothing
 //! of it is left, and is then gone: whoever waits for it to go knows that all is cleaned up. While
 //! its host is lost it stays listed.
 
@@ -8,7 +9,7 @@ mod transitions;
 
 pub use transitions::{StoppedMode, delete, reboot, start, stop};
 
-use store::{GuestState, InstanceRecord};
+use store::{DiskRecord, GuestState, InstanceRecord};
 
 /// Being made: its host has nothing of it yet.
 pub const PENDING: &str = "Pending";
@@ -27,7 +28,7 @@ pub const ALL: [&str; 5] = [PENDING, STARTING, RUNNING, STOPPING, STOPPED];
 /// The status that follows from what is wanted and what the host said.
 pub fn derive(instance: &InstanceRecord) -> &'static str {
     let Some(reported) = &instance.reported else {
-        return PENDING;
+        return if instance.releasing { STOPPING } else { PENDING };
     };
     if instance.power_on {
         if reported.boot_epoch < instance.boot_epoch {
@@ -62,6 +63,24 @@ pub fn reason(instance: &InstanceRecord) -> String {
         (code, "") => code.to_owned(),
         (code, message) => format!("{code}: {message}"),
     }
+}
+
+/// Keeps an instance that is made stopped Pending: this disk of it is not there yet.
+pub fn await_disk(instance: &mut InstanceRecord, disk: &DiskRecord) {
+    instance.reported = None;
+    refresh(instance);
+    let (disk_id, said) = (&disk.disk_id, &disk.reported_message);
+    let in_time = ["ImageNotReady", "DiskNotReady"].iter().any(|code| said.starts_with(code));
+    instance.status_reason = if said.is_empty() {
+        format!("waiting for host {} to make disk {disk_id}", instance.host_id)
+    } else if in_time {
+        said.clone()
+    } else {
+        format!(
+            "{said} (disk {disk_id} cannot be made; its host keeps trying. If it stays so, delete \
+             the instance with force and create it anew)"
+        )
+    };
 }
 
 /// Brings the derived columns up to date. Every change of an instance ends with this.

@@ -76,8 +76,8 @@ pub fn delete(instance: &mut InstanceRecord, force: bool) -> Result<(), Refusal>
             403,
             "InvalidOperation.DeletionProtection",
             format!(
-                "instance {} is protected against deletion; it was made with \
-                 deletion_protection",
+                "instance {} is protected against deletion; set its deletion_protection to false \
+                 with ModifyInstanceAttribute first",
                 instance.instance_id
             ),
         ));

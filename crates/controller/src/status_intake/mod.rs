@@ -4,7 +4,9 @@
 use crate::{ids, instance_state};
 use api::host::{DiskStatus, HostStatus, InstanceState, InstanceStatus};
 use std::collections::HashMap;
-use store::{EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan};
+use store::{
+    DiskRecord, EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan,
+};
 
 /// Plans what a report changes.
 pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
@@ -13,6 +15,11 @@ pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
     let disks: HashMap<&str, &DiskStatus> =
         report.disks.iter().map(|status| (status.disk_id.as_str(), status)).collect();
     let mut plan = StatusPlan::default();
+    let disks_now: Vec<DiskRecord> = view
+        .disks
+        .iter()
+        .map(|old| with_report(old, disks.get(old.disk_id.as_str()).copied()))
+        .collect();
 
     for old in &view.instances {
         let status = instances.get(old.instance_id.as_str());
@@ -35,7 +42,15 @@ pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
             None if report.complete => new.reported = None,
             None => {}
         }
-        instance_state::refresh(&mut new);
+        let missing = disks_now
+            .iter()
+            .find(|disk| disk.instance_id == old.instance_id && disk.reported_state != "ready");
+        match missing {
+            Some(disk) if old.reported.is_none() && old.boot_epoch == 0 && !old.releasing => {
+                instance_state::await_disk(&mut new, disk);
+            }
+            _ => instance_state::refresh(&mut new),
+        }
         if new.status == instance_state::STOPPED && new.stop_charging {
             new.claimed = false;
         }
@@ -44,19 +59,21 @@ pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
         }
     }
 
-    for old in &view.disks {
-        let Some(status) = disks.get(old.disk_id.as_str()) else { continue };
-        let mut new = old.clone();
-        new.reported_state.clone_from(&status.state);
-        new.reported_message = match (status.code.as_str(), status.message.as_str()) {
+    let changed = disks_now.into_iter().zip(&view.disks).filter(|(new, old)| new != *old);
+    plan.update_disks = changed.map(|(new, _)| new).collect();
+    plan
+}
+
+fn with_report(disk: &DiskRecord, status: Option<&DiskStatus>) -> DiskRecord {
+    let mut disk = disk.clone();
+    if let Some(status) = status {
+        disk.reported_state.clone_from(&status.state);
+        disk.reported_message = match (status.code.as_str(), status.message.as_str()) {
             ("", message) => message.to_owned(),
             (code, message) => format!("{code}: {message}"),
         };
-        if new != *old {
-            plan.update_disks.push(new);
-        }
     }
-    plan
+    disk
 }
 
 fn take_in(instance: &mut InstanceRecord, status: &InstanceStatus) {

@@ -1,6 +1,6 @@
 //! Names and descriptions.
 
-use crate::ecs_error::refuse;
+use crate::ecs_error::{invalid, refuse};
 use store::Refusal;
 
 fn starts_as_url(text: &str) -> bool {
@@ -42,6 +42,14 @@ pub(crate) fn description(code: &'static str, text: &str) -> Result<(), Refusal>
         code,
         "the description must have at most 256 characters and not begin with http:// or https://",
     ))
+}
+
+/// A short text of one line.
+pub(crate) fn label(parameter: &str, text: &str) -> Result<(), Refusal> {
+    if text.chars().count() <= 128 && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(invalid(format!("{parameter} must have at most 128 characters, all of them printable")))
 }
 
 /// A Linux host name: 2 to 64 characters in parts joined by single dots; each part of letters,

@@ -44,6 +44,8 @@ pub struct Behaviour {
     pub failing: BTreeMap<String, String>,
     /// Instances whose guest powers itself off.
     pub powering_off: Vec<String>,
+    /// State, code and message of every disk, if not ready.
+    pub disk_state: Option<(String, String, String)>,
     /// Leaves this instance's disks behind.
     pub keeps_disks: bool,
     /// Events to report.
@@ -192,6 +194,8 @@ fn reconcile(
             guest.guest_initiated = true;
         }
     }
+    let ready = ("ready".to_owned(), String::new(), String::new());
+    let (state, code, message) = behaviour.disk_state.clone().unwrap_or(ready);
     HostStatus {
         host_id: host_id.to_owned(),
         session,
@@ -203,7 +207,9 @@ fn reconcile(
             .map(|(disk_id, generation)| DiskStatus {
                 disk_id: disk_id.clone(),
                 observed_generation: *generation,
-                state: "ready".to_owned(),
+                state: state.clone(),
+                code: code.clone(),
+                message: message.clone(),
                 ..Default::default()
             })
             .collect(),
