@@ -15,26 +15,15 @@ pub(crate) struct Allocation {
 /// The file is extended in steps of this many bytes, so that parallel writes do not extend it.
 const EXTEND_STEP: u64 = 8 << 20;
 
+/// Clusters that were given back are remembered as this many ranges at most.
+const MAX_FREE_RANGES: usize = if cfg!(test) { 8 } else { 64 << 10 };
+
 impl Metadata {
     /// Allocate one cluster.
     pub(crate) fn allocate(&mut self) -> Result<Allocation, Error> {
         self.check_writable()?;
-        let mut cluster = self.hint;
-        loop {
-            if let Some(end) = self.quarantine.end_of(cluster) {
-                cluster = end;
-            } else if self.refcount(cluster)? != 0 {
-                cluster += 1;
-            } else {
-                let mut bump = cluster;
-                self.ensure_refcount_block(cluster, &mut bump)?;
-                if bump == cluster {
-                    break;
-                }
-                // New refcount structures took this place.
-                cluster = bump;
-            }
-        }
+        self.settle()?;
+        let cluster = self.find_free()?;
         if self.taken.contains(&cluster) {
             return Err(
                 self.mark_corrupt(format!("cluster {cluster} holds metadata but has refcount 0"))
@@ -44,8 +33,44 @@ impl Metadata {
         self.virgin = self.virgin.max(cluster + 1);
         self.extend_file(cluster + 1)?;
         self.set_refcount(cluster, 1)?;
-        self.hint = cluster + 1;
+        if !self.free.remove(cluster, cluster + 1) {
+            self.hint = cluster + 1;
+        }
         Ok(Allocation { host: cluster << self.geometry.cluster_bits, zeroed })
+    }
+
+    /// A cluster with a count of zero, in a block that exists: one that was given back, or the next
+    /// one from the hint on.
+    fn find_free(&mut self) -> Result<u64, Error> {
+        while let Some(cluster) = self.free.first() {
+            if self.refcount(cluster)? == 0 && !self.quarantine.contains(cluster) {
+                return Ok(cluster);
+            }
+            self.free.remove(cluster, cluster + 1);
+        }
+        let mut cluster = self.hint;
+        loop {
+            cluster = self.next_zero_refcount(cluster)?;
+            if let Some(end) = self.quarantine.end_of(cluster) {
+                cluster = end;
+            } else if self.has_refcount_block(cluster) {
+                return Ok(cluster);
+            } else {
+                // The new block may take this very place.
+                self.ensure_refcount_block(cluster)?;
+                self.settle()?;
+            }
+        }
+    }
+
+    /// Clusters from `start` to `end` have a durable count of zero.
+    pub(super) fn note_free(&mut self, start: u64, end: u64) {
+        if self.free.len() < MAX_FREE_RANGES {
+            self.free.insert(start, end);
+        } else {
+            // They are found again by looking at the counts.
+            self.hint = self.hint.min(start);
+        }
     }
 
     /// Allocate `count` neighbouring clusters; returns the number of the first.
@@ -53,8 +78,16 @@ impl Metadata {
         let bits = self.geometry.cluster_bits;
         let mut run: Vec<u64> = Vec::new();
         let mut skipped = Vec::new();
+        let mut done = Ok(());
         while (run.len() as u64) < count {
-            let cluster = self.allocate()?.host >> bits;
+            let cluster = match self.allocate() {
+                Ok(allocation) => allocation.host >> bits,
+                Err(error) => {
+                    skipped.append(&mut run);
+                    done = Err(error);
+                    break;
+                }
+            };
             if run.last().is_some_and(|last| last + 1 != cluster) {
                 skipped.append(&mut run);
             }
@@ -63,26 +96,46 @@ impl Metadata {
         for cluster in skipped {
             self.release_unused(cluster << bits)?;
         }
-        Ok(run.first().copied().unwrap_or(0))
+        done.map(|()| run.first().copied().unwrap_or(0))
     }
 
     /// Give back a cluster that nothing, in memory or on disk, ever referred to.
     pub(crate) fn release_unused(&mut self, host: u64) -> Result<(), Error> {
         let cluster = host >> self.geometry.cluster_bits;
         if self.drop_refcount(cluster)? {
-            self.hint = self.hint.min(cluster);
+            self.note_free(cluster, cluster + 1);
         }
         Ok(())
     }
 
-    /// Reserve a cluster for metadata at a place the allocator chose.
-    pub(super) fn claim(&mut self, cluster: u64) -> Result<(), Error> {
-        if self.quarantine.contains(cluster) || !self.taken.insert(cluster) {
-            return Err(self.mark_corrupt(format!(
-                "cluster {cluster} holds metadata but has no refcount block"
-            )));
+    /// Reserve `count` neighbouring clusters for refcount structures, from `from` on. They are
+    /// counted later, as the blocks for that may not exist yet: see [`settle`](Self::settle).
+    pub(super) fn claim(&mut self, from: u64, count: u64) -> Result<u64, Error> {
+        let mut start = from;
+        let mut end = from;
+        while end < start + count {
+            if let Some(after) = self.quarantine.end_of(end) {
+                (start, end) = (after, after);
+            } else if self.owed.contains(&end) || self.refcount(end)? != 0 {
+                (start, end) = (end + 1, end + 1);
+            } else if self.taken.contains(&end) {
+                return Err(self.mark_corrupt(format!(
+                    "cluster {end} holds metadata but has no refcount block"
+                )));
+            } else {
+                end += 1;
+            }
         }
-        Ok(())
+        self.taken.extend(start..end);
+        self.free.remove(start, end);
+        Ok(start)
+    }
+
+    /// Undo a claim whose clusters are named nowhere.
+    pub(super) fn unclaim(&mut self, start: u64, count: u64) {
+        for cluster in start..start + count {
+            self.taken.remove(&cluster);
+        }
     }
 
     /// Make a cluster that becomes a table read as zeroes.

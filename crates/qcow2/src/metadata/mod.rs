@@ -57,7 +57,11 @@ pub(crate) struct Metadata {
 
     /// Clusters that hold metadata; the allocator must never hand one of them out.
     taken: HashSet<u64>,
-    /// Where the search for a free cluster starts.
+    /// Clusters of refcount structures in memory that are not counted yet.
+    owed: BTreeSet<u64>,
+    /// Clusters known to be free; they are used first.
+    free: RangeSet,
+    /// Where the search for more of them starts.
     hint: u64,
     /// No cluster from here on was ever used: they read as zeroes.
     virgin: u64,
@@ -107,6 +111,8 @@ impl Metadata {
             refcount_table_moved: None,
             refcounts: SliceCache::new((REFCOUNT_CACHE / slice_size) as usize),
             taken: HashSet::new(),
+            owed: BTreeSet::new(),
+            free: RangeSet::default(),
             hint: 0,
             virgin: file_len.div_ceil(cluster),
             file_len,

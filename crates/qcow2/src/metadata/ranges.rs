@@ -33,7 +33,17 @@ impl RangeSet {
         self.ranges.insert(start, end);
     }
 
-    pub(crate) fn remove(&mut self, start: u64, end: u64) {
+    pub(crate) fn len(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The smallest value.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.ranges.keys().next().copied()
+    }
+
+    /// True if any of the values was there.
+    pub(crate) fn remove(&mut self, start: u64, end: u64) -> bool {
         let hit: Vec<(u64, u64)> = self
             .ranges
             .range(..end)
@@ -41,6 +51,7 @@ impl RangeSet {
             .take_while(|(_, e)| **e > start)
             .map(|r| (*r.0, *r.1))
             .collect();
+        let any = !hit.is_empty();
         for (s, e) in hit {
             self.ranges.remove(&s);
             if s < start {
@@ -50,6 +61,7 @@ impl RangeSet {
                 self.ranges.insert(end, e);
             }
         }
+        any
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
@@ -73,12 +85,14 @@ mod tests {
                     set.insert(start, start + len);
                     model.extend(start..start + len);
                 } else {
-                    set.remove(start, start + len);
+                    let any = model.range(start..start + len).next().is_some();
+                    prop_assert_eq!(set.remove(start, start + len), any);
                     model.retain(|v| !(start..start + len).contains(v));
                 }
                 for value in 0..90 {
                     prop_assert_eq!(set.contains(value), model.contains(&value));
                 }
+                prop_assert_eq!(set.first(), model.first().copied());
                 let listed: Vec<u64> = set.iter().flat_map(|(s, e)| s..e).collect();
                 prop_assert_eq!(listed, model.iter().copied().collect::<Vec<_>>());
             }

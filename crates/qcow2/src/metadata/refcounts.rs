@@ -86,39 +86,72 @@ impl Metadata {
         }
     }
 
-    /// Make sure the block that counts `cluster` exists; new blocks are placed from `bump` on.
-    pub(super) fn ensure_refcount_block(
-        &mut self,
-        cluster: u64,
-        bump: &mut u64,
-    ) -> Result<(), Error> {
-        let mut wanted = cluster;
+    pub(super) fn has_refcount_block(&self, cluster: u64) -> bool {
+        let (table_index, _) = self.refcount_index(cluster);
+        self.refcount_table.get(table_index).is_some_and(|block| *block != 0)
+    }
+
+    /// The first cluster from `cluster` on with a count of zero. Looks at whole slices, as an image
+    /// has many clusters in use.
+    pub(super) fn next_zero_refcount(&mut self, mut cluster: u64) -> Result<u64, Error> {
+        let order = self.geometry.refcount_order;
+        let per_slice = (self.slice_size * 8) >> order;
         loop {
-            let (table_index, _) = self.refcount_index(wanted);
-            match self.refcount_table.get(table_index) {
-                None => {
-                    self.move_refcount_table(table_index, bump)?;
-                    continue;
-                }
-                Some(0) => {}
-                Some(_) => return Ok(()),
+            let (table_index, index) = self.refcount_index(cluster);
+            let block = self.refcount_table.get(table_index).copied().unwrap_or(0);
+            if block == 0 {
+                return Ok(cluster);
             }
-            // The block may lie in the range it describes, or in one that needs a block itself.
-            let at = *bump;
-            *bump += 1;
-            let offset = at << self.geometry.cluster_bits;
-            self.claim(at)?;
-            self.zero_cluster(offset)?;
-            self.refcount_table[table_index] = offset;
-            self.refcount_table_dirty.insert(table_index);
-            self.ensure_refcount_block(at, bump)?;
-            self.set_refcount(at, 1)?;
-            wanted = cluster;
+            let (offset, slot) = self.refcount_slot(block, index);
+            self.load_refcount_slice(offset)?;
+            let free = self.refcounts.get(offset).and_then(|slice| {
+                (slot..per_slice as usize).find(|at| refcount::get(&slice.bytes, *at, order) == 0)
+            });
+            if let Some(free) = free {
+                return Ok(cluster + (free - slot) as u64);
+            }
+            cluster += per_slice - slot as u64;
         }
     }
 
-    /// Put a larger refcount table at `bump`, with room for `index` and what comes with it.
-    fn move_refcount_table(&mut self, index: usize, bump: &mut u64) -> Result<(), Error> {
+    /// Count the clusters of refcount structures. Each may need a block of its own first. After a
+    /// failure they stay owed: the allocator keeps off them, and no table that names them is
+    /// written before they are counted.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        while let Some(cluster) = self.owed.first().copied() {
+            self.ensure_refcount_block(cluster)?;
+            self.set_refcount(cluster, 1)?;
+            self.owed.remove(&cluster);
+        }
+        Ok(())
+    }
+
+    /// Make sure the block that counts `cluster` exists; a new one is placed behind it. The caller
+    /// [`settle`](Self::settle)s.
+    pub(super) fn ensure_refcount_block(&mut self, cluster: u64) -> Result<(), Error> {
+        let (table_index, _) = self.refcount_index(cluster);
+        while table_index >= self.refcount_table.len() {
+            self.move_refcount_table(table_index, cluster)?;
+        }
+        if self.refcount_table[table_index] != 0 {
+            return Ok(());
+        }
+        // The block may lie in the range it describes, or in one that needs a block itself.
+        let at = self.claim(cluster, 1)?;
+        let offset = at << self.geometry.cluster_bits;
+        if let Err(error) = self.zero_cluster(offset) {
+            self.unclaim(at, 1);
+            return Err(error);
+        }
+        self.refcount_table[table_index] = offset;
+        self.refcount_table_dirty.insert(table_index);
+        self.owed.insert(at);
+        Ok(())
+    }
+
+    /// Put a larger refcount table at `from` or behind, with room for `index` and what comes with
+    /// it.
+    fn move_refcount_table(&mut self, index: usize, from: u64) -> Result<(), Error> {
         let size = self.geometry.cluster_size();
         let per_block = 1u64 << self.geometry.refcount_block_bits();
         // Room for the entry, and for the blocks that count the table's own clusters.
@@ -134,12 +167,11 @@ impl Metadata {
         }
         let ahead = clusters_for(self.refcount_table.len() as u64 * 3 / 2);
         let clusters = ahead.clamp(needed, max);
-        let start = *bump;
-        *bump += clusters;
-        for cluster in start..start + clusters {
-            self.claim(cluster)?;
+        let start = self.claim(from, clusters)?;
+        if let Err(error) = self.extend_file(start + clusters) {
+            self.unclaim(start, clusters);
+            return Err(error);
         }
-        self.extend_file(start + clusters)?;
         self.virgin = self.virgin.max(start + clusters);
         self.refcount_table.resize((clusters * size / 8) as usize, 0);
         let old = (self.header.refcount_table_offset, self.header.refcount_table_clusters);
@@ -147,18 +179,13 @@ impl Metadata {
             // Moved twice before a write-back: the place in between was never named on disk.
             let (first, count) = (old.0 >> self.geometry.cluster_bits, u64::from(old.1));
             self.dropped.push((first, count));
-            for cluster in first..first + count {
-                self.taken.remove(&cluster);
-            }
+            self.unclaim(first, count);
         } else {
             self.refcount_table_moved = Some(old);
         }
         self.header.refcount_table_offset = start << self.geometry.cluster_bits;
         self.header.refcount_table_clusters = clusters as u32;
-        for cluster in start..start + clusters {
-            self.ensure_refcount_block(cluster, bump)?;
-            self.set_refcount(cluster, 1)?;
-        }
+        self.owed.extend(start..start + clusters);
         Ok(())
     }
 }

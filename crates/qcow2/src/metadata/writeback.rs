@@ -55,7 +55,7 @@ impl Metadata {
         // The sync has made the counts of these clusters durable.
         for (start, end) in &flush.cleared {
             self.quarantine.remove(*start, *end);
-            self.hint = self.hint.min(*start);
+            self.note_free(*start, *end);
         }
         for (offset, version, bytes) in &flush.l2 {
             if self.written.get(offset).is_some_and(|written| written >= version) {
@@ -156,6 +156,7 @@ impl Metadata {
             || !self.l1_dirty.is_empty()
             || !self.dropped.is_empty()
             || !self.refcount_table_dirty.is_empty()
+            || self.refcount_table_moved.is_some()
     }
 
     /// Write the dirty L2 slices when the cache is full of them.
@@ -196,6 +197,7 @@ impl Metadata {
 
     /// Write refcount blocks and, once the blocks are durable, the table that names them.
     fn write_refcounts(&mut self) -> Result<(), Error> {
+        self.settle()?;
         self.write_refcount_slices()?;
         if self.refcount_table_dirty.is_empty() && self.refcount_table_moved.is_none() {
             return Ok(());
