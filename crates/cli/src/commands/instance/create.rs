@@ -141,7 +141,7 @@ pub(super) fn tag(text: &str) -> Result<Tag, String> {
     Ok(Tag { key: key.to_owned(), value: value.to_owned() })
 }
 
-fn user_data(path: Option<&Path>) -> Result<String> {
+pub(super) fn user_data(path: Option<&Path>) -> Result<String> {
     let Some(path) = path else { return Ok(String::new()) };
     let mut bytes = Vec::new();
     if path == Path::new("-") {

@@ -1,6 +1,7 @@
 //! `ecsctl instance`.
 
 mod create;
+mod modify;
 mod power;
 mod query;
 mod wait;
@@ -33,6 +34,9 @@ pub(crate) enum InstanceCommand {
     /// Reboots instances
     #[command(after_help = "Example:\n  ecsctl instance reboot i-1 --wait")]
     Reboot(power::RebootArguments),
+    /// Changes an instance's name, description, host name, user data or deletion protection
+    #[command(after_help = modify::EXAMPLES)]
+    Modify(modify::ModifyArguments),
     /// Deletes instances and what goes with them
     #[command(
         after_help = "Examples:\n  ecsctl instance delete i-1 --wait\n  ecsctl instance delete i-1 i-2 --force"
@@ -171,6 +175,7 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
         InstanceCommand::Start(arguments) => power::start(context, arguments).await,
         InstanceCommand::Stop(arguments) => power::stop(context, arguments).await,
         InstanceCommand::Reboot(arguments) => power::reboot(context, arguments).await,
+        InstanceCommand::Modify(arguments) => modify::modify(context, arguments).await,
         InstanceCommand::Delete(arguments) => power::delete(context, arguments).await,
         InstanceCommand::List(arguments) => query::list(context, arguments).await,
         InstanceCommand::Show { id } => query::show(context, &id).await,
