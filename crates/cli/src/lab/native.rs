@@ -21,7 +21,10 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Stops what the agent, which is stopped already, has left running, and removes what goes with it.
 /// Disks stay, as they do when a machine is switched off.
 pub(super) fn clear(layout: &Layout) -> Result<()> {
-    let paths = HostPaths::of(layout, Kind::Native);
+    remove(&HostPaths::of(layout, Kind::Native))
+}
+
+fn remove(paths: &HostPaths) -> Result<()> {
     stop_vmms(&paths.run)?;
     for name in names(&paths.netns)? {
         let path = paths.netns.join(name);
@@ -177,8 +180,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_clear_is_no_error() {
+    fn what_an_agent_made_goes_and_its_disks_stay() {
         let folder = tempfile::tempdir().unwrap();
-        clear(&Layout::find(Some(folder.path())).unwrap()).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let paths = HostPaths {
+            state: at("agent"),
+            run: at("run"),
+            netns: at("run/netns"),
+            cgroup: at("cgroup"),
+            first_uid: 1,
+        };
+        for made in ["agent/disks", "run/netns", "run/vmm/i-1/root", "cgroup/i-1", "cgroup/i-2"] {
+            fs::create_dir_all(at(made)).unwrap();
+        }
+        fs::write(at("run/netns/ecs-7"), "").unwrap();
+        fs::write(at("agent/disks/d-1.qcow2"), "").unwrap();
+        remove(&paths).unwrap();
+        assert_eq!(names(folder.path()).unwrap(), ["agent"]);
+        assert!(at("agent/disks/d-1.qcow2").exists());
+        // Nothing to remove is no error.
+        remove(&paths).unwrap();
     }
 }
