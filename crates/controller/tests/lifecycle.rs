@@ -156,6 +156,10 @@ async fn create_instance_ends_stopped_with_its_disk_made() {
     agent.behaviour.lock().unwrap().disk_state = disk("DiskCreateFailed");
     let failed = until_reason(&cloud, &id, "cannot be made").await;
     assert_eq!(failed.status, "Pending");
+    let creating = DescribeDisksRequest { status: "Creating".to_owned(), ..Default::default() };
+    let listed = cloud.disks().describe_disks(creating).await.unwrap().into_inner().disks;
+    assert_eq!(listed.len(), 2);
+    assert!(listed.iter().all(|disk| disk.status == "Creating"), "{listed:?}");
     agent.behaviour.lock().unwrap().disk_state = None;
     let stopped = until(&cloud, &id, "Stopped").await;
     assert_eq!(stopped.disk_ids.len(), 2);

@@ -81,7 +81,7 @@ pub struct DiskFilter {
     pub system: Option<bool>,
     pub category: String,
     /// `ready failed`; empty string: not reported yet.
-    pub reported_state: Option<String>,
+    pub reported_states: Vec<String>,
 }
 
 /// Filters of a list of interfaces.

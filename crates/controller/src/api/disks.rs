@@ -33,19 +33,19 @@ impl Api {
                 )));
             }
         };
-        let reported_state = match request.status.as_str() {
-            "" | "All" => None,
-            "In_use" => Some("ready".to_owned()),
-            "Creating" => Some(String::new()),
+        let reported_states: &[&str] = match request.status.as_str() {
+            "" | "All" => &[],
+            "In_use" => &["ready"],
+            "Creating" => &["", "failed"],
             // States that no disk of this cloud is in yet.
-            _ => Some("-".to_owned()),
+            _ => &["-"],
         };
         let filter = DiskFilter {
             disk_ids: request.disk_ids,
             instance_id: request.instance_id,
             system,
             category: request.category,
-            reported_state,
+            reported_states: reported_states.iter().map(ToString::to_string).collect(),
         };
         let listed = self.cloud.store.disks(filter, page).await.map_err(from_store)?;
         Ok(DescribeDisksResponse {

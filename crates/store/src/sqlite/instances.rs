@@ -494,8 +494,6 @@ pub(super) fn list_disks(
         Some(false) => conditions.and("position > 0", []),
         None => {}
     }
-    if let Some(state) = &filter.reported_state {
-        conditions.and("reported_state = ?", [state.clone().into()]);
-    }
+    conditions.one_of("reported_state", &filter.reported_states);
     query::list(conn, "disks", conditions, page)
 }
