@@ -32,12 +32,16 @@ impl VpcDirectory {
 
 fn view(instance: &InstanceSpec) -> InstanceView {
     let view = InstanceView::new(instance);
-    let network = catalog::instance_type(&instance.instance_type).map(|known| known.network);
-    // One figure for both ways; nothing is said of a type whose figure is not known.
-    match network.and_then(|network| network.base_kbps) {
-        Some(kbps) => view.with_bandwidth(Bandwidth { ingress_kbps: kbps, egress_kbps: kbps }),
+    match bandwidth(&instance.instance_type) {
+        Some(bandwidth) => view.with_bandwidth(bandwidth),
         None => view,
     }
+}
+
+/// What the catalog says of a type: one figure for both ways, and none for some types.
+fn bandwidth(instance_type: &str) -> Option<Bandwidth> {
+    let kbps = catalog::instance_type(instance_type)?.network.base_kbps?;
+    Some(Bandwidth { ingress_kbps: kbps, egress_kbps: kbps })
 }
 
 impl Directory for VpcDirectory {
@@ -60,12 +64,8 @@ mod tests {
     fn a_type_of_the_catalog_brings_its_bandwidth() {
         let known = catalog::instance_types().iter().find(|t| t.network.base_kbps.is_some());
         let known = known.unwrap();
-        let of = |id: &str| {
-            let spec = InstanceSpec { instance_type: id.into(), ..InstanceSpec::default() };
-            view(&spec).bandwidth().map(|b| b.egress_kbps)
-        };
-        assert_eq!(of(&known.id), known.network.base_kbps);
-        assert_eq!(of("ecs.none"), None);
+        assert_eq!(bandwidth(&known.id).map(|b| b.egress_kbps), known.network.base_kbps);
+        assert_eq!(bandwidth("ecs.none"), None);
     }
 
     #[test]

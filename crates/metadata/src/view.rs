@@ -39,7 +39,6 @@ pub struct InstanceView {
     metadata: Node,
     /// The other trees, by name.
     others: Node,
-    bandwidth: Option<Bandwidth>,
 }
 
 impl InstanceView {
@@ -61,7 +60,8 @@ impl InstanceView {
         set(&["zone-id"], &about.zone_id);
         set(&["owner-account-id"], &about.owner_account_id);
         set(&["serial-number"], &about.serial_number);
-        set(&["dns-conf", "nameservers"], &about.dns_servers.join("\n"));
+        // ECS ends these lines like that.
+        set(&["dns-conf", "nameservers"], &about.dns_servers.join("\r\n"));
         set(&["ntp-conf", "ntp-servers"], &about.ntp_servers.join("\n"));
         for (name, key) in key_names(spec) {
             set(&["public-keys", &name, "openssh-key"], key.trim());
@@ -91,7 +91,6 @@ impl InstanceView {
             user_data: Bytes::from(about.user_data),
             metadata,
             others,
-            bandwidth: None,
         }
     }
 
@@ -101,14 +100,7 @@ impl InstanceView {
         let Bandwidth { ingress_kbps, egress_kbps } = bandwidth;
         self.metadata.set(&["instance", "max-netbw-ingress"], ingress_kbps.to_string());
         self.metadata.set(&["instance", "max-netbw-egress"], egress_kbps.to_string());
-        self.bandwidth = Some(bandwidth);
         self
-    }
-
-    /// What [`InstanceView::with_bandwidth`] was given.
-    #[must_use]
-    pub fn bandwidth(&self) -> Option<Bandwidth> {
-        self.bandwidth
     }
 
     /// The instance's id.

@@ -243,7 +243,7 @@ async fn the_walk_of_old_cloud_init_finds_what_new_cloud_init_reads_at_once() {
     ] {
         assert_eq!(all[item], value, "{item}");
     }
-    assert_eq!(all["dns-conf"]["nameservers"], "100.100.2.136\n100.100.2.138");
+    assert_eq!(all["dns-conf"]["nameservers"], "100.100.2.136\r\n100.100.2.138");
     assert_eq!(all["instance"]["instance-type"], "ecs.c7.large");
     assert_eq!(all["instance"]["max-netbw-egress"], "2000");
     assert_eq!(all["disks"]["bp1cikh4di1lf7p"]["id"], "d-bp1cikh4di1lf7p");
