@@ -52,6 +52,17 @@ pub enum Error {
         /// Virtual size of the disk in bytes.
         size: u64,
     },
+    /// Looking at all of the metadata costs more than that of any honest image.
+    #[error(
+        "{what} is more than {limit}, so the tables must be damaged; convert the image with \
+         `qemu-img convert -O qcow2`"
+    )]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit with its unit.
+        limit: String,
+    },
     /// The caller's arguments contradict each other.
     #[error("invalid argument: {0}")]
     InvalidArgument(String),
@@ -77,7 +88,10 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::Invalid { .. } | Self::Corrupt { .. } | Self::SyncFailed => libc::EIO,
+            Self::Invalid { .. }
+            | Self::Corrupt { .. }
+            | Self::TooLarge { .. }
+            | Self::SyncFailed => libc::EIO,
             Self::Unsupported { .. } => libc::EOPNOTSUPP,
             Self::WrongFormat { .. } | Self::OutOfRange { .. } | Self::InvalidArgument(_) => {
                 libc::EINVAL

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::format::be32;
-use crate::format::header::Header;
-use crate::format::header::MAGIC;
+use crate::format::header::{self, Header, MAGIC};
 use crate::image::Format;
 use crate::storage::Storage;
 
@@ -33,6 +32,11 @@ pub struct Info {
     pub snapshots: u32,
     /// Names of the feature bits that are set.
     pub features: Vec<String>,
+    /// The header says that a writer was cut off before it had brought its counts up to date. Cured
+    /// when the image is opened for writing, or by [`repair`](crate::repair).
+    pub dirty: bool,
+    /// The header says that a contradiction was found: the image can only be opened read-only.
+    pub corrupt: bool,
 }
 
 /// Beginnings of formats this crate does not read.
@@ -55,7 +59,9 @@ const ARCHIVES: &[(usize, &[u8], &str)] = &[
     (257, b"ustar", "tar"),
 ];
 
-/// Tell what a file is and whether it can be used: qcow2 by its header, otherwise raw.
+/// Tell what a file is and whether it can be used: qcow2 by its header, otherwise raw. Reads the
+/// first cluster at most (64 KiB of it), so that an encrypted image or one that needs an unsupported
+/// feature is refused here; a damaged or truncated one shows in [`check`](crate::check).
 ///
 /// # Errors
 /// Says what is wrong with the file and what to do: another format, a compressed file, an empty
@@ -84,6 +90,8 @@ pub(crate) fn probe_storage(storage: &dyn Storage) -> Result<Info, Error> {
             backing_format: header.backing_format,
             refcount_bits: 1 << header.geometry.refcount_order,
             snapshots: header.snapshots,
+            dirty: header.incompatible & header::DIRTY != 0,
+            corrupt: header.incompatible & header::CORRUPT != 0,
         });
     }
     let starts = |(at, magic, _): &&(usize, &[u8], &str)| head[*at..].starts_with(magic);
@@ -120,6 +128,8 @@ fn raw_info(storage: &dyn Storage) -> Result<Info, Error> {
         refcount_bits: 0,
         snapshots: 0,
         features: Vec::new(),
+        dirty: false,
+        corrupt: false,
     })
 }
 

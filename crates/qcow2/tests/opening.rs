@@ -199,6 +199,8 @@ fn probe_tells_what_a_file_is() {
         refcount_bits: 16,
         snapshots: 0,
         features: vec![],
+        dirty: false,
+        corrupt: false,
     };
     assert_eq!(probe(&open_rw(&top)).unwrap(), expected);
     assert_eq!(probe(&open_rw(&base)).unwrap().format, Format::Raw);

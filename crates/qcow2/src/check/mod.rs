@@ -3,8 +3,9 @@
 mod references;
 mod repair;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
+use std::ops::Range;
 
 use crate::error::Error;
 use crate::format::entry::{self, COPIED, Mapping};
@@ -12,18 +13,48 @@ use crate::format::header::{Geometry, Header};
 use crate::format::{be64, refcount};
 use crate::metadata::read_table;
 use crate::storage::Storage;
-use references::References;
+use references::{CHUNK, References};
 pub use repair::repair;
 pub(crate) use repair::repair_storage;
 
 /// Findings kept in words; all are counted.
 const MAX_MESSAGES: usize = 100;
 
+/// What one check may cost at least, in bytes of tables read and clusters looked at: enough for
+/// 32 TiB of clusters of 64 KiB. More is allowed for a file that takes more space. Unit tests have
+/// no time for so much.
+const MIN_BUDGET: u64 = if cfg!(test) { 128 << 20 } else { 4 << 30 };
+
+/// What is left of it. Tables of a hostile image may be holes, or the same bytes again and again,
+/// so that a small file asks for any amount of work.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    left: u64,
+    whole: u64,
+}
+
+impl Budget {
+    fn new(file: &dyn Storage) -> Result<Self, Error> {
+        let taken = file.allocated().map_err(|e| Error::io("find the space the image takes", e))?;
+        let whole = MIN_BUDGET.saturating_add(taken.saturating_mul(16));
+        Ok(Self { left: whole, whole })
+    }
+
+    fn charge(&mut self, work: u64) -> Result<(), Error> {
+        self.left = self.left.checked_sub(work).ok_or_else(|| Error::TooLarge {
+            what: "what has to be read to check the image",
+            limit: format!("{} MiB", self.whole >> 20),
+        })?;
+        Ok(())
+    }
+}
+
 /// The outcome of [`check`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Clusters counted more often than referenced: wasted space, no danger.
+    /// Wasted space, no danger: clusters counted more often than referenced, and entries that do
+    /// not say that their cluster may be written in place. [`repair`] cures it.
     pub leaks: u64,
     /// Contradictions that can lose data.
     pub corruptions: u64,
@@ -42,6 +73,15 @@ impl CheckReport {
         self.note(message);
     }
 
+    /// A flag that says a cluster may be written in place, and whether that is so.
+    fn flag(&mut self, says: bool, is: bool, message: impl FnOnce() -> String) {
+        match (says, is) {
+            (true, false) => self.corruption(message),
+            (false, true) => self.leak(message),
+            _ => {}
+        }
+    }
+
     fn note(&mut self, message: impl FnOnce() -> String) {
         if self.messages.len() < MAX_MESSAGES {
             self.messages.push(message());
@@ -50,24 +90,37 @@ impl CheckReport {
 }
 
 /// Compare the reference counts of a qcow2 image with its references, and look at every table
-/// entry. Only reads; the image must not be in use by a writer. Takes two bytes of memory for each
-/// cluster in use.
+/// entry; an entry that points beyond the end of the file is a corruption. Only reads; the image
+/// must not be in use by a writer. Takes two bytes of memory for each cluster in use, 1 GiB at
+/// most; the work is bounded by the space the file takes.
 ///
 /// # Errors
-/// A header that cannot be used, or the host's I/O error. What is wrong with the tables is in the
-/// report.
+/// A header or a table that cannot be read at all, [`Error::TooLarge`] for tables that no honest
+/// image has, or the host's I/O error. What is wrong with single entries is in the report.
 pub fn check(file: &File) -> Result<CheckReport, Error> {
     check_storage(file)
 }
 
 pub(crate) fn check_storage(file: &dyn Storage) -> Result<CheckReport, Error> {
     let header = Header::read(file)?;
+    let mut budget = Budget::new(file)?;
     let mut report = CheckReport::default();
-    let mut references = References::collect(file, &header, &mut report)?;
-    let table = refcount_table(file, &header)?;
-    references.add_refcount_structures(&header, &table, &mut report);
-    compare(file, &header, &table, &references, &mut report)?;
+    let (references, table) = collect(file, &header, &mut budget, &mut report)?;
+    compare(file, &header, &table, &references, &mut budget, &mut report)?;
     Ok(report)
+}
+
+/// All references, those of the refcount structures included, and the refcount table.
+fn collect(
+    file: &dyn Storage,
+    header: &Header,
+    budget: &mut Budget,
+    report: &mut CheckReport,
+) -> Result<(References, Vec<u64>), Error> {
+    let mut references = References::collect(file, header, budget, report)?;
+    let table = refcount_table(file, header)?;
+    references.add_refcount_structures(header, &table, budget, report)?;
+    Ok((references, table))
 }
 
 fn refcount_table(file: &dyn Storage, header: &Header) -> Result<Vec<u64>, Error> {
@@ -75,17 +128,56 @@ fn refcount_table(file: &dyn Storage, header: &Header) -> Result<Vec<u64>, Error
     read_table(file, "refcount table", header.refcount_table_offset, (bytes / 8) as usize)
 }
 
+/// Reads one refcount block.
+fn read_block(
+    file: &dyn Storage,
+    offset: u64,
+    block: &mut [u8],
+    budget: &mut Budget,
+) -> Result<(), Error> {
+    budget.charge(block.len() as u64)?;
+    let n = file
+        .read_at(block, offset)
+        .map_err(|e| Error::io(format!("read refcount block at {offset:#x}"), e))?;
+    block[n..].fill(0);
+    Ok(())
+}
+
+/// The slots of a block worth a look. Where nothing is counted and nothing refers to, and that may
+/// be most of a block, there are none.
+fn slots(
+    block: &[u8],
+    first: u64,
+    geometry: Geometry,
+    references: &References,
+    budget: &mut Budget,
+) -> Result<Vec<Range<u64>>, Error> {
+    static ZEROES: [u8; CHUNK as usize * 8] = [0; CHUNK as usize * 8];
+    let per_block = 1u64 << geometry.refcount_block_bits();
+    let step = CHUNK.min(per_block);
+    let bytes = ((step << geometry.refcount_order) / 8) as usize;
+    let mut found = Vec::new();
+    for (piece, start) in block.chunks_exact(bytes).zip((0..per_block).step_by(step as usize)) {
+        if references.has_chunk(first + start) || *piece != ZEROES[..bytes] {
+            budget.charge(step)?;
+            found.push(start..start + step);
+        }
+    }
+    Ok(found)
+}
+
 fn compare(
     file: &dyn Storage,
     header: &Header,
     table: &[u64],
     references: &References,
+    budget: &mut Budget,
     report: &mut CheckReport,
 ) -> Result<(), Error> {
     let geometry = header.geometry;
     let per_block = 1u64 << geometry.refcount_block_bits();
     let mut block = vec![0u8; geometry.cluster_size() as usize];
-    let mut counts = Counts { geometry, blocks: Vec::new() };
+    let mut ones = Ones { geometry, chunks: BTreeMap::new() };
     for (index, offset) in table.iter().enumerate() {
         if *offset == 0 || !references.is_inside(*offset) {
             continue;
@@ -94,18 +186,14 @@ fn compare(
             report.corruption(|| format!("the refcount block at {offset:#x} is in use twice"));
             continue;
         }
-        let n = file
-            .read_at(&mut block, *offset)
-            .map_err(|e| Error::io(format!("read refcount block at {offset:#x}"), e))?;
-        block[n..].fill(0);
+        read_block(file, *offset, &mut block, budget)?;
         let first = index as u64 * per_block;
-        let mut ones = vec![0u8; (per_block as usize).div_ceil(8)];
-        for slot in 0..per_block {
+        for slot in slots(&block, first, geometry, references, budget)?.into_iter().flatten() {
             let count = refcount::get(&block, slot as usize, geometry.refcount_order);
             let cluster = first + slot;
             let found = references.count(cluster);
-            if count == 1 {
-                ones[slot as usize / 8] |= 1 << (slot % 8);
+            if count == 1 && found > 0 {
+                ones.insert(cluster);
             }
             if count > found {
                 report.leak(|| format!("cluster {cluster}: refcount {count}, references {found}"));
@@ -115,7 +203,6 @@ fn compare(
                 });
             }
         }
-        counts.blocks.push((index as u64, ones));
     }
     for cluster in references.counted() {
         let index = cluster / per_block;
@@ -125,34 +212,40 @@ fn compare(
                 .corruption(|| format!("cluster {cluster}: in use, but without a refcount block"));
         }
     }
-    check_flags(file, header, &counts, references, report)
+    check_flags(file, header, &ones, references, budget, report)
 }
 
-/// Which clusters have a count of exactly one.
-struct Counts {
+/// Which clusters in use have a count of exactly one.
+struct Ones {
     geometry: Geometry,
-    /// (table index, bitmap), ascending.
-    blocks: Vec<(u64, Vec<u8>)>,
+    chunks: BTreeMap<u64, Box<[u64; CHUNK as usize / 64]>>,
 }
 
-impl Counts {
-    fn is_one(&self, offset: u64) -> bool {
+impl Ones {
+    fn insert(&mut self, cluster: u64) {
+        let bits = self
+            .chunks
+            .entry(cluster / CHUNK)
+            .or_insert_with(|| Box::new([0; CHUNK as usize / 64]));
+        bits[(cluster % CHUNK / 64) as usize] |= 1 << (cluster % 64);
+    }
+
+    fn contains(&self, offset: u64) -> bool {
         let cluster = offset >> self.geometry.cluster_bits;
-        let bits = self.geometry.refcount_block_bits();
-        let Ok(at) = self.blocks.binary_search_by_key(&(cluster >> bits), |b| b.0) else {
-            return false;
-        };
-        let slot = (cluster & ((1 << bits) - 1)) as usize;
-        self.blocks[at].1[slot / 8] & 1 << (slot % 8) != 0
+        self.chunks
+            .get(&(cluster / CHUNK))
+            .is_some_and(|bits| bits[(cluster % CHUNK / 64) as usize] & 1 << (cluster % 64) != 0)
     }
 }
 
-/// An entry of the active tables says "writable in place" if and only if its count is one.
+/// An entry of the active tables says "writable in place" if and only if its count is one. One that
+/// does not say so only costs a copy.
 fn check_flags(
     file: &dyn Storage,
     header: &Header,
-    counts: &Counts,
+    ones: &Ones,
     references: &References,
+    budget: &mut Budget,
     report: &mut CheckReport,
 ) -> Result<(), Error> {
     let geometry = header.geometry;
@@ -162,9 +255,9 @@ fn check_flags(
         if table == 0 || !references.is_table(table) || !seen.insert(table) {
             continue;
         }
-        if counts.is_one(table) != (raw & COPIED != 0) {
-            report.corruption(|| format!("L1 entry {index}: {raw:#x} has the wrong copied flag"));
-        }
+        let wrong = || format!("L1 entry {index}: {raw:#x} has the wrong copied flag");
+        report.flag(raw & COPIED != 0, ones.contains(table), wrong);
+        budget.charge(geometry.cluster_size())?;
         let mut bytes = vec![0u8; geometry.cluster_size() as usize];
         let n = file
             .read_at(&mut bytes, table)
@@ -174,11 +267,9 @@ fn check_flags(
             let guest = (index as u64) << geometry.l2_bits() | slot as u64;
             if let Ok(Mapping::Data { host, copied } | Mapping::Zero { host: Some(host), copied }) =
                 entry::decode(raw, guest, &geometry)
-                && counts.is_one(host) != copied
             {
-                report.corruption(|| {
-                    format!("guest cluster {guest}: {raw:#x} has the wrong copied flag")
-                });
+                let wrong = || format!("guest cluster {guest}: {raw:#x} has the wrong copied flag");
+                report.flag(copied, ones.contains(host), wrong);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::CheckReport;
+use super::{Budget, CheckReport};
 use crate::error::Error;
 use crate::format::entry::{self, Mapping};
 use crate::format::header::{self, Geometry, Header};
@@ -10,7 +10,12 @@ use crate::format::{be32, be64, snapshot};
 use crate::metadata::read_table;
 use crate::storage::Storage;
 
-const CHUNK: u64 = 4096;
+/// Clusters counted together.
+pub(super) const CHUNK: u64 = 4096;
+/// Counts in memory: 1 GiB, for 32 TiB of clusters of 64 KiB.
+const MAX_CHUNKS: usize = (1 << 30) / (CHUNK as usize * 2);
+/// L2 tables, each remembered.
+const MAX_TABLES: usize = 16 << 20;
 const MAX_BITMAPS: u32 = 65535;
 const MAX_BITMAP_DIRECTORY: u64 = 64 << 20;
 
@@ -31,6 +36,7 @@ impl References {
     pub(super) fn collect(
         file: &dyn Storage,
         header: &Header,
+        budget: &mut Budget,
         report: &mut CheckReport,
     ) -> Result<Self, Error> {
         let geometry = header.geometry;
@@ -42,17 +48,18 @@ impl References {
             l1: read_table(file, "L1 table", header.l1_offset, header.l1_size as usize)?,
             tables: HashMap::new(),
         };
-        this.add(0, 1, 1, "header", report);
-        this.add(header.l1_offset, u64::from(header.l1_size) * 8, 1, "L1 table", report);
+        this.add(0, 1, 1, "header", budget, report)?;
+        let l1_bytes = u64::from(header.l1_size) * 8;
+        this.add(header.l1_offset, l1_bytes, 1, "L1 table", budget, report)?;
         let active = std::mem::take(&mut this.l1);
-        this.add_l1(&active, false, report);
+        this.add_l1(&active, false, budget, report)?;
         this.l1 = active;
-        this.add_snapshots(file, header, report)?;
-        this.add_tables(file, report)?;
+        this.add_snapshots(file, header, budget, report)?;
+        this.add_tables(file, budget, report)?;
         if header.autoclear & header::BITMAPS != 0
             && let Some(directory) = header.bitmaps
         {
-            this.add_bitmaps(file, directory, report)?;
+            this.add_bitmaps(file, directory, budget, report)?;
         }
         Ok(this)
     }
@@ -61,42 +68,54 @@ impl References {
         &mut self,
         file: &dyn Storage,
         header: &Header,
+        budget: &mut Budget,
         report: &mut CheckReport,
     ) -> Result<(), Error> {
         let table = snapshot::read(file, header.snapshot_offset, header.snapshots, &self.geometry)?;
-        self.add(header.snapshot_offset, table.bytes, 1, "snapshot table", report);
+        self.add(header.snapshot_offset, table.bytes, 1, "snapshot table", budget, report)?;
         for snapshot in &table.snapshots {
             let bytes = u64::from(snapshot.l1_size) * 8;
-            if self.count(snapshot.l1_offset >> self.geometry.cluster_bits) > 0 {
+            if self.is_any_counted(snapshot.l1_offset, bytes, budget)? {
                 let at = snapshot.l1_offset;
                 report.corruption(|| format!("a snapshot's L1 table at {at:#x} is in use twice"));
                 continue;
             }
-            self.add(snapshot.l1_offset, bytes, 1, "snapshot L1 table", report);
+            self.add(snapshot.l1_offset, bytes, 1, "snapshot L1 table", budget, report)?;
             let l1 = read_table(
                 file,
                 "snapshot L1 table",
                 snapshot.l1_offset,
                 snapshot.l1_size as usize,
             )?;
-            self.add_l1(&l1, true, report);
+            self.add_l1(&l1, true, budget, report)?;
         }
         Ok(())
     }
 
-    fn add_l1(&mut self, l1: &[u64], shared: bool, report: &mut CheckReport) {
+    fn add_l1(
+        &mut self,
+        l1: &[u64],
+        shared: bool,
+        budget: &mut Budget,
+        report: &mut CheckReport,
+    ) -> Result<(), Error> {
+        budget.charge(l1.len() as u64 * 8)?;
         for (index, raw) in l1.iter().enumerate() {
             match entry::l2_table_offset(*raw, index, &self.geometry) {
                 Ok(None) => {}
                 Ok(Some(offset)) if self.is_inside(offset) => {
+                    if self.tables.len() >= MAX_TABLES {
+                        let limit = MAX_TABLES.to_string();
+                        return Err(Error::TooLarge { what: "the number of L2 tables", limit });
+                    }
                     let uses = self.tables.entry(offset).or_insert(0);
-                    *uses += 1;
+                    *uses = uses.saturating_add(1);
                     if *uses > 1 && !shared {
                         report.corruption(|| {
                             format!("L1 entry {index}: the L2 table at {offset:#x} is in use twice")
                         });
                     }
-                    self.add(offset, self.geometry.cluster_size(), 1, "L2 table", report);
+                    self.add(offset, self.geometry.cluster_size(), 1, "L2 table", budget, report)?;
                 }
                 Ok(Some(offset)) => report.corruption(|| {
                     format!("L1 entry {index}: {offset:#x} is beyond the end of the file")
@@ -104,13 +123,20 @@ impl References {
                 Err(error) => report.corruption(|| error.to_string()),
             }
         }
+        Ok(())
     }
 
-    fn add_tables(&mut self, file: &dyn Storage, report: &mut CheckReport) -> Result<(), Error> {
+    fn add_tables(
+        &mut self,
+        file: &dyn Storage,
+        budget: &mut Budget,
+        report: &mut CheckReport,
+    ) -> Result<(), Error> {
         let tables: BTreeMap<u64, u32> = self.tables.iter().map(|t| (*t.0, *t.1)).collect();
         let size = self.geometry.cluster_size();
         let mut bytes = vec![0u8; size as usize];
         for (table, uses) in tables {
+            budget.charge(size)?;
             let n = file
                 .read_at(&mut bytes, table)
                 .map_err(|e| Error::io(format!("read L2 table at {table:#x}"), e))?;
@@ -122,11 +148,11 @@ impl References {
                 match entry::decode(raw, slot as u64, &self.geometry) {
                     Ok(Mapping::Unallocated | Mapping::Zero { host: None, .. }) => {}
                     Ok(Mapping::Data { host, .. } | Mapping::Zero { host: Some(host), .. }) => {
-                        self.add(host, size, uses, "data cluster", report);
+                        self.add(host, size, uses, "data cluster", budget, report)?;
                     }
                     Ok(Mapping::Compressed { offset, len }) => {
                         // The last sector of the file may be missing its padding.
-                        self.add(offset, len, uses, "compressed cluster", report);
+                        self.add(offset, len, uses, "compressed cluster", budget, report)?;
                     }
                     Err(error) => {
                         report.corruption(|| format!("L2 table at {table:#x}: {error}"));
@@ -141,13 +167,14 @@ impl References {
         &mut self,
         file: &dyn Storage,
         directory: header::BitmapDirectory,
+        budget: &mut Budget,
         report: &mut CheckReport,
     ) -> Result<(), Error> {
         if directory.count > MAX_BITMAPS || directory.size > MAX_BITMAP_DIRECTORY {
             report.corruption(|| "the bitmap directory is too large".into());
             return Ok(());
         }
-        self.add(directory.offset, directory.size, 1, "bitmap directory", report);
+        self.add(directory.offset, directory.size, 1, "bitmap directory", budget, report)?;
         let mut bytes = vec![0u8; directory.size as usize];
         file.read_at(&mut bytes, directory.offset)
             .map_err(|e| Error::io("read the bitmap directory", e))?;
@@ -162,16 +189,18 @@ impl References {
             let name = u32::from(u16::from_be_bytes([fixed[18], fixed[19]]));
             at += (24 + name as usize + be32(fixed, 20) as usize).next_multiple_of(8);
             if table_bytes > MAX_BITMAP_DIRECTORY
-                || self.count(table >> self.geometry.cluster_bits) > 0
+                || self.is_any_counted(table, table_bytes, budget)?
             {
                 report.corruption(|| format!("the bitmap table at {table:#x} is unusable"));
                 continue;
             }
-            self.add(table, table_bytes, 1, "bitmap table", report);
+            self.add(table, table_bytes, 1, "bitmap table", budget, report)?;
+            budget.charge(table_bytes)?;
             for raw in read_table(file, "bitmap table", table, entries as usize)? {
                 let offset = raw & entry::OFFSET_MASK;
                 if offset != 0 {
-                    self.add(offset, self.geometry.cluster_size(), 1, "bitmap data", report);
+                    let size = self.geometry.cluster_size();
+                    self.add(offset, size, 1, "bitmap data", budget, report)?;
                 }
             }
         }
@@ -183,11 +212,12 @@ impl References {
         &mut self,
         header: &Header,
         table: &[u64],
+        budget: &mut Budget,
         report: &mut CheckReport,
-    ) {
+    ) -> Result<(), Error> {
         let size = self.geometry.cluster_size();
         let bytes = u64::from(header.refcount_table_clusters) * size;
-        self.add(header.refcount_table_offset, bytes, 1, "refcount table", report);
+        self.add(header.refcount_table_offset, bytes, 1, "refcount table", budget, report)?;
         for (index, offset) in table.iter().enumerate() {
             if *offset == 0 {
                 continue;
@@ -196,8 +226,18 @@ impl References {
                 report.corruption(|| format!("refcount table entry {index} is {offset:#x}"));
                 continue;
             }
-            self.add(*offset, size, 1, "refcount block", report);
+            self.add(*offset, size, 1, "refcount block", budget, report)?;
         }
+        Ok(())
+    }
+
+    /// Has any cluster of a range a reference already?
+    fn is_any_counted(&self, offset: u64, len: u64, budget: &mut Budget) -> Result<bool, Error> {
+        let bits = self.geometry.cluster_bits;
+        let first = offset >> bits;
+        let last = offset.saturating_add(len.max(1) - 1) >> bits;
+        budget.charge(last - first + 1)?;
+        Ok((first..=last).any(|cluster| self.count(cluster) > 0))
     }
 
     /// Count `uses` references to every cluster of a range.
@@ -207,10 +247,11 @@ impl References {
         len: u64,
         uses: u32,
         what: &'static str,
+        budget: &mut Budget,
         report: &mut CheckReport,
-    ) {
+    ) -> Result<(), Error> {
         if len == 0 {
-            return;
+            return Ok(());
         }
         let bits = self.geometry.cluster_bits;
         let last = offset.saturating_add(len - 1) >> bits;
@@ -218,7 +259,12 @@ impl References {
             if cluster >= self.clusters {
                 report
                     .corruption(|| format!("{what} at {offset:#x} is beyond the end of the file"));
-                return;
+                return Ok(());
+            }
+            budget.charge(1)?;
+            if self.counts.len() >= MAX_CHUNKS && !self.counts.contains_key(&(cluster / CHUNK)) {
+                let limit = format!("{} million clusters", (MAX_CHUNKS as u64 * CHUNK) >> 20);
+                return Err(Error::TooLarge { what: "what the image refers to", limit });
             }
             let chunk = self
                 .counts
@@ -227,6 +273,12 @@ impl References {
             let slot = &mut chunk[(cluster % CHUNK) as usize];
             *slot = slot.saturating_add(u16::try_from(uses).unwrap_or(u16::MAX));
         }
+        Ok(())
+    }
+
+    /// May any cluster in the chunk of this one have references?
+    pub(super) fn has_chunk(&self, cluster: u64) -> bool {
+        self.counts.contains_key(&(cluster / CHUNK))
     }
 
     pub(super) fn is_inside(&self, offset: u64) -> bool {

@@ -3,42 +3,87 @@
 use std::fs::File;
 
 use super::references::References;
-use super::{CheckReport, check_storage};
+use super::{Budget, CheckReport, check_storage, collect, read_block, slots};
 use crate::error::Error;
 use crate::format::entry::{self, COPIED, Mapping};
 use crate::format::header::{DIRTY, Header, MAX_REFCOUNT_TABLE_BYTES};
 use crate::format::{be64, refcount};
 use crate::storage::Storage;
 
-/// Rebuild the reference counts of a qcow2 image where they do not match its references, and
-/// clear its dirty bit: the cure for leaks after a crash and for images written with lazy
-/// refcounts. The image must not be in use. A consistent image is left alone.
+/// Put the reference counts of a qcow2 image right: the cure for leaks after a process that wrote
+/// the image was killed, and for images written with lazy refcounts. Returns what was found, as
+/// [`check`](super::check) tells it; a consistent image is left alone. The file must be open for
+/// reading and writing, and not in use.
+///
+/// Leaks alone are cured where they are: counts are lowered, the file does not grow. Counts that
+/// are too low make it write new ones behind everything else. Whoever wants to look at corruptions
+/// before anything is changed calls `check` first.
+///
+/// A process killed at any moment of it leaves an image with the same content and no new
+/// corruption; calling it again goes on. Costs as much as two checks.
 ///
 /// # Errors
 /// Damage to the tables that counting cannot cure, a header that cannot be used, or the host's I/O
 /// error. Nothing the image refers to is changed in any case.
-pub fn repair(file: &File) -> Result<(), Error> {
+pub fn repair(file: &File) -> Result<CheckReport, Error> {
     repair_storage(file)
 }
 
-pub(crate) fn repair_storage(file: &dyn Storage) -> Result<(), Error> {
+pub(crate) fn repair_storage(file: &dyn Storage) -> Result<CheckReport, Error> {
     let header = Header::read(file)?;
     let before = check_storage(file)?;
-    if before.leaks + before.corruptions > 0 {
+    if before.corruptions > 0 {
         rebuild(file, &header)?;
+    } else if before.leaks > 0 {
+        release_leaks(file, &header)?;
     }
     if header.incompatible & DIRTY != 0 {
         write(file, "the header", &(header.incompatible & !DIRTY).to_be_bytes(), 72)?;
         sync(file)?;
     }
-    Ok(())
+    Ok(before)
+}
+
+/// Lower the counts that are too high, then set the flags that this makes true. At every point in
+/// between each count is at least the number of references.
+fn release_leaks(file: &dyn Storage, header: &Header) -> Result<(), Error> {
+    let geometry = header.geometry;
+    let order = geometry.refcount_order;
+    let mut budget = Budget::new(file)?;
+    let mut report = CheckReport::default();
+    let (references, table) = collect(file, header, &mut budget, &mut report)?;
+    if report.corruptions > 0 {
+        return Err(Error::corrupt(report.messages.swap_remove(0)));
+    }
+    let mut block = vec![0u8; geometry.cluster_size() as usize];
+    for (index, offset) in table.iter().enumerate().filter(|(_, offset)| **offset != 0) {
+        read_block(file, *offset, &mut block, &mut budget)?;
+        let first = (index as u64) << geometry.refcount_block_bits();
+        let mut changed = false;
+        let worth = slots(&block, first, geometry, &references, &mut budget)?;
+        for slot in worth.into_iter().flatten() {
+            let found = references.count(first + slot);
+            // A count of that many may stand for more.
+            let is_known = found < u64::from(u16::MAX);
+            if is_known && refcount::get(&block, slot as usize, order) > found {
+                refcount::set(&mut block, slot as usize, order, found);
+                changed = true;
+            }
+        }
+        if changed {
+            write(file, "refcount block", &block, *offset)?;
+        }
+    }
+    sync(file)?;
+    fix_flags(file, header, &references)
 }
 
 /// Write new refcount structures behind everything in use, switch the header over, then make the
 /// flags in the tables agree. Interrupted at any point, it can be run again.
 fn rebuild(file: &dyn Storage, header: &Header) -> Result<(), Error> {
     let mut report = CheckReport::default();
-    let references = References::collect(file, header, &mut report)?;
+    let mut budget = Budget::new(file)?;
+    let references = References::collect(file, header, &mut budget, &mut report)?;
     if report.corruptions > 0 {
         return Err(Error::corrupt(report.messages.swap_remove(0)));
     }
@@ -53,6 +98,7 @@ fn rebuild(file: &dyn Storage, header: &Header) -> Result<(), Error> {
     if table_clusters * size > MAX_REFCOUNT_TABLE_BYTES.max(size) {
         return Err(Error::corrupt("the file is too large for a refcount table"));
     }
+    budget.charge(blocks.saturating_mul(size))?;
     let mut table = vec![0u8; (table_clusters * size) as usize];
     let mut bytes = vec![0u8; size as usize];
     for block in 0..blocks {

@@ -8,6 +8,8 @@ use crate::storage::Storage;
 /// QEMU's own limits, so that what it can write can be read.
 const MAX_SNAPSHOTS: u32 = 65536;
 const MAX_TABLE: u64 = 64 << 20;
+/// All their L1 tables together; each is read.
+const MAX_L1_BYTES: u64 = 1 << 30;
 
 /// Where one snapshot keeps its L1 table.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,7 @@ pub(crate) fn read(
     }
     let mut snapshots = Vec::new();
     let mut at = 0u64;
+    let mut l1_bytes = 0u64;
     for index in 0..count {
         let mut fixed = [0u8; 40];
         let n = file
@@ -66,6 +69,13 @@ pub(crate) fn read(
                     snapshot.l1_size, snapshot.l1_offset
                 ),
             ));
+        }
+        l1_bytes += u64::from(snapshot.l1_size) * 8;
+        if l1_bytes > MAX_L1_BYTES {
+            return Err(Error::TooLarge {
+                what: "the size of the snapshots' L1 tables",
+                limit: format!("{} MiB", MAX_L1_BYTES >> 20),
+            });
         }
         snapshots.push(snapshot);
         let id_len = u64::from(u16::from_be_bytes([fixed[12], fixed[13]]));

@@ -70,7 +70,7 @@ pub enum Op {
 /// writer at a time: the caller sees to that.
 ///
 /// Dropping the last reference flushes. A process killed before that leaves at worst clusters that
-/// are counted but unused.
+/// are counted but unused; [`repair`](crate::repair) gives those back.
 pub struct Image {
     pub(crate) layers: Vec<LayerState>,
     pub(crate) locks: RangeLocks,

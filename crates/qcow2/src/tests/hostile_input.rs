@@ -1,5 +1,7 @@
 //! Mutations of valid images: every entry point answers, quickly and without a panic.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -7,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::medium::{Medium, image_bytes, open, pattern};
-use crate::{CreateOptions, fuzz};
+use crate::{CreateOptions, Error, check, fuzz, probe, repair};
 
 fn qemu_img(args: &[&str]) {
     let done =
@@ -111,4 +113,89 @@ fn random_bytes_are_not_a_cluster() {
     for seed in 0..2000 {
         fuzz::compressed_cluster(&pattern(seed, 1 + seed as usize % 600));
     }
+}
+
+/// A sparse file whose header says what `change` makes of it.
+fn sparse(options: &CreateOptions, len: u64, change: impl Fn(&mut [u8])) -> File {
+    let mut bytes = image_bytes(options);
+    change(&mut bytes);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    file.set_len(len).unwrap();
+    file
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    bytes[at..at + value.len()].copy_from_slice(value);
+}
+
+/// Small files that ask for terabytes of work.
+#[test]
+fn a_check_costs_no_more_than_the_file_is_worth() {
+    let start = Instant::now();
+    let options = CreateOptions { virtual_size: 1 << 20, cluster_bits: 12, ..Default::default() };
+    // Snapshots by the thousands, with the same L1 table of 32 MiB or each with its own.
+    for step in [4096, 32 << 20] {
+        let file = sparse(&options, 1 << 41, |bytes| {
+            put(bytes, 60, &65536u32.to_be_bytes());
+            put(bytes, 64, &(1u64 << 22).to_be_bytes());
+        });
+        let mut table = vec![0u8; 65536 * 40];
+        for (index, entry) in table.chunks_exact_mut(40).enumerate() {
+            put(entry, 0, &((1u64 << 30) + index as u64 * step).to_be_bytes());
+            put(entry, 8, &(4u32 << 20).to_be_bytes());
+        }
+        file.write_all_at(&table, 1 << 22).unwrap();
+        assert!(matches!(check(&file), Err(Error::TooLarge { .. })), "step {step}");
+        assert!(matches!(repair(&file), Err(Error::TooLarge { .. })));
+    }
+    // Fewer, which overlap behind their first cluster.
+    let file = sparse(&options, 1 << 41, |bytes| {
+        put(bytes, 60, &30u32.to_be_bytes());
+        put(bytes, 64, &(1u64 << 22).to_be_bytes());
+    });
+    let mut table = vec![0u8; 30 * 40];
+    for (index, entry) in table.chunks_exact_mut(40).enumerate() {
+        put(entry, 0, &((1u64 << 31) - index as u64 * 4096).to_be_bytes());
+        put(entry, 8, &(1u32 << 20).to_be_bytes());
+    }
+    file.write_all_at(&table, 1 << 22).unwrap();
+    let report = check(&file).unwrap();
+    assert!(report.messages.iter().any(|m| m.contains("in use twice")), "{report:?}");
+
+    // One-bit counts in clusters of 2 MiB: 16 million to a block, and a quarter million blocks.
+    let options = CreateOptions {
+        virtual_size: 1 << 20,
+        cluster_bits: 21,
+        refcount_bits: 1,
+        ..Default::default()
+    };
+    let file = sparse(&options, 1 << 40, |_| ());
+    let header = crate::format::header::Header::read(&file).unwrap();
+    let table: Vec<u8> = (0..262_144u64).flat_map(|i| ((i + 8) << 21).to_be_bytes()).collect();
+    file.write_all_at(&table, header.refcount_table_offset).unwrap();
+    assert!(matches!(check(&file), Err(Error::TooLarge { .. })));
+    assert!(start.elapsed() < Duration::from_secs(60), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_truncated_image_is_told_as_one() {
+    let options = CreateOptions { virtual_size: 1 << 20, cluster_bits: 12, ..Default::default() };
+    let medium = Medium::new(image_bytes(&options));
+    let image = open(&medium, None, false);
+    image.write_at(&pattern(1, 1 << 20), 0).unwrap();
+    drop(image);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&medium.bytes(), 0).unwrap();
+    assert_eq!(check(&file).unwrap().corruptions, 0);
+    file.set_len(600_000).unwrap();
+    let report = check(&file).unwrap();
+    assert!(report.corruptions > 50, "{report:?}");
+    assert!(report.messages[0].contains("beyond the end of the file"), "{report:?}");
+    assert!(matches!(repair(&file), Err(Error::Corrupt { .. })));
+    let info = probe(&file).unwrap();
+    assert!(!info.corrupt && !info.dirty);
+    file.write_all_at(&3u64.to_be_bytes(), 72).unwrap();
+    let info = probe(&file).unwrap();
+    assert!(info.corrupt && info.dirty);
 }

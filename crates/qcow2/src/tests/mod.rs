@@ -5,4 +5,5 @@ mod failing_medium;
 mod hostile_input;
 mod medium;
 mod queues;
+mod repairing;
 mod waiting;
