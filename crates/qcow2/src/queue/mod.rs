@@ -188,7 +188,11 @@ impl IoQueue {
                 unsafe { ring.push(&self.image, transfer, at, index) };
             }
         }
-        ring.submit()
+        if !ring.submit()? {
+            // Nothing else would wake the caller.
+            self.mailbox.signal();
+        }
+        Ok(())
     }
 
     /// A host call of a transfer ended.
@@ -247,6 +251,21 @@ impl IoQueue {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl IoQueue {
+    /// Let so many submissions fail as if the host were short of memory.
+    pub(crate) fn set_busy(&mut self, times: u32) {
+        if let Some(ring) = &mut self.ring {
+            ring.busy = times;
+        }
+    }
+
+    /// Try what the ring does not allow; the host's answer.
+    pub(crate) fn try_forbidden(&mut self) -> Option<i64> {
+        self.ring.as_mut().map(Ring::try_forbidden)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 
 use crate::error::Error;
@@ -17,6 +18,9 @@ pub(super) struct Ring {
     waiting: VecDeque<(usize, usize)>,
     in_ring: usize,
     entries: usize,
+    /// Submissions that tests let fail.
+    #[cfg(test)]
+    pub(super) busy: u32,
 }
 
 impl fmt::Debug for Ring {
@@ -28,13 +32,38 @@ impl fmt::Debug for Ring {
     }
 }
 
+fn open(entries: u32, event: BorrowedFd<'_>) -> io::Result<IoUring> {
+    let ring = IoUring::new(entries)?;
+    ring.submitter().register_eventfd(event.as_raw_fd())?;
+    Ok(ring)
+}
+
+/// A ring that can do nothing but what [`Ring::push`] asks for, so that whoever takes this process
+/// over has no way around its system call filter. Needs Linux 5.10.
+fn restricted(entries: u32, event: BorrowedFd<'_>) -> io::Result<IoUring> {
+    let ring = IoUring::builder().setup_r_disabled().build(entries)?;
+    let submitter = ring.submitter();
+    submitter.register_eventfd(event.as_raw_fd())?;
+    let mut allowed =
+        [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Fsync::CODE].map(Restriction::sqe_op);
+    submitter.register_restrictions(&mut allowed)?;
+    submitter.register_enable_rings()?;
+    Ok(ring)
+}
+
 impl Ring {
     /// None when the host has no io_uring or does not let this process use it.
     pub(super) fn new(depth: u32, event: BorrowedFd<'_>) -> Option<Self> {
         let entries = depth.clamp(2, 1024).next_power_of_two();
-        let ring = IoUring::new(entries).ok()?;
-        ring.submitter().register_eventfd(event.as_raw_fd()).ok()?;
-        Some(Self { ring, waiting: VecDeque::new(), in_ring: 0, entries: entries as usize })
+        let ring = restricted(entries, event).or_else(|_| open(entries, event)).ok()?;
+        Some(Self {
+            ring,
+            waiting: VecDeque::new(),
+            in_ring: 0,
+            entries: entries as usize,
+            #[cfg(test)]
+            busy: 0,
+        })
     }
 
     /// Line a transfer up.
@@ -83,17 +112,30 @@ impl Ring {
         }
     }
 
-    pub(super) fn submit(&mut self) -> Result<(), Error> {
+    /// Hand the entries to the host. False when it takes none now and nothing is under way whose
+    /// end would be a reason to try again.
+    pub(super) fn submit(&mut self) -> Result<bool, Error> {
         while !self.ring.submission().is_empty() {
-            match self.ring.submit() {
+            match self.enter() {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 // The host is short of memory or completions wait: the next call tries again.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => break,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    return Ok(self.in_ring > self.ring.submission().len());
+                }
                 Err(e) => return Err(Error::io("submit to io_uring", e)),
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn enter(&mut self) -> io::Result<usize> {
+        #[cfg(test)]
+        if self.busy > 0 {
+            self.busy -= 1;
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        }
+        self.ring.submit()
     }
 
     /// The next ended transfer: slot, index, result.
@@ -102,5 +144,14 @@ impl Ring {
         self.in_ring -= 1;
         let data = entry.user_data();
         Some(((data >> 32) as usize, (data & 0xffff_ffff) as usize, i64::from(entry.result())))
+    }
+
+    #[cfg(test)]
+    pub(super) fn try_forbidden(&mut self) -> i64 {
+        let entry = opcode::Nop::new().build();
+        // SAFETY: the operation has no memory.
+        unsafe { self.ring.submission().push(&entry) }.unwrap();
+        self.ring.submit_and_wait(1).unwrap();
+        self.ring.completion().next().unwrap().result().into()
     }
 }

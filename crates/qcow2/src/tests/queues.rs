@@ -173,3 +173,40 @@ fn a_queue_may_move_to_its_thread_and_an_image_be_shared() {
     is_send::<Arc<Image>>();
     is_sync::<Image>();
 }
+
+fn small_image() -> Arc<Image> {
+    let file = tempfile::tempfile().unwrap();
+    crate::create(&file, &CreateOptions { virtual_size: 1 << 20, ..Default::default() }).unwrap();
+    let layers = vec![Layer { file, format: Format::Qcow2 }];
+    Image::open(layers, OpenOptions::default()).unwrap()
+}
+
+#[test]
+fn a_host_that_takes_nothing_for_a_while_is_asked_again() {
+    let image = small_image();
+    let mut queue = image.io_queue(4).unwrap();
+    let mut buffer = vec![7u8; 4096];
+    image.write_at(&buffer, 0).unwrap();
+    queue.set_busy(3);
+    let iovecs = vec![libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }];
+    // SAFETY: the buffer lives until the completion has been popped.
+    unsafe { queue.push(Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag: 1 }) }.unwrap();
+    queue.submit().unwrap();
+    loop {
+        wait(&queue);
+        if let Some(done) = queue.pop() {
+            done.result.unwrap();
+            break;
+        }
+    }
+    assert_eq!(buffer, [7; 4096]);
+}
+
+#[test]
+fn a_ring_does_nothing_but_disk_operations() {
+    let mut queue = small_image().io_queue(4).unwrap();
+    match queue.try_forbidden() {
+        Some(answer) => assert_eq!(answer, -i64::from(libc::EACCES)),
+        None => eprintln!("this host has no io_uring: plain calls are used"),
+    }
+}
