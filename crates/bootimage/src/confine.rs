@@ -2,11 +2,13 @@
 //!
 //! From the outside in: namespaces of its own and an empty root directory (as root), another user
 //! and no capabilities, no descriptor but the ones it needs, no new privileges, resource limits,
-//! no filesystem and no network (Landlock), a wall-clock alarm, and a short list of system calls.
+//! no filesystem and no network (Landlock), a wall-clock alarm, and a short list of system calls. It
+//! ends with the process that started it.
 
 mod identity;
 mod landlock;
 mod namespaces;
+mod parent;
 mod resources;
 mod seccomp;
 mod signals;
@@ -28,6 +30,12 @@ pub struct Confinement {
     pub time: Duration,
     /// Descriptors that stay open, next to standard input, output and error.
     pub keep: Vec<RawFd>,
+    /// Bytes of the largest file it may write.
+    pub file_bytes: u64,
+    /// Fail where the host lacks a part of the jail, instead of going on without it.
+    pub required: bool,
+    /// The process to end with; the parent by default.
+    pub parent: Option<libc::pid_t>,
 }
 
 /// `nobody` and `nogroup` of Debian.
@@ -47,27 +55,44 @@ pub struct Report {
 }
 
 /// Enters the jail; there is no way back. What the host's kernel lacks is left out and reported,
-/// but never the limits, the alarm and the system call filter.
+/// unless all is required; never left out are the limits, the alarm and the system call filter.
 ///
 /// Errors from here on, by signals or panics, are one JSON line on standard output and exit code 1.
 ///
 /// # Errors
 /// [`Error::Confinement`] with the step that failed.
 pub fn enter(confinement: &Confinement) -> Result<Report, Error> {
+    let parent = confinement.parent.unwrap_or_else(parent::current);
+    parent::die_with(parent)?;
     signals::report(confinement.time)?;
     let root = identity::is_root();
     let namespaces = if root { namespaces::enter()? } else { false };
+    require(confinement, "namespaces", namespaces, "they need root with CAP_SYS_ADMIN")?;
     resources::close_others(&confinement.keep)?;
     if root {
         identity::become_user(confinement.uid, confinement.gid)?;
+        parent::die_with(parent)?;
     }
     identity::give_up_privileges()?;
-    resources::limit(confinement.time)?;
+    resources::limit(confinement.time, confinement.file_bytes)?;
     let landlock = landlock::deny_all()?;
+    require(confinement, "landlock", landlock, "it needs Linux 5.13 with lsm=landlock")?;
     let uid = identity::uid();
     signals::alarm(confinement.time);
     seccomp::filter()?;
     Ok(Report { namespaces, landlock, system_calls: true, uid })
+}
+
+fn require(
+    confinement: &Confinement,
+    step: &'static str,
+    done: bool,
+    needs: &'static str,
+) -> Result<(), Error> {
+    if confinement.required && !done {
+        return Err(Error::Confinement { step, source: io::Error::other(needs) });
+    }
+    Ok(())
 }
 
 /// Turns the answer of a system call into an error with its step.

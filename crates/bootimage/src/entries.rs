@@ -8,6 +8,7 @@ mod version;
 use crate::error::Error;
 use crate::filesystems::{FileSystem, Stat, read_text};
 use crate::partitions::{Partition, Table};
+use crate::source::Extent;
 
 /// A partition with a filesystem that can be read.
 pub(crate) struct Volume {
@@ -36,7 +37,8 @@ pub(crate) struct Entry {
 /// The volumes of a disk.
 pub(crate) struct Volumes {
     pub(crate) list: Vec<Volume>,
-    pub(crate) config_bytes: u64,
+    /// The disk they are on, whose limits hold for all of them.
+    pub(crate) disk: Extent,
 }
 
 impl Volumes {
@@ -53,7 +55,10 @@ impl Volumes {
 
     pub(crate) fn text(&self, at: &Location) -> Result<Option<String>, Error> {
         match self.list.get(at.volume) {
-            Some(volume) => read_text(volume.filesystem.as_ref(), &at.path, self.config_bytes),
+            Some(volume) => {
+                let limit = self.disk.limits().config_bytes;
+                read_text(volume.filesystem.as_ref(), &at.path, limit)
+            }
             None => Ok(None),
         }
     }

@@ -75,7 +75,7 @@ struct Chosen {
 impl Search {
     fn open(disk: &Extent) -> Result<Search, Error> {
         let mut search = Search {
-            volumes: Volumes { list: Vec::new(), config_bytes: disk.limits().config_bytes },
+            volumes: Volumes { list: Vec::new(), disk: disk.clone() },
             unsupported: Vec::new(),
             unknown: 0,
             first: None,
@@ -295,8 +295,8 @@ fn too_large(what: &str, size: u64, limit: u64) -> Result<(), Error> {
     }
     Err(Error::TooLarge {
         what: format!("{what} with {size} bytes"),
-        limit: format!("{} MiB", limit >> 20),
-        remedy: "use a smaller one, e.g. an initrd with MODULES=dep",
+        limit: format!("{limit} bytes ({:.1} MiB)", limit as f64 / f64::from(1 << 20)),
+        remedy: "use a smaller one, e.g. an initrd with MODULES=dep, or an instance type with more memory",
     })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::entries::{Location, Volumes, grub};
 use crate::limits::Limits;
+use crate::source::Extent;
 
 fn limits() -> Limits {
     Limits {
@@ -25,7 +26,26 @@ pub fn disk(bytes: &[u8]) {
 
 /// A GRUB configuration, on a disk without files.
 pub fn grub_configuration(bytes: &[u8]) {
-    let volumes = Volumes { list: Vec::new(), config_bytes: limits().config_bytes };
+    let disk = Extent::whole(Box::new(Vec::new()), limits());
+    let volumes = Volumes { list: Vec::new(), disk };
     let at = Location { volume: 0, path: "/boot/grub/grub.cfg".to_owned() };
     let _ = grub::entries_of_text(&volumes, &at, &String::from_utf8_lossy(bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_bytes_are_survived() {
+        let text = include_bytes!("../tests/configurations/debian.cfg");
+        let mut bytes = text.to_vec();
+        for at in (0..bytes.len()).step_by(7) {
+            bytes[at] ^= 1 << (at % 8);
+            grub_configuration(&bytes[..at]);
+            grub_configuration(&bytes);
+        }
+        disk(&bytes);
+        disk(&[0; 4096]);
+    }
 }

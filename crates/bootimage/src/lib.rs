@@ -12,7 +12,7 @@ mod entries;
 mod error;
 mod filesystems;
 mod find;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod kernel;
 mod limits;

@@ -33,6 +33,8 @@ enum Command {
         #[arg(required = true)]
         layers: Vec<LayerArgument>,
         #[command(flatten)]
+        sizes: Sizes,
+        #[command(flatten)]
         jail: Jail,
     },
     /// Enters the jail and shows what is in effect; with an attempt, tries that inside.
@@ -75,7 +77,19 @@ struct Extract {
     #[arg(long, value_name = "FD")]
     initrd_out: Option<RawFd>,
     #[command(flatten)]
+    sizes: Sizes,
+    #[command(flatten)]
     jail: Jail,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Sizes {
+    /// Largest kernel to take.
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().kernel_bytes)]
+    kernel_limit: u64,
+    /// Largest initrd to take; of several all together.
+    #[arg(long, value_name = "BYTES", default_value_t = Limits::default().initrd_bytes)]
+    initrd_limit: u64,
 }
 
 #[derive(Debug, Args)]
@@ -89,6 +103,15 @@ struct Jail {
     /// Wall time after which to give up.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=600))]
     timeout_seconds: u32,
+    /// Fail where namespaces or Landlock are not to be had, instead of going on without.
+    #[arg(long)]
+    require_jail: bool,
+    /// The process that started this one, and to end with; one that is gone is an error.
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<libc::pid_t>,
+    /// Whose disk it is. Only for whoever looks for this process in /proc.
+    #[arg(long, value_name = "ID", hide = true)]
+    instance: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,11 +150,13 @@ impl FromStr for LayerArgument {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let answer = match cli.command {
-        Some(Command::Inspect { layers, jail }) => extract(&layers, None, None, &jail),
+        Some(Command::Inspect { layers, sizes, jail }) => {
+            extract(&layers, None, None, sizes, &jail)
+        }
         Some(Command::Confinement { attempt, jail }) => try_confinement(attempt, &jail),
         None => {
-            let Extract { layers, kernel_out, initrd_out, jail } = cli.extract;
-            extract(&layers, kernel_out, initrd_out, &jail)
+            let Extract { layers, kernel_out, initrd_out, sizes, jail } = cli.extract;
+            extract(&layers, kernel_out, initrd_out, sizes, &jail)
         }
     };
     let (line, code) = match answer {
@@ -151,6 +176,7 @@ fn extract(
     layers: &[LayerArgument],
     kernel_out: Option<RawFd>,
     initrd_out: Option<RawFd>,
+    sizes: Sizes,
     jail: &Jail,
 ) -> Result<serde_json::Value, Error> {
     if layers.is_empty() {
@@ -168,10 +194,15 @@ fn extract(
     let initrd_out = initrd_out.map(inherited).transpose()?;
 
     let keep = open.iter().map(|layer| &layer.file).chain(&kernel_out).chain(&initrd_out);
-    confine::enter(&confinement(jail, keep.map(AsRawFd::as_raw_fd).collect()))?;
-
-    let time = Duration::from_secs(jail.timeout_seconds.into());
-    let found = bootimage::find(source(open)?, Limits { time, ..Limits::default() })?;
+    let limits = Limits {
+        time: Duration::from_secs(jail.timeout_seconds.into()),
+        kernel_bytes: sizes.kernel_limit,
+        initrd_bytes: sizes.initrd_limit,
+        ..Limits::default()
+    };
+    let report =
+        confine::enter(&confinement(jail, keep.map(AsRawFd::as_raw_fd).collect(), &limits))?;
+    let found = bootimage::find(source(open)?, limits)?;
     let kernel_bytes = match kernel_out {
         Some(mut out) => found.write_kernel(&mut out)?,
         None => found.kernel_size(),
@@ -180,7 +211,10 @@ fn extract(
         Some(mut out) => found.write_initrd(&mut out)?,
         None => found.initrd_size(),
     };
-    Ok(describe(&found, kernel_bytes, initrd_bytes))
+    let mut answer = describe(&found, kernel_bytes, initrd_bytes);
+    answer["jail"] = json!(report);
+    answer["instance"] = json!(jail.instance);
+    Ok(answer)
 }
 
 fn describe(found: &BootFiles, kernel_bytes: u64, initrd_bytes: u64) -> serde_json::Value {
@@ -204,9 +238,16 @@ fn describe(found: &BootFiles, kernel_bytes: u64, initrd_bytes: u64) -> serde_js
     })
 }
 
-fn confinement(jail: &Jail, keep: Vec<RawFd>) -> Confinement {
-    let time = Duration::from_secs(jail.timeout_seconds.into());
-    Confinement { uid: jail.uid, gid: jail.gid, time, keep }
+fn confinement(jail: &Jail, keep: Vec<RawFd>, limits: &Limits) -> Confinement {
+    Confinement {
+        uid: jail.uid,
+        gid: jail.gid,
+        time: Duration::from_secs(jail.timeout_seconds.into()),
+        keep,
+        file_bytes: limits.kernel_bytes.max(limits.initrd_bytes),
+        required: jail.require_jail,
+        parent: jail.parent,
+    }
 }
 
 /// Takes over a descriptor of the parent process.
@@ -241,7 +282,7 @@ fn host(what: &str, source: io::Error) -> Error {
 
 /// Shows that the jail holds on this host.
 fn try_confinement(attempt: Option<Attempt>, jail: &Jail) -> Result<serde_json::Value, Error> {
-    let report = confine::enter(&confinement(jail, Vec::new()))?;
+    let report = confine::enter(&confinement(jail, Vec::new(), &Limits::default()))?;
     let done = match attempt {
         None => return Ok(json!(report)),
         Some(Attempt::Open) => File::open("/etc/passwd").map(|_| ()),

@@ -228,6 +228,11 @@ fn scripts_that_try_to_be_expensive() {
             "many initrds",
             format!("menuentry a {{\n linux /sbin/init\n initrd {}\n}}", "/a ".repeat(9_000)),
         ),
+        (
+            "a long value any number of times",
+            format!("set a={}\necho {}", "a".repeat(8000), "\"$a\" ".repeat(200_000)),
+        ),
+        ("entry files again and again", "blscfg\n".repeat(90_000)),
         ("closing words only", "fi done } else then ".repeat(9_000)),
         ("not text", String::from_utf8_lossy(&initrd(3)).into_owned()),
     ];

@@ -113,6 +113,83 @@ fn the_jail_is_complete() {
 }
 
 #[test]
+fn a_required_jail_is_whole_or_an_error() {
+    let report = line(&program().args(["confinement"]).output().expect("run"));
+    let whole = report["namespaces"] == true && report["landlock"] == true;
+    let output = program().args(["confinement", "--require-jail"]).output().expect("run");
+    assert_eq!(output.status.success(), whole, "{report} {output:?}");
+    if !whole {
+        let missing = if report["namespaces"] == true { "landlock" } else { "namespaces" };
+        let line = line(&output);
+        assert_eq!(line["code"], "ImageBootFailed.Confinement");
+        assert!(line["message"].as_str().expect("text").contains(missing), "{line}");
+    }
+    // SAFETY: has no arguments and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        assert!(!whole, "namespaces without root");
+    }
+}
+
+#[test]
+fn it_ends_with_the_process_that_started_it() {
+    // The shell says the child's number and waits; the child is in its jail once it is filtered.
+    let mut shell = Command::new("sh")
+        .args([
+            "-c",
+            "\"$0\" confinement loop --timeout-seconds 60 --instance i-1 & echo $!; read x",
+        ])
+        .arg(env!("CARGO_BIN_EXE_ecs-bootimage"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("sh");
+    let mut number = String::new();
+    let mut said = std::io::BufReader::new(shell.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut said, &mut number).expect("a number");
+    let child = std::path::PathBuf::from(format!("/proc/{}", number.trim()));
+    let started = Instant::now();
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        while !done() {
+            assert!(started.elapsed() < Duration::from_secs(30), "not {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let status = || std::fs::read_to_string(child.join("status")).unwrap_or_default();
+    wait("in its jail", &|| status().contains("Seccomp:\t2"));
+    // The mark by which the agent finds what it left behind.
+    let arguments = std::fs::read(child.join("cmdline")).expect("cmdline");
+    assert!(String::from_utf8_lossy(&arguments).contains("--instance\0i-1\0"));
+    shell.kill().expect("kill");
+    shell.wait().expect("wait");
+    wait("gone", &|| !child.exists() || status().contains("State:\tZ"));
+
+    let output = program().args(["confinement", "--parent", "1"]).output().expect("run");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(line(&output)["code"], "ImageBootFailed.Confinement");
+}
+
+#[test]
+fn sizes_are_limited_as_asked() {
+    let disk = inherited(&debian_disk());
+    let layer = format!("{}:raw", disk.as_raw_fd());
+    for (flag, limit, what) in
+        [("--kernel-limit", "39999", "the kernel"), ("--initrd-limit", "100000", "the initrd")]
+    {
+        let output = program().args(["--layer", &layer, flag, limit]).output().expect("run");
+        assert_eq!(output.status.code(), Some(1), "{flag}");
+        let line = line(&output);
+        assert_eq!(line["code"], "ImageBootFailed.TooLarge", "{flag}");
+        assert!(line["message"].as_str().expect("text").contains(what), "{line}");
+    }
+    let output = program()
+        .args(["--layer", &layer, "--kernel-limit", "40000", "--initrd-limit", "100001"])
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(line(&output)["jail"]["system_calls"], true);
+}
+
+#[test]
 fn nothing_gets_out_of_the_jail() {
     for attempt in ["open", "socket", "execute", "memory"] {
         let output = program().args(["confinement", attempt]).output().expect("run");

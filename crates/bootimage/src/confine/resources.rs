@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::check;
 use crate::error::Error;
-use crate::limits::Limits;
 
 /// Memory of the whole process, code included.
 const ADDRESS_SPACE: u64 = 512 << 20;
@@ -29,13 +28,12 @@ pub(super) fn close_others(keep: &[RawFd]) -> Result<(), Error> {
 }
 
 /// Memory, processor time, size of files, no new descriptors, no new processes, no core dump.
-pub(super) fn limit(time: Duration) -> Result<(), Error> {
-    let limits = Limits::default();
+pub(super) fn limit(time: Duration, file_bytes: u64) -> Result<(), Error> {
     let seconds = time.as_secs().saturating_add(1);
     for (resource, value) in [
         (libc::RLIMIT_AS, ADDRESS_SPACE),
         (libc::RLIMIT_CPU, seconds),
-        (libc::RLIMIT_FSIZE, limits.initrd_bytes.max(limits.kernel_bytes)),
+        (libc::RLIMIT_FSIZE, file_bytes),
         (libc::RLIMIT_NPROC, 0),
         (libc::RLIMIT_CORE, 0),
         (libc::RLIMIT_MEMLOCK, 0),

@@ -47,7 +47,7 @@ pub(crate) fn entries(volumes: &Volumes, config: &Location) -> Result<Vec<Entry>
 }
 
 /// The entries of a configuration that is not on a disk, whose files need not exist.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn entries_of_text(
     volumes: &Volumes,
     config: &Location,

@@ -12,6 +12,13 @@ use crate::filesystems::Stat;
 /// Statements run, all in all.
 const STEPS: u32 = 100_000;
 
+/// Bytes of expanded words that count as one statement, and what a word costs besides its text.
+const STEP_BYTES: usize = 256;
+const WORD_COST: usize = 64;
+
+/// Text parsed, all in all; a parsed script takes many times the memory of its text.
+const TEXT_BYTES: u32 = 2 << 20;
+
 /// Nested calls and configuration files.
 const DEPTH: u32 = 32;
 
@@ -50,6 +57,7 @@ pub(super) struct Machine<'a> {
     initrds: Vec<Location>,
     pub(super) config: Location,
     steps: u32,
+    text: u32,
     depth: u32,
 }
 
@@ -84,6 +92,7 @@ impl<'a> Machine<'a> {
             initrds: Vec::new(),
             config: config.clone(),
             steps: 0,
+            text: 0,
             depth: 0,
         }
     }
@@ -97,6 +106,10 @@ impl<'a> Machine<'a> {
     }
 
     pub(super) fn run_text(&mut self, text: &str) -> Result<bool, Error> {
+        self.text = self.text.saturating_add(u32::try_from(text.len()).unwrap_or(u32::MAX));
+        if self.text > TEXT_BYTES {
+            return Err(too_large("bytes", TEXT_BYTES));
+        }
         let block = script::parse(text)?;
         self.run(&block)
     }
@@ -148,6 +161,7 @@ impl<'a> Machine<'a> {
     }
 
     fn count(&mut self) -> Result<(), Error> {
+        self.volumes.disk.check_budget()?;
         self.steps += 1;
         if self.steps > STEPS {
             return Err(too_large("commands", STEPS));
@@ -159,7 +173,7 @@ impl<'a> Machine<'a> {
         self.count()?;
         match statement {
             Statement::Command(words) => {
-                let words = self.expand(words);
+                let words = self.expand(words)?;
                 self.command(&words)
             }
             Statement::If { arms, otherwise } => {
@@ -171,7 +185,7 @@ impl<'a> Machine<'a> {
                 self.run(otherwise)
             }
             Statement::For { name, words, body } => {
-                for value in self.expand(words) {
+                for value in self.expand(words)? {
                     self.count()?;
                     self.set(name, &value);
                     self.run(body)?;
@@ -192,14 +206,14 @@ impl<'a> Machine<'a> {
                 Ok(true)
             }
             Statement::Menu { submenu, words, body } => {
-                self.add_item(*submenu, words, body);
+                self.add_item(*submenu, words, body)?;
                 Ok(true)
             }
         }
     }
 
-    fn add_item(&mut self, submenu: bool, words: &[Word], body: &Block) {
-        let words = self.expand(words);
+    fn add_item(&mut self, submenu: bool, words: &[Word], body: &Block) -> Result<(), Error> {
+        let words = self.expand(words)?;
         let mut title = None;
         let mut id = None;
         let mut rest = Vec::new();
@@ -233,35 +247,40 @@ impl<'a> Machine<'a> {
                 },
             });
         }
+        Ok(())
     }
 
-    /// The words of a command with the values of variables.
-    fn expand(&self, words: &[Word]) -> Vec<String> {
-        let mut out = Vec::new();
+    /// The words of a command with the values of variables. What they take counts as steps, as a
+    /// short script can name a long value any number of times.
+    fn expand(&mut self, words: &[Word]) -> Result<Vec<String>, Error> {
+        let steps = STEPS.saturating_sub(self.steps) as usize;
+        let mut expanded = Expanded { words: Vec::new(), bytes: 0 };
         for word in words {
             // `None`: no word yet, so that an empty unquoted variable is no word at all.
             let mut text: Option<String> = None;
             for piece in word {
                 match piece {
-                    Piece::Text(piece) => push(text.get_or_insert_default(), piece),
-                    Piece::Variable { name, quoted } => {
-                        let value = self.get(name);
-                        if *quoted {
-                            push(text.get_or_insert_default(), value);
-                            continue;
-                        }
-                        for (index, part) in value.split_whitespace().enumerate() {
+                    Piece::Text(piece) => expanded.push(&mut text, piece),
+                    Piece::Variable { name, quoted: true } => {
+                        expanded.push(&mut text, self.get(name));
+                    }
+                    Piece::Variable { name, quoted: false } => {
+                        for (index, part) in self.get(name).split_whitespace().enumerate() {
                             if index > 0 {
-                                out.extend(text.take());
+                                expanded.end(text.take());
                             }
-                            push(text.get_or_insert_default(), part);
+                            expanded.push(&mut text, part);
                         }
                     }
                 }
+                if expanded.bytes / STEP_BYTES > steps {
+                    return Err(too_large("words", STEPS));
+                }
             }
-            out.extend(text);
+            expanded.end(text);
         }
-        out
+        self.steps += u32::try_from(expanded.bytes / STEP_BYTES).unwrap_or(STEPS);
+        Ok(expanded.words)
     }
 
     fn get(&self, name: &str) -> &str {
@@ -472,7 +491,8 @@ impl<'a> Machine<'a> {
             if entries.is_empty() {
                 continue;
             }
-            for (id, entry) in entries.into_iter().take(NAMES) {
+            let room = NAMES.saturating_sub(self.items.len());
+            for (id, entry) in entries.into_iter().take(room) {
                 let title = entry.title.clone();
                 self.items.push(Item { title, id, action: Action::Ready(Box::new(entry)) });
             }
@@ -539,9 +559,25 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
-fn push(text: &mut String, more: &str) {
-    if text.len() + more.len() <= WORD_BYTES {
-        text.push_str(more);
+/// Words on their way, and the memory they take.
+struct Expanded {
+    words: Vec<String>,
+    bytes: usize,
+}
+
+impl Expanded {
+    /// Adds to a word, up to the largest there may be.
+    fn push(&mut self, text: &mut Option<String>, more: &str) {
+        let text = text.get_or_insert_default();
+        if text.len() + more.len() <= WORD_BYTES {
+            text.push_str(more);
+            self.bytes += more.len();
+        }
+    }
+
+    fn end(&mut self, text: Option<String>) {
+        self.bytes += WORD_COST;
+        self.words.extend(text);
     }
 }
 
