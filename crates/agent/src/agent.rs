@@ -12,7 +12,7 @@ use crate::{
     events::EventLog,
     host::{Board, Host, Settings, boot_id},
     images::Images,
-    instances::slots::UidSlots,
+    instances::{processes::kill_stray_boot_finders, slots::UidSlots},
     layout::{Layout, make_dir},
     networks::Networks,
     reconcile,
@@ -42,6 +42,7 @@ pub async fn run(config: Config) -> Result<()> {
     make_dir(layout.state(), 0o711)?;
     let _lock = lock(&layout)?;
     layout.create()?;
+    kill_stray_boot_finders(&layout)?;
     let token = config.join_token()?;
     let settings = Settings {
         vmm_bin: Config::program(config.vmm_bin.as_ref(), "ecs-vmm", "--vmm-bin")?,

@@ -22,6 +22,7 @@ pub async fn list(host: &Host) -> Result<Vec<HostObject>> {
             let what = match process.role {
                 Role::Vmm => "ecs-vmm",
                 Role::Keeper => "ecs-agent keep-vmm",
+                Role::BootFinder => "ecs-bootimage",
             };
             add("process", format!("{} {what} {id}", process.pid), &id);
         }

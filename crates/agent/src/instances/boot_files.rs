@@ -1,7 +1,7 @@
 //! Kernel, initrd and command line, taken out of the instance's own system disk by
 //! `ecs-bootimage`, a confined process that gets the disk's layers and two empty memory files.
 
-use super::keeper::LOCK_FD;
+use super::{keeper::LOCK_FD, processes::BOOT_FINDER_MARK};
 use crate::{
     error::{Error, Result},
     host::Host,
@@ -26,6 +26,10 @@ use tokio::{
 };
 
 const TIMEOUT_SECONDS: u64 = 60;
+/// Of the guest's memory, what a kernel and an initrd may take: both must fit beside what they
+/// unpack.
+const KERNEL_SHARE: u64 = 4;
+const INITRD_SHARE: u64 = 2;
 /// Codes of failures that may be gone at the next try.
 const RETRYABLE: [&str; 3] =
     ["ImageBootFailed.Timeout", "ImageBootFailed.ReadError", "ImageBootFailed.Confinement"];
@@ -78,6 +82,8 @@ pub async fn find(
     let initrd = memory_file("initrd").map_err(|e| failed(format!("memory file: {e}")))?;
 
     let mut command = Command::new(&host.settings.bootimage_bin);
+    // First, since the agent knows the process by it.
+    command.arg(BOOT_FINDER_MARK).arg(host.layout.vmm_dir(id));
     let mut mappings = Vec::new();
     let mut pass = |fd: OwnedFd| {
         let child_fd = LOCK_FD + i32::try_from(mappings.len()).unwrap_or(i32::MAX - 64);
@@ -91,6 +97,7 @@ pub async fn find(
         };
         command.arg("--layer").arg(format!("{}:{format}", pass(layer.file.into())));
     }
+    let memory = instance.memory_mib.saturating_mul(1 << 20);
     let copy = |file: &File| file.try_clone().map(OwnedFd::from);
     command
         .arg("--kernel-out")
@@ -101,6 +108,13 @@ pub async fn find(
         .arg(uid.to_string())
         .arg("--gid")
         .arg(uid.to_string())
+        .arg("--require-jail")
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .arg("--kernel-limit")
+        .arg((memory / KERNEL_SHARE).to_string())
+        .arg("--initrd-limit")
+        .arg((memory / INITRD_SHARE).to_string())
         .arg("--timeout-seconds")
         .arg(TIMEOUT_SECONDS.to_string())
         .stdin(Stdio::null())

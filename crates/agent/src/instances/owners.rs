@@ -4,7 +4,7 @@
 use super::{
     decide::{self, Desired},
     owner::{Wish, own},
-    processes::{Presence, processes},
+    processes::{Presence, Role, processes},
     record::Record,
 };
 use crate::{
@@ -71,7 +71,11 @@ fn found(host: &Host) -> Result<BTreeSet<String>> {
     let mut ids: BTreeSet<String> = names_in(&layout.instances())?.into_iter().collect();
     ids.extend(names_in(&layout.vmm())?);
     ids.extend(host.cgroups.list()?);
-    ids.extend(processes(layout, Path::new("/proc"))?.into_keys());
+    for (id, found) in processes(layout, Path::new("/proc"))? {
+        if found.iter().any(|process| process.role != Role::BootFinder) {
+            ids.insert(id);
+        }
+    }
     ids.retain(|id| is_safe_id(id));
     Ok(ids)
 }

@@ -1,5 +1,5 @@
-//! The VMMs and keepers that live on this host, found in `/proc` by the config path in their command
-//! line, and the locks they hold. Neither needs anything the agent remembers.
+//! The processes of instances that live on this host, found in `/proc` by the run directory in their
+//! command line, and the locks they hold. Neither needs anything the agent remembers.
 
 use crate::{
     error::{FileContext as _, Result},
@@ -26,7 +26,12 @@ pub enum Role {
     Vmm,
     /// Waits for the VMM.
     Keeper,
+    /// Takes boot files out of its disk before a VMM is started, and is no sign of one.
+    BootFinder,
 }
+
+/// Argument that names the run directory to a boot finder, its first one.
+pub const BOOT_FINDER_MARK: &str = "--instance";
 
 /// A process that belongs to an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +65,10 @@ impl Presence {
         // In this order: a keeper that ends in between frees the lock after it is gone.
         let locked = is_locked(layout, instance_id)?;
         let processes = if locked || layout.vmm_dir(instance_id).exists() {
-            processes(layout, Path::new("/proc"))?.remove(instance_id).unwrap_or_default()
+            let mut found = processes(layout, Path::new("/proc"))?;
+            let mut found = found.remove(instance_id).unwrap_or_default();
+            found.retain(|process| process.role != Role::BootFinder);
+            found
         } else {
             Vec::new()
         };
@@ -70,12 +78,7 @@ impl Presence {
     /// Ends the VMM by signal; its keeper stays and notes it.
     pub fn kill(&self, layout: &Layout, instance_id: &str) {
         for process in self.processes.iter().filter(|p| p.role == Role::Vmm) {
-            if let Some(pidfd) = open_verified(layout, instance_id, process)
-                && let Err(e) = pidfd_send_signal(&pidfd, Signal::KILL)
-                && e != Errno::SRCH
-            {
-                tracing::error!(instance_id, pid = process.pid, "cannot kill the VMM: {e}");
-            }
+            kill(layout, instance_id, process);
         }
     }
 
@@ -103,6 +106,29 @@ impl Presence {
             }
         }
     }
+}
+
+fn kill(layout: &Layout, instance_id: &str, process: &Process) {
+    if let Some(pidfd) = open_verified(layout, instance_id, process)
+        && let Err(e) = pidfd_send_signal(&pidfd, Signal::KILL)
+        && e != Errno::SRCH
+    {
+        tracing::error!(instance_id, pid = process.pid, role = ?process.role, "cannot kill: {e}");
+    }
+}
+
+/// Ends the boot finders that an earlier agent left behind: nobody waits for them.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn kill_stray_boot_finders(layout: &Layout) -> Result<()> {
+    for (id, found) in processes(layout, Path::new("/proc"))? {
+        for process in found.iter().filter(|process| process.role == Role::BootFinder) {
+            tracing::warn!(instance_id = id, pid = process.pid, "ending a stray boot finder");
+            kill(layout, &id, process);
+        }
+    }
+    Ok(())
 }
 
 /// Whether somebody has taken the instance's lock. Asked with a shared lock, so that two who ask at
@@ -157,7 +183,7 @@ pub fn uid_of(process: &Process) -> Option<u32> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Every VMM and keeper on this host, by instance id.
+/// Every process of an instance on this host, by instance id.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -182,14 +208,18 @@ fn belongs_to(layout: &Layout, cmdline: &[u8]) -> Option<(String, Role)> {
     let role = match arguments.next()?.as_ref() {
         super::keeper::COMMAND => Role::Keeper,
         "run" => Role::Vmm,
+        BOOT_FINDER_MARK => Role::BootFinder,
         _ => return None,
     };
-    let config = arguments.skip_while(|a| a != "--config").nth(1)?;
-    let id = Path::new(config.as_ref())
-        .strip_prefix(layout.vmm())
-        .ok()?
-        .to_str()?
-        .strip_suffix("/config.json")?;
+    let path = match role {
+        Role::BootFinder => arguments.next()?,
+        Role::Vmm | Role::Keeper => arguments.skip_while(|a| a != "--config").nth(1)?,
+    };
+    let below = Path::new(path.as_ref()).strip_prefix(layout.vmm()).ok()?.to_str()?;
+    let id = match role {
+        Role::BootFinder => below,
+        Role::Vmm | Role::Keeper => below.strip_suffix("/config.json")?,
+    };
     is_safe_id(id).then(|| (id.to_owned(), role))
 }
 
@@ -217,6 +247,10 @@ mod tests {
         assert_eq!(
             of(&["x", "keep-vmm", "--launch", "3", "--config", "/r/vmm/i-1/config.json"]),
             Some(("i-1".into(), Role::Keeper))
+        );
+        assert_eq!(
+            of(&["/bin/ecs-bootimage", "--instance", "/r/vmm/i-1", "--layer", "3:qcow2"]),
+            Some(("i-1".into(), Role::BootFinder))
         );
         assert_eq!(of(&["vi", "/r/vmm/i-1/config.json"]), None);
         assert_eq!(of(&["x", "run", "--config", "/other/vmm/i-1/config.json"]), None);

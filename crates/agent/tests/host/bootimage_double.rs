@@ -5,6 +5,11 @@ use std::{fs, io::Write, os::fd::FromRawFd as _, process::exit};
 
 pub fn main() -> ! {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|a| a == "--hang") {
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        exit(1);
+    }
+    assert_eq!(arguments[1], "--instance");
     let value = |flag: &str| {
         let at = arguments.iter().position(|a| a == flag).unwrap();
         arguments[at + 1].clone()

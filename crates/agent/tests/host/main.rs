@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod access_cases;
 mod bootimage_double;
 mod cases;
 mod controller_double;
