@@ -106,6 +106,8 @@ else
     root_folder "$host" "$bin/ecs-bench" "$bin/ecs-vmm" "$(command -v qemu-system-x86_64)" \
         "$(command -v qemu-img)" "$(command -v ip)" -- kvm-amd tun vhost_net virtio_pci virtio_blk
     mkdir -p "$host/usr/share/qemu" "$host/bench"
+    # QEMU looks for its ROMs relative to its own folder, which is /bin here.
+    ln -s usr/share "$host/share"
     for rom in bios-256k.bin bios-microvm.bin linuxboot_dma.bin kvmvapic.bin pvh.bin; do
         find /usr/share/qemu /usr/share/seabios -name $rom -exec cp -L {} "$host/usr/share/qemu/" \; -quit
     done
@@ -129,7 +131,7 @@ INIT
     # What it ended with does not matter: the last line it must print does.
     timeout --foreground "$patience" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -M q35 -nodefaults \
         -display none -no-reboot -serial stdio -kernel "$kernel_tree/boot/vmlinuz-$release" \
-        -initrd "$work/host.cpio.gz" -append "console=ttyS0 quiet panic=-1" \
+        -initrd "$work/host.cpio.gz" -append "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable" \
         -drive "file=$work/disk.raw,format=raw,if=virtio,cache=unsafe" < /dev/null | tee "$work/rows.txt" || true
     rm -f "$work/disk.raw"
     grep -q ECS-BENCH-HOST-DONE "$work/rows.txt" || {
