@@ -53,13 +53,8 @@ struct Arguments {
     /// directory.
     #[arg(long, env = "ECS_JOIN_TOKEN_FILE")]
     join_token_file: Option<PathBuf>,
-    /// Name servers guests are told, with commas.
-    #[arg(
-        long,
-        env = "ECS_DNS_SERVERS",
-        value_delimiter = ',',
-        default_value = "100.100.2.136,100.100.2.138"
-    )]
+    /// Name servers guests are told, with commas. Default: none, as a VPC has none of its own.
+    #[arg(long, env = "ECS_DNS_SERVERS", value_delimiter = ',')]
     dns_servers: Vec<String>,
     /// Time servers guests are told, with commas.
     #[arg(

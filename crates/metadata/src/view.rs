@@ -69,6 +69,7 @@ impl InstanceView {
         for disk in &spec.disk_ids {
             let serial = disk.strip_prefix("d-").unwrap_or(disk);
             set(&["disks", serial, "id"], disk);
+            set(&["disks", serial, "name"], about.disk_names.get(disk).map_or("", String::as_str));
         }
         for eni in &spec.enis {
             interface(eni, &mut set);

@@ -95,7 +95,7 @@ fn spec(id: &str) -> InstanceSpec {
             serial_number: "4acd2b47".to_owned(),
             dns_servers: vec!["100.100.2.136".to_owned(), "100.100.2.138".to_owned()],
             ntp_servers: vec!["ntp1.example".to_owned()],
-            creation_time: String::new(),
+            disk_names: [("d-bp1cikh4di1lf7p".to_owned(), "data".to_owned())].into(),
         }),
         ..InstanceSpec::default()
     }
@@ -247,6 +247,7 @@ async fn the_walk_of_old_cloud_init_finds_what_new_cloud_init_reads_at_once() {
     assert_eq!(all["instance"]["instance-type"], "ecs.c7.large");
     assert_eq!(all["instance"]["max-netbw-egress"], "2000");
     assert_eq!(all["disks"]["bp1cikh4di1lf7p"]["id"], "d-bp1cikh4di1lf7p");
+    assert_eq!(all["disks"]["bp1cikh4di1lf7p"]["name"], "data");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! From a snapshot to the spec.
 
-use crate::{cloud::CloudOptions, timestamp};
+use crate::cloud::CloudOptions;
 use api::host::{
     DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
     RuleSpec, SecurityGroupSpec, VSwitchSpec, VpcSpec,
@@ -74,7 +74,12 @@ fn instance(
             serial_number: record.uuid.clone(),
             dns_servers: options.dns_servers.clone(),
             ntp_servers: options.ntp_servers.clone(),
-            creation_time: timestamp::second(record.created_ms),
+            disk_names: details
+                .disks
+                .iter()
+                .filter(|disk| !disk.name.is_empty())
+                .map(|disk| (disk.disk_id.clone(), disk.name.clone()))
+                .collect(),
         }),
         nic_queues: record.nic_queues,
     }
