@@ -40,6 +40,7 @@ struct State {
     /// Changes until one fails, and the errno it fails with.
     fail: Option<(u32, i32)>,
     syncs_fail: bool,
+    reads: u64,
 }
 
 pub(super) fn apply(bytes: &mut Vec<u8>, event: &Event) {
@@ -78,6 +79,11 @@ impl Medium {
         self.state.lock().unwrap().bytes.clone()
     }
 
+    /// Reads so far.
+    pub(super) fn reads(&self) -> u64 {
+        self.state.lock().unwrap().reads
+    }
+
     /// Let the change after `count` more fail with `errno`.
     pub(super) fn fail_after(&self, count: u32, errno: i32) {
         self.state.lock().unwrap().fail = Some((count, errno));
@@ -106,7 +112,8 @@ impl Medium {
 
 impl Storage for Medium {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.reads += 1;
         let start = state.bytes.len().min(offset as usize);
         let n = buf.len().min(state.bytes.len() - start);
         buf[..n].copy_from_slice(&state.bytes[start..start + n]);

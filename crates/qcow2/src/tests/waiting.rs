@@ -128,3 +128,24 @@ fn a_dropped_cluster_is_used_again_only_when_its_count_is_durable() {
     image.flush().unwrap();
     assert_eq!(write(4), freed);
 }
+
+/// The first clusters come and go, and the counts of all the others are not read again for each.
+#[test]
+fn a_cluster_given_back_is_used_again_without_a_search() {
+    let half = 4 << 20;
+    let options = CreateOptions { virtual_size: 2 * half, cluster_bits: 9, ..Default::default() };
+    let medium = Medium::new(image_bytes(&options));
+    let image = open(&medium, None, false);
+    image.write_at(&pattern(1, half as usize), 0).unwrap();
+    let before = medium.reads();
+    for step in 0..20 {
+        image.discard(step * 512, 512).unwrap();
+        image.flush().unwrap();
+        image.flush().unwrap();
+        image.write_at(&pattern(step, 512), half + step * 1024).unwrap();
+        image.write_at(&pattern(step, 512), half + step * 1024 + 512).unwrap();
+    }
+    // 8192 clusters, 256 counts to a slice: a search reads 32 of them.
+    let reads = medium.reads() - before;
+    assert!(reads < 200, "{reads} reads");
+}
