@@ -56,8 +56,9 @@ fn what_was_acknowledged_happens_once_however_often_agent_and_controller_die() -
     let witness = cloud.id(&order)?;
     wait::for_console(&cloud, &witness, &format!("tiny: instance-id {witness}"), wait::TINY_BOOT)?;
 
-    // Some run; the rest only take a disk and an address each, so that there is room for all of them.
-    let orders: Vec<Vec<String>> = (0..8)
+    // Some run; the rest take a disk, an address and their share of the host all the same, so there are
+    // as many as a host of two CPUs has room for.
+    let orders: Vec<Vec<String>> = (0..6)
         .map(|n| {
             let token = format!("crash-{n}-{}", network.group);
             let mut order = network.run(&image, &kind);
