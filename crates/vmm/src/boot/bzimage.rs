@@ -1,7 +1,9 @@
 //! The Linux 64-bit boot protocol (Documentation/arch/x86/boot.rst, section 64-bit boot protocol).
 
-use super::{BootError, Entry, Loaded, MemoryMapEntry, Payload, initrd, write, write_cmdline};
-use crate::{layout, memory::GuestMemory};
+use super::{
+    BootError, Entry, Loaded, MemoryMapEntry, Payload, initrd, vmlinux, write, write_cmdline,
+};
+use crate::{layout, memory::GuestMemory, say::report};
 use linux_loader::{
     bootparam::{boot_e820_entry, boot_params, setup_header},
     loader::{BzImage, Error, KernelLoader as _, bzimage},
@@ -28,6 +30,16 @@ impl From<BootError> for Failure {
     }
 }
 
+/// A kernel in guest memory.
+pub(super) struct Kernel {
+    /// The header to give it.
+    pub header: setup_header,
+    /// First address it does not use before it has read the memory map.
+    pub end: u64,
+    /// Where it is entered in long mode.
+    pub entry: u64,
+}
+
 pub(super) fn load(
     payload: &mut Payload,
     memory: &GuestMemory,
@@ -36,6 +48,34 @@ pub(super) fn load(
     rsdp: u64,
 ) -> Result<Entry, Failure> {
     let low_end = memory_bytes.min(layout::LOW_RAM_END);
+    let kernel = match vmlinux::load(&payload.kernel, memory, low_end, &payload.cmdline) {
+        Ok(kernel) => kernel,
+        Err(reason) => {
+            let kernel = load_packed(payload, memory, low_end)?;
+            report(format_args!("the kernel is left to unpack itself, which is slower: {reason}"));
+            kernel
+        }
+    };
+    let header = kernel.header;
+    let initrd = match &mut payload.initrd {
+        Some(file) => {
+            let limit = u64::from(header.initrd_addr_max) + 1;
+            Some(initrd::load(file, memory, memory_bytes, kernel.end, limit)?)
+        }
+        None => None,
+    };
+    write_cmdline(memory, &payload.cmdline, header.cmdline_size as usize)?;
+    let page = zero_page(header, &payload.cmdline, initrd, map, rsdp);
+    write(memory, "zero page", layout::ZERO_PAGE, page.as_slice())?;
+    Ok(Entry::Linux64 { rip: kernel.entry })
+}
+
+/// Loads the kernel as it is, with the stub that unpacks it in the guest.
+fn load_packed(
+    payload: &mut Payload,
+    memory: &GuestMemory,
+    low_end: u64,
+) -> Result<Kernel, Failure> {
     let room = low_end.saturating_sub(layout::HIGH_MEMORY);
     let size = payload.kernel.metadata().map_or(0, |file| file.len());
     let kernel = BzImage::load(
@@ -54,8 +94,7 @@ pub(super) fn load(
     })?;
     let header =
         kernel.setup_header.ok_or_else(|| Failure::NotBzImage("no setup header".to_owned()))?;
-    let (version, xloadflags) = (header.version, header.xloadflags);
-    if version < VERSION_XLOADFLAGS || xloadflags & XLF_KERNEL_64 == 0 {
+    if !is_64_bit(&header) {
         return Err(BootError::Not64Bit.into());
     }
     let end = memory_needed(&header, kernel.kernel_end);
@@ -66,17 +105,13 @@ pub(super) fn load(
         }
         .into());
     }
-    let initrd = match &mut payload.initrd {
-        Some(file) => {
-            let limit = u64::from(header.initrd_addr_max) + 1;
-            Some(initrd::load(file, memory, memory_bytes, end, limit)?)
-        }
-        None => None,
-    };
-    write_cmdline(memory, &payload.cmdline, header.cmdline_size as usize)?;
-    let page = zero_page(header, &payload.cmdline, initrd, map, rsdp);
-    write(memory, "zero page", layout::ZERO_PAGE, page.as_slice())?;
-    Ok(Entry::Linux64 { rip: kernel.kernel_load.0 + ENTRY_64 })
+    Ok(Kernel { header, end, entry: kernel.kernel_load.0 + ENTRY_64 })
+}
+
+/// Whether the kernel is one for the 64-bit boot protocol.
+pub(super) fn is_64_bit(header: &setup_header) -> bool {
+    let (version, xloadflags) = (header.version, header.xloadflags);
+    version >= VERSION_XLOADFLAGS && xloadflags & XLF_KERNEL_64 != 0
 }
 
 /// First address the kernel does not use before it has read the memory map.

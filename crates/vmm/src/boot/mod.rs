@@ -3,10 +3,14 @@
 mod bzimage;
 mod e820;
 mod initrd;
+mod payload;
 mod pvh;
 mod reset_vector;
 #[cfg(test)]
 mod tests;
+mod vmlinux;
+#[cfg(test)]
+mod vmlinux_tests;
 
 pub use e820::{E820_RAM, E820_RESERVED, MemoryMapEntry, memory_map};
 pub use reset_vector::write_reset_vector;

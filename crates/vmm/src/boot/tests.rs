@@ -7,7 +7,7 @@ const SETUP_SECTORS: usize = 1;
 const CODE: &[u8] = &[0xf4; 1024];
 
 /// A kernel image with a header as the boot protocol wants it, and 1 KiB of code.
-fn bzimage() -> Vec<u8> {
+pub(super) fn bzimage() -> Vec<u8> {
     let mut image = vec![0; 512 * (SETUP_SECTORS + 1)];
     image[0x1f1] = SETUP_SECTORS as u8;
     image[0x202..0x206].copy_from_slice(b"HdrS");
@@ -69,11 +69,11 @@ fn file(bytes: &[u8]) -> File {
     file
 }
 
-fn payload(kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Payload {
+pub(super) fn payload(kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Payload {
     Payload { kernel: file(kernel), initrd: initrd.map(file), cmdline: cmdline.to_owned() }
 }
 
-fn boot(
+pub(super) fn boot(
     kernel: &[u8],
     initrd: Option<&[u8]>,
     cmdline: &str,
@@ -83,7 +83,7 @@ fn boot(
     Ok((memory, entry))
 }
 
-fn read<const N: usize>(memory: &GuestMemory, address: u64) -> [u8; N] {
+pub(super) fn read<const N: usize>(memory: &GuestMemory, address: u64) -> [u8; N] {
     let mut bytes = [0; N];
     memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
     bytes
