@@ -1,20 +1,18 @@
 //! Runs scripts: variables, conditions, and the few commands that matter.
 
+mod conditions;
+mod words;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::super::{Entry, Location, Volumes, boot_loader_spec};
 use super::environment;
-use super::script::{self, Block, Piece, Statement, Word};
+use super::script::{self, Block, Statement, Word};
 use crate::error::Error;
-use crate::filesystems::Stat;
 
 /// Statements run, all in all.
 const STEPS: u32 = 100_000;
-
-/// Bytes of expanded words that count as one statement, and what a word costs besides its text.
-const STEP_BYTES: usize = 256;
-const WORD_COST: usize = 64;
 
 /// Text parsed, all in all; a parsed script takes many times the memory of its text.
 const TEXT_BYTES: u32 = 2 << 20;
@@ -250,39 +248,6 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The words of a command with the values of variables. What they take counts as steps, as a
-    /// short script can name a long value any number of times.
-    fn expand(&mut self, words: &[Word]) -> Result<Vec<String>, Error> {
-        let steps = STEPS.saturating_sub(self.steps) as usize;
-        let mut expanded = Expanded { words: Vec::new(), bytes: 0 };
-        for word in words {
-            // `None`: no word yet, so that an empty unquoted variable is no word at all.
-            let mut text: Option<String> = None;
-            for piece in word {
-                match piece {
-                    Piece::Text(piece) => expanded.push(&mut text, piece),
-                    Piece::Variable { name, quoted: true } => {
-                        expanded.push(&mut text, self.get(name));
-                    }
-                    Piece::Variable { name, quoted: false } => {
-                        for (index, part) in self.get(name).split_whitespace().enumerate() {
-                            if index > 0 {
-                                expanded.end(text.take());
-                            }
-                            expanded.push(&mut text, part);
-                        }
-                    }
-                }
-                if expanded.bytes / STEP_BYTES > steps {
-                    return Err(too_large("words", STEPS));
-                }
-            }
-            expanded.end(text);
-        }
-        self.steps += u32::try_from(expanded.bytes / STEP_BYTES).unwrap_or(STEPS);
-        Ok(expanded.words)
-    }
-
     fn get(&self, name: &str) -> &str {
         self.variables.get(name).map_or("", String::as_str)
     }
@@ -500,85 +465,10 @@ impl<'a> Machine<'a> {
         }
         Ok(())
     }
-
-    /// `test`: strings, numbers and files, with `!`, `-a` and `-o`.
-    fn test(&self, words: &[String]) -> Result<bool, Error> {
-        for alternative in words.split(|word| word == "-o") {
-            let mut all = true;
-            for primary in alternative.split(|word| word == "-a") {
-                let negations = primary.iter().take_while(|word| *word == "!").count();
-                let holds = self.test_primary(&primary[negations..])?;
-                all &= holds != (negations % 2 == 1);
-            }
-            if all {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn test_primary(&self, words: &[String]) -> Result<bool, Error> {
-        // More words than any test has are none.
-        let words: Vec<&str> = words.iter().take(4).map(String::as_str).collect();
-        Ok(match words.as_slice() {
-            ["-n", word] => !word.is_empty(),
-            ["-z", word] => word.is_empty(),
-            [flag @ ("-s" | "-f" | "-e" | "-d"), path] => self.test_file(flag, path)?,
-            [word] => !word.is_empty(),
-            [left, "=" | "==", right] => left == right,
-            [left, "!=", right] => left != right,
-            [left, "<", right] => left < right,
-            [left, ">", right] => left > right,
-            [left, "-eq", right] => number(left) == number(right),
-            [left, "-ne", right] => number(left) != number(right),
-            [left, "-lt", right] => number(left) < number(right),
-            [left, "-le", right] => number(left) <= number(right),
-            [left, "-gt", right] => number(left) > number(right),
-            [left, "-ge", right] => number(left) >= number(right),
-            _ => false,
-        })
-    }
-
-    fn test_file(&self, flag: &str, path: &str) -> Result<bool, Error> {
-        let Some(at) = self.locate(path) else { return Ok(false) };
-        let stat = self.volumes.stat(&at)?;
-        Ok(match flag {
-            "-d" => stat == Some(Stat::Directory),
-            "-s" => matches!(stat, Some(Stat::File(size)) if size > 0),
-            "-f" => matches!(stat, Some(Stat::File(_))),
-            _ => stat.is_some(),
-        })
-    }
-}
-
-fn number(word: &str) -> i64 {
-    word.parse().unwrap_or(0)
 }
 
 fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
-}
-
-/// Words on their way, and the memory they take.
-struct Expanded {
-    words: Vec<String>,
-    bytes: usize,
-}
-
-impl Expanded {
-    /// Adds to a word, up to the largest there may be.
-    fn push(&mut self, text: &mut Option<String>, more: &str) {
-        let text = text.get_or_insert_default();
-        if text.len() + more.len() <= WORD_BYTES {
-            text.push_str(more);
-            self.bytes += more.len();
-        }
-    }
-
-    fn end(&mut self, text: Option<String>) {
-        self.bytes += WORD_COST;
-        self.words.extend(text);
-    }
 }
 
 fn is_assignment(word: &str) -> bool {
