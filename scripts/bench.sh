@@ -122,14 +122,15 @@ mount -t tmpfs tmp /tmp
 ip link set lo up
 for module in virtio_pci virtio_blk kvm-amd tun vhost_net; do modprobe \$module; done
 mount -t ext4 /dev/vda /var/tmp
-ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
+# The first processor runs no guest, see docs/design.md, "The lab".
+taskset 6 ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
 poweroff -f
 INIT
     chmod +x "$host/init"
     pack "$host" "$work/host.cpio.gz"
     truncate -s 4G "$work/disk.raw" && mkfs.ext4 -qF "$work/disk.raw"
     # What it ended with does not matter: the last line it must print does.
-    timeout --foreground "$patience" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 -M q35 -nodefaults \
+    timeout --foreground "$patience" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 3 -m 4096 -M q35 -nodefaults \
         -display none -no-reboot -serial stdio -kernel "$kernel_tree/boot/vmlinuz-$release" \
         -initrd "$work/host.cpio.gz" -append "console=ttyS0 quiet panic=-1 no_timer_check tsc=reliable" \
         -drive "file=$work/disk.raw,format=raw,if=virtio,cache=unsafe" < /dev/null | tee "$work/rows.txt" || true

@@ -23,7 +23,6 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
     let network = Network::new(&cloud, "debian")?;
     network.allow(22)?;
     let image = cloud.image("debian-12")?;
-    // One vCPU: an emulated host has panicked under a guest of two, see docs/design.md, "The lab".
     let types = cloud.json([
         "instance-type",
         "list",
@@ -33,7 +32,7 @@ fn cloud_init_does_what_user_data_says_and_a_person_logs_in() -> Result<()> {
         "--max-memory",
         "2",
         "--max-cpus",
-        "1",
+        "2",
     ])?;
     let kind = types
         .as_array()

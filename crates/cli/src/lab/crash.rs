@@ -18,12 +18,17 @@ pub(crate) enum Victim {
     Agent,
     /// The VMM of an instance
     Vmm,
+    /// A whole emulated host, which loses what it has not written and boots again
+    Host,
 }
 
 // Patterns of whole command lines. The brackets keep one from finding the shell it is in.
 
 /// The agent as `files.rs` starts it; not its keepers, `ecs-agent keep-vmm`, which are to outlive it.
 const AGENT_PATTERN: &str = "[e]cs-agent --controller ";
+
+/// A reset with nothing written first. Later than the answer to the command that asks for it.
+const RESET: &str = "setsid sh -c 'sleep 0.3; echo b >/proc/sysrq-trigger' >/dev/null 2>&1 &";
 
 /// The VMM alone; the instance's id is in its keeper's command line too.
 fn vmm_pattern(paths: &HostPaths, id: &str) -> Result<String> {
@@ -33,7 +38,7 @@ fn vmm_pattern(paths: &HostPaths, id: &str) -> Result<String> {
     Ok(format!("[e]cs-vmm run --config {}/vmm/{id}/", paths.run.display()))
 }
 
-/// Sends SIGKILL.
+/// Sends SIGKILL, or resets a host.
 pub(super) fn crash(
     layout: &Layout,
     what: Victim,
@@ -52,6 +57,15 @@ pub(super) fn crash(
             let pid = process::running(&layout.pid(name))
                 .ok_or_else(|| Error::Local(format!("the {name} does not run")))?;
             format!("pkill -KILL -P {pid}")
+        }
+        None if what == Victim::Host => {
+            if record.kind == Kind::Native {
+                return Err(Error::Local(
+                    "this machine itself is the lab's host and is not reset; only emulated hosts are"
+                        .to_owned(),
+                ));
+            }
+            RESET.to_owned()
         }
         None => {
             let pattern = if what == Victim::Vmm {
@@ -77,7 +91,10 @@ pub(super) fn crash(
     if status.success() {
         return Ok(());
     }
-    Err(Error::Local(format!("there is no such process on {host}")))
+    Err(Error::Local(match what {
+        Victim::Host => format!("{host} does not answer; `ecsctl lab up` starts it if it is down"),
+        _ => format!("there is no such process on {host}"),
+    }))
 }
 
 #[cfg(test)]

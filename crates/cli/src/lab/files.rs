@@ -46,6 +46,22 @@ pub(crate) struct HostSettings<'a> {
     pub(crate) kvm_note: &'a str,
 }
 
+/// What a host runs as its agent. It, and what it starts, keep to the guests' processors, see
+/// `machine::processors`.
+fn agent_script(settings: &HostSettings<'_>) -> String {
+    format!(
+        "#!/bin/sh\n. /run/lab.env\nexport NO_COLOR=1\n\
+         exec taskset -c 1-{vcpus} /lab/bin/ecs-agent --controller http://10.0.2.2:{port} \
+         --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
+         --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \
+         --vmm-bin /lab/bin/ecs-vmm --bootimage-bin /lab/bin/ecs-bootimage --vcpus {vcpus} \
+         --kvm-note '{note}' >>/var/log/ecs-agent.log 2>&1\n",
+        vcpus = settings.vcpus,
+        port = settings.controller_port,
+        note = settings.kvm_note,
+    )
+}
+
 /// Lays out `/lab` in a folder; the digest of everything in it.
 pub(crate) fn stage(
     layout: &Layout,
@@ -65,18 +81,10 @@ pub(crate) fn stage(
         // the program is as good.
         let _ = Command::new("strip").arg(&to).stderr(Stdio::null()).status();
     }
-    let agent = format!(
-        "#!/bin/sh\n. /run/lab.env\nexport NO_COLOR=1\nexec /lab/bin/ecs-agent --controller http://10.0.2.2:{} \
-         --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
-         --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \
-         --vmm-bin /lab/bin/ecs-vmm --bootimage-bin /lab/bin/ecs-bootimage --vcpus {} \
-         --kvm-note '{}' >>/var/log/ecs-agent.log 2>&1\n",
-        settings.controller_port, settings.vcpus, settings.kvm_note
-    );
     let sshd = "HostKey /run/ssh_host_ed25519_key\nPermitRootLogin prohibit-password\n\
                 PasswordAuthentication no\nUsePAM no\nUseDNS no\nSubsystem sftp internal-sftp\n";
     let files = [
-        ("agent", agent, 0o755),
+        ("agent", agent_script(settings), 0o755),
         ("sshd_config", sshd.to_owned(), 0o644),
         ("join-token", read(&layout.join_token())?, 0o600),
         ("authorized_keys", read(&layout.ssh_key().with_extension("pub"))?, 0o600),
@@ -201,6 +209,20 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::machine;
+
+    #[test]
+    fn guests_never_run_on_a_machines_first_processor() {
+        for vcpus in [1, 2, 8] {
+            let settings = HostSettings { controller_port: 1, vcpus, kvm_note: "" };
+            let last = machine::processors(vcpus) - 1;
+            let script = agent_script(&settings);
+            assert!(
+                script.contains(&format!("exec taskset -c 1-{last} /lab/bin/ecs-agent")),
+                "{script}"
+            );
+        }
+    }
 
     #[test]
     fn the_image_with_keys_is_only_for_its_owner() {

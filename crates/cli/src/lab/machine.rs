@@ -23,6 +23,14 @@ pub(crate) const ZONE: &str = "cn-lab-1a";
 /// clock it would take instead costs an exit to QEMU for every look, and makes guests' clocks
 /// unreliable too.
 const CLOCKS: &str = "no_timer_check tsc=reliable";
+/// Processors of a machine that offers `cpus` to guests. The first one is the host's own, and never
+/// runs a guest: QEMU lets every processor write the first one's SVM flags (`cpu_clear_ignne`, at each
+/// restore of an x87 state), unsynchronized, so that the first one loses its own changes of them, and
+/// with them guests and the host's kernel.
+pub(crate) fn processors(cpus: u32) -> u32 {
+    cpus.saturating_add(1)
+}
+
 /// Most of it is never written, and takes no space until it is.
 const DATA_DISK_GIB: u64 = 100;
 
@@ -61,8 +69,13 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
     };
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-smp", &record.cpus.to_string(), "-m", &format!("{}M", record.memory_mib)])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-daemonize"])
+        .args([
+            "-smp",
+            &processors(record.cpus).to_string(),
+            "-m",
+            &format!("{}M", record.memory_mib),
+        ])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-daemonize"])
         .args(["-name", &name(number)])
         .arg("-pidfile")
         .arg(pid_file(layout, number))
@@ -135,6 +148,29 @@ pub(crate) fn is_up(layout: &Layout, number: u32) -> Result<bool> {
     )))
 }
 
+/// What a host's console tells of its life since it was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    /// How often it came up; more than once if its kernel panicked, as a host then reboots.
+    pub(crate) boots: usize,
+    /// How often its kernel panicked.
+    pub(crate) panics: usize,
+}
+
+pub(crate) fn life(layout: &Layout, number: u32) -> Life {
+    let text = fs::read(layout.host_console(number)).unwrap_or_default();
+    life_of(&String::from_utf8_lossy(&text), &name(number))
+}
+
+fn life_of(console: &str, host: &str) -> Life {
+    let up = format!("lab-boot: {host} is up");
+    Life {
+        boots: console.matches(&up).count(),
+        // A panic that does not reboot at once says so a second time, as its end.
+        panics: console.matches("] Kernel panic - not syncing").count(),
+    }
+}
+
 /// Shuts a host down: in order if it listens, at once if not.
 pub(crate) fn stop(layout: &Layout, record: &Record, number: u32) -> Result<()> {
     let file = pid_file(layout, number);
@@ -167,4 +203,18 @@ pub(crate) fn ssh(layout: &Layout, record: &Record, number: u32, options: &[&str
         .args(options)
         .arg("root@127.0.0.1");
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_console_tells_of_panics_and_boots() {
+        let console = "lab-boot: lab-1 is up\r\n[  9.1] Kernel panic - not syncing: Fatal exception\r\n\
+                       [  9.2] ---[ end Kernel panic - not syncing: Fatal exception ]---\r\n\
+                       lab-boot: lab-1 is up\r\nlab-boot: lab-12 is up\r\n";
+        assert_eq!(life_of(console, "lab-1"), Life { boots: 2, panics: 1 });
+        assert_eq!(life_of("", "lab-1"), Life { boots: 0, panics: 0 });
+    }
 }

@@ -71,17 +71,17 @@ pub(crate) enum LabCommand {
         #[arg(long, requires = "host")]
         console: bool,
     },
-    /// Kills a process at once, as a crash would; what it takes to see the cloud recover
+    /// Kills a process or a host at once, as a crash would; what it takes to see the cloud recover
     #[command(
         after_help = "Examples:\n  ecsctl lab crash controller\n  ecsctl lab crash agent --host lab-2\n  \
-                            ecsctl lab crash vmm i-1"
+                            ecsctl lab crash vmm i-1\n  ecsctl lab crash host --host lab-2"
     )]
     Crash {
         what: crash::Victim,
         /// With vmm: the instance
         #[arg(required_if_eq("what", "vmm"))]
         instance: Option<String>,
-        /// With agent and vmm: where
+        /// With agent, vmm and host: where
         #[arg(long, default_value = "lab-1")]
         host: String,
     },
@@ -279,7 +279,11 @@ fn status_json(layout: &Layout, record: &Record) -> serde_json::Value {
                 Kind::Native => agent,
                 Kind::Emulated => machine::is_running(layout, number),
             };
-            serde_json::json!({"name": machine::name(number), "running": running})
+            let life = machine::life(layout, number);
+            serde_json::json!({
+                "name": machine::name(number), "running": running,
+                "boots": life.boots, "panics": life.panics,
+            })
         })
         .collect();
     serde_json::json!({
@@ -307,7 +311,12 @@ async fn status(layout: &Layout, format: Format) -> Result<()> {
         Kind::Native => println!("Agent       {}", process(up::NATIVE_AGENT)),
         Kind::Emulated => {
             for number in 1..=record.hosts {
-                println!("Host lab-{number:<2} {}", process(&format!("host-{number}")));
+                let machine::Life { boots, panics } = machine::life(layout, number);
+                let again = match boots.saturating_sub(1) {
+                    0 => String::new(),
+                    n => format!(", has rebooted {n} time(s), {panics} after a kernel panic"),
+                };
+                println!("Host lab-{number:<2} {}{again}", process(&format!("host-{number}")));
             }
         }
     }
