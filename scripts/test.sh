@@ -80,7 +80,6 @@ lab_test() {
     passed=${before[0]} failed=${before[1]} skipped=${before[2]} broken=("${broken[@]:0:${before[3]}}")
     reasons=${before[4]} why_skipped=${before[5]}
     repeated+="repeated: lab: $1, as the kernel of an emulated host panicked under it"$'\n'
-    $ecsctl lab down --wipe
     start_lab "lab up, again" && step "lab: $1, again" "${run[@]}" || lab_logs
 }
 

@@ -23,6 +23,9 @@ pub(crate) const ZONE: &str = "cn-lab-1a";
 /// clock it would take instead costs an exit to QEMU for every look, and makes guests' clocks
 /// unreliable too.
 const CLOCKS: &str = "no_timer_check tsc=reliable";
+/// Most of it is never written, and takes no space until it is.
+const DATA_DISK_GIB: u64 = 100;
+
 /// Processors of a machine that offers `cpus` to guests. The first one is the host's own, and never
 /// runs a guest: QEMU lets every processor write the first one's SVM flags (`cpu_clear_ignne`, at each
 /// restore of an x87 state), unsynchronized, so that the first one loses its own changes of them, and
@@ -30,9 +33,6 @@ const CLOCKS: &str = "no_timer_check tsc=reliable";
 pub(crate) fn processors(cpus: u32) -> u32 {
     cpus.saturating_add(1)
 }
-
-/// Most of it is never written, and takes no space until it is.
-const DATA_DISK_GIB: u64 = 100;
 
 /// A host's name.
 pub(crate) fn name(number: u32) -> String {
