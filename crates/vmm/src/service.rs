@@ -59,6 +59,7 @@ impl MachineService {
             boot_epoch: self.boot_epoch,
             started_unix_ms: self.started_unix_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            disks: Vec::new(),
         }
     }
 
@@ -117,6 +118,9 @@ impl Service for MachineService {
                     let message = format!("the machine has no disk {}", request.disk_id);
                     return Err(refusal("NotFound", message));
                 }
+            }
+            Op::AttachDisk(_) | Op::DetachDisk(_) | Op::ResizeDisk(_) | Op::SwitchLayers(_) => {
+                return Err(refusal("Unsupported", "this VMM does not do that yet"));
             }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}

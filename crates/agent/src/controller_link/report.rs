@@ -18,5 +18,6 @@ pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
         disks: host.disks.report(),
         events: host.events.pending(),
         complete: true,
+        snapshots: Vec::new(),
     })
 }

@@ -140,6 +140,7 @@ fn info(config: &VmConfig) -> Info {
         boot_epoch: config.boot_epoch,
         started_unix_ms: u64::try_from(now).unwrap(),
         version: "double".into(),
+        disks: Vec::new(),
     }
 }
 

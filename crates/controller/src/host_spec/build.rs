@@ -31,6 +31,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
+        snapshots: Vec::new(),
     }
 }
 
@@ -116,6 +117,8 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         bytes_per_second: record.bytes_per_second,
         category: record.category.clone(),
         performance_level: record.performance_level.clone(),
+        source_snapshot_id: String::new(),
+        content_epoch: 0,
     }
 }
 

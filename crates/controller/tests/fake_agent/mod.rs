@@ -215,5 +215,6 @@ fn reconcile(
             .collect(),
         events: behaviour.events.clone(),
         complete: true,
+        snapshots: Vec::new(),
     }
 }

@@ -57,6 +57,7 @@ impl Counters {
             discards: get(&self.discards),
             errors: get(&self.errors),
             throttled_ns: get(&self.throttled_ns),
+            ..Default::default()
         }
     }
 }
