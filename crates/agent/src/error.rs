@@ -3,8 +3,14 @@
 use std::{io, path::PathBuf};
 
 /// Codes of disks that stay unusable by themselves.
-const PERMANENT: [&str; 4] =
-    ["DiskMissing", "DiskCorrupt", "InvalidDiskSize.TooSmall", "InvalidImageFormat.Unsupported"];
+const PERMANENT: [&str; 6] = [
+    "DiskMissing",
+    "DiskCorrupt",
+    "InvalidDiskSize.TooSmall",
+    "InvalidImageFormat.Unsupported",
+    "LayerMissing",
+    "SnapshotDamaged",
+];
 
 /// Errors of the agent.
 #[derive(Debug, thiserror::Error)]

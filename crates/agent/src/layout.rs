@@ -26,7 +26,7 @@ impl Layout {
     /// # Errors
     /// When one cannot be made.
     pub fn create(&self) -> Result<()> {
-        for dir in [self.images(), self.disks(), self.instances(), self.vmm()] {
+        for dir in [self.images(), self.disks(), self.layers(), self.instances(), self.vmm()] {
             make_dir(&dir, 0o711)?;
         }
         Ok(())
@@ -72,7 +72,23 @@ impl Layout {
     pub fn disk(&self, id: &str) -> PathBuf {
         self.disks().join(format!("{id}.qcow2"))
     }
-    /// Which disks were made once.
+    /// A disk's next top, until it takes the place of the present one.
+    pub fn next_top(&self, id: &str) -> PathBuf {
+        self.disks().join(format!("{id}.next"))
+    }
+    /// Layers frozen by snapshots.
+    pub fn layers(&self) -> PathBuf {
+        self.state.join("layers")
+    }
+    /// One frozen layer.
+    pub fn layer(&self, id: &str) -> PathBuf {
+        self.layers().join(format!("{id}.qcow2"))
+    }
+    /// What lies on what.
+    pub fn layering(&self) -> PathBuf {
+        self.state.join("layers.json")
+    }
+    /// Which disks were made once, in an older agent's account.
     pub fn made_disks(&self) -> PathBuf {
         self.state.join("made-disks.json")
     }

@@ -1,11 +1,7 @@
 //! One pass over the host: owners, images, disks, networks, in that order; again with every change
 //! of the spec, with every image that arrives, and every few seconds.
 
-use crate::{
-    error::Result,
-    host::Host,
-    instances::owners::{Owners, disks_in_use},
-};
+use crate::{error::Result, host::Host, instances::owners::Owners};
 use api::host::HostSpec;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
@@ -54,16 +50,15 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
             host.board.touch();
         }
     });
-    if host.disks.report().iter().all(|d| spec.disks.iter().any(|s| s.disk_id == d.disk_id)) {
-        host.images.drop_unused(spec)?;
+    if host.disks.report(None).iter().all(|d| spec.disks.iter().any(|s| s.disk_id == d.disk_id)) {
+        host.images.drop_unused(spec, &host.disks.images())?;
     }
     Ok(())
 }
 
 async fn reconcile_disks(host: &Arc<Host>, spec: &Arc<HostSpec>) -> Result<bool> {
     let (host, spec) = (Arc::clone(host), Arc::clone(spec));
-    let work =
-        move || host.disks.reconcile(&spec, |id| host.images.why_not(id), || disks_in_use(&host));
+    let work = move || host.disks.reconcile(&spec, |id| host.images.why_not(id));
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => {

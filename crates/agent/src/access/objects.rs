@@ -49,10 +49,11 @@ pub async fn list(host: &Host) -> Result<Vec<HostObject>> {
 fn living(host: &Host) -> HashSet<String> {
     let mut ids: HashSet<String> =
         host.board.all().into_iter().map(|status| status.instance_id).collect();
-    ids.extend(host.disks.report().into_iter().map(|status| status.disk_id));
+    ids.extend(host.disks.report(None).into_iter().map(|status| status.disk_id));
     if let Some(spec) = host.current_spec() {
         ids.extend(spec.instances.iter().map(|i| i.instance_id.clone()));
         ids.extend(spec.instances.iter().flat_map(|i| &i.enis).map(|e| e.eni_id.clone()));
+        ids.extend(spec.snapshots.iter().map(|s| s.snapshot_id.clone()));
         ids.extend(spec.disks.iter().map(|d| d.disk_id.clone()));
         ids.extend(spec.images.iter().map(|i| i.image_id.clone()));
         ids.extend(spec.vpcs.iter().map(|v| v.vpc_id.clone()));

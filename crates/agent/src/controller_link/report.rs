@@ -15,9 +15,12 @@ pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
         session,
         observed_revision: applied.revision,
         instances: host.board.all(),
-        disks: host.disks.report(),
+        disks: host.disks.report(host.current_spec().as_deref()),
         events: host.events.pending(),
         complete: true,
-        snapshots: Vec::new(),
+        snapshots: host
+            .current_spec()
+            .map(|spec| host.disks.report_snapshots(&spec))
+            .unwrap_or_default(),
     })
 }

@@ -1,36 +1,49 @@
-//! Disks: one qcow2 file each, an overlay on an image copy or blank. Made in milliseconds whatever
-//! the image's size, since only metadata is written.
+//! Disks: a qcow2 file each that is written, on layers frozen by snapshots, on an image copy or
+//! nothing. Made in milliseconds whatever the image's size, since only metadata is written.
+
+mod attachments;
+mod freeze;
+mod layering;
+mod mend;
+mod report;
+mod sources;
+mod tops;
+
+pub use attachments::{Attached, Attachments, DisksOfVmm};
+pub use freeze::Frozen;
 
 use crate::{
-    durable_file::{self, PART},
-    error::{Error, FileContext as _, Result},
+    durable_file::PART,
+    error::{Error, Result},
     layout::{Layout, is_safe_id, names_in, remove_file},
 };
 use api::{
-    host::{DiskSpec, DiskStatus, HostSpec, ImageSpec},
+    host::{DiskSpec, HostSpec},
     vmm::DiskFormat,
 };
+use layering::{Below, DiskEntry, Layering};
+use report::Noted;
+use sources::{Sources, format_of};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    fs::{self, File, OpenOptions},
-    os::unix::fs::MetadataExt as _,
+    fs::File,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+use tops::{LockedTop, held_bytes, open_below};
 
-const READY: &str = "ready";
-const FAILED: &str = "failed";
 const GIB: u64 = 1 << 30;
-/// Findings of a check that fit a message.
-const FINDINGS: usize = 5;
 
-/// The disks of this host and how each is.
+/// The disks and snapshots of this host and how each is.
 #[derive(Debug)]
 pub struct Disks {
     layout: Layout,
-    status: Mutex<BTreeMap<String, DiskStatus>>,
-    /// Disks that were made once. One whose file is missing must not come back empty.
-    made: Mutex<BTreeSet<String>>,
+    /// Held while files are made or moved.
+    layering: Mutex<Layering>,
+    noted: Mutex<BTreeMap<String, Noted>>,
+    /// Why a snapshot of the spec is not there, by its id.
+    snapshot_errors: Mutex<BTreeMap<String, (String, String)>>,
+    attachments: Attachments,
 }
 
 /// One file of a disk's chain, opened for a VMM or the boot finder.
@@ -42,264 +55,256 @@ pub struct OpenLayer {
     pub format: DiskFormat,
 }
 
+/// A disk's whole chain, top first.
+#[derive(Debug)]
+pub struct OpenChain {
+    /// The files.
+    pub layers: Vec<OpenLayer>,
+    /// Which chain it is.
+    pub chain_epoch: u64,
+}
+
 impl Disks {
     /// Over the disk directory.
     ///
     /// # Errors
-    /// When the list of disks made before cannot be read.
+    /// When the account of disks and layers cannot be read.
     pub fn open_all(layout: Layout) -> Result<Self> {
-        let made = durable_file::read_json(&layout.made_disks())?.unwrap_or_default();
-        Ok(Self { layout, status: Mutex::default(), made: Mutex::new(made) })
+        let layering = Mutex::new(Layering::load(&layout)?);
+        Ok(Self {
+            layout,
+            layering,
+            noted: Mutex::default(),
+            snapshot_errors: Mutex::default(),
+            attachments: Attachments::default(),
+        })
     }
 
-    /// Makes the disks of the spec whose image is here, removes those that are not in it and not
-    /// `in_use`. What cannot be done is in the status of that disk.
+    /// Which VMM has which disk.
+    pub fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
+    /// Images that anything here lies on.
+    pub fn images(&self) -> BTreeSet<String> {
+        self.layering().images()
+    }
+
+    /// Makes the disks of the spec whose source is here, brings those that no VMM has to the size
+    /// and content they should have, takes their snapshots, and removes disks and layers that nobody
+    /// wants or uses. What cannot be done is in the status of that disk or snapshot.
     ///
     /// # Errors
-    /// When the disk directory cannot be read.
+    /// When the disk directory cannot be read, or the account of it not be written.
     pub fn reconcile(
         &self,
         spec: &HostSpec,
         image_error: impl Fn(&str) -> Option<Error>,
-        in_use: impl FnOnce() -> Result<HashSet<String>>,
     ) -> Result<bool> {
+        let sources = Sources { spec, image_error: &image_error };
         let mut changed = false;
         for disk in &spec.disks {
-            let made = self.make(disk, spec, &image_error);
-            changed |= self.note(disk, made);
+            let done = self.settle(disk, &sources);
+            changed |= self.note(disk, done);
         }
-        let wanted: HashSet<&str> = spec.disks.iter().map(|d| d.disk_id.as_str()).collect();
-        self.note_made(&wanted)?;
-        let gone: Vec<String> =
-            self.on_medium()?.into_iter().filter(|id| !wanted.contains(id.as_str())).collect();
-        if !gone.is_empty() {
-            let in_use = in_use()?;
-            for id in &gone {
-                if in_use.contains(id) {
-                    self.status().entry(id.clone()).or_insert_with(|| DiskStatus {
-                        disk_id: id.clone(),
-                        state: READY.into(),
-                        ..DiskStatus::default()
-                    });
-                    continue;
-                }
-                remove_file(&self.layout.disk(id))?;
-                changed = true;
-            }
-        }
-        let left: HashSet<String> = self.on_medium()?.into_iter().collect();
-        self.status().retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
+        changed |= self.take_offline_snapshots(spec)?;
+        changed |= self.remove_disks(spec)?;
+        changed |= self.remove_layers(spec)?;
         for name in names_in(&self.layout.disks())?.iter().filter(|n| n.ends_with(PART)) {
             remove_file(&self.layout.disks().join(name))?;
         }
         Ok(changed)
     }
 
-    fn make(
-        &self,
-        disk: &DiskSpec,
-        spec: &HostSpec,
-        image_error: impl Fn(&str) -> Option<Error>,
-    ) -> Result<()> {
+    /// One disk as it should be while no VMM has it. Answers its size if that was looked at.
+    fn settle(&self, disk: &DiskSpec, sources: &Sources<'_>) -> Result<Option<u64>> {
+        let mut layering = self.layering();
+        self.finish_moved(&mut layering, &disk.disk_id)?;
+        self.make(&mut layering, disk, sources)?;
+        let entry = layering.disks.get(&disk.disk_id);
+        let epoch = entry.map_or(0, |e| e.content_epoch);
+        let pending = entry.is_some_and(|e| e.pending.is_some());
+        if !pending && epoch >= disk.content_epoch && self.is_settled(disk) {
+            return Ok(None);
+        }
+        if self.attachments.of_disk(&disk.disk_id).is_some() {
+            // Its owner's.
+            return Ok(None);
+        }
         let path = self.layout.disk(&disk.disk_id);
-        if path.exists() {
-            return Ok(());
-        }
-        if self.made().contains(&disk.disk_id) {
-            return Err(Error::resource(
-                &disk.disk_id,
-                "DiskMissing",
-                format!("its file {} is gone; put it back, or delete the disk", path.display()),
-            ));
-        }
-        let virtual_size = disk.size_gib.saturating_mul(GIB);
-        let backing = if disk.image_id.is_empty() {
-            None
-        } else {
-            let image = image_of(spec, disk)?;
-            if let Some(error) = image_error(&image.image_id) {
-                return Err(error);
+        let Some(mut top) = LockedTop::open(&path)? else { return Ok(None) };
+        if pending {
+            self.finish_pending(&mut layering, &disk.disk_id, 0)?;
+            match LockedTop::open(&path)? {
+                Some(new) => top = new,
+                None => return Ok(None),
             }
-            if image.virtual_bytes > virtual_size {
-                return Err(Error::resource(
-                    &disk.disk_id,
-                    "InvalidDiskSize.TooSmall",
-                    format!(
-                        "the disk has {virtual_size} bytes, its image {} needs {}; ask for a \
-                         larger disk",
-                        image.image_id, image.virtual_bytes
-                    ),
-                ));
+        }
+        if let Some(entry) = layering.disks.get_mut(&disk.disk_id)
+            && entry.below.is_none()
+        {
+            entry.below = Some(sources.below(disk)?);
+            layering.save(&self.layout)?;
+        }
+        if epoch < disk.content_epoch {
+            self.replace_content(&mut layering, disk, sources)?;
+            match LockedTop::open(&path)? {
+                Some(new) => top = new,
+                None => return Ok(None),
             }
-            let format = match image_format(image)? {
-                DiskFormat::Raw => qcow2::Format::Raw,
-                _ => qcow2::Format::Qcow2,
-            };
-            Some(qcow2::Backing { name: format!("../images/{}", image.image_id), format })
-        };
-        let options = qcow2::CreateOptions { virtual_size, backing, ..Default::default() };
-        durable_file::create_with(&path, |file, _| {
-            qcow2::create(file, &options).map_err(|e| {
-                Error::resource(
-                    &disk.disk_id,
-                    "DiskCreateFailed",
-                    format!("cannot write {}: {e}", path.display()),
-                )
-            })
-        })
-    }
-
-    fn note_made(&self, wanted: &HashSet<&str>) -> Result<()> {
-        let mut now: BTreeSet<String> = self.on_medium()?.into_iter().collect();
-        let mut made = self.made();
-        now.extend(made.iter().filter(|id| wanted.contains(id.as_str())).cloned());
-        if now != *made {
-            durable_file::write_json(&self.layout.made_disks(), &now)?;
-            *made = now;
         }
-        Ok(())
+        self.grow(top, &layering, disk).map(Some)
     }
 
-    fn note(&self, disk: &DiskSpec, made: Result<()>) -> bool {
-        let mut status = DiskStatus {
-            disk_id: disk.disk_id.clone(),
-            observed_generation: disk.generation,
-            state: READY.into(),
-            allocated_bytes: self.allocated(&disk.disk_id),
-            ..DiskStatus::default()
-        };
-        if let Err(e) = made {
-            status.state = FAILED.into();
-            status.code = e.code().into();
-            status.message = e.to_string();
+    fn remove_disks(&self, spec: &HostSpec) -> Result<bool> {
+        let wanted: HashSet<&str> = spec.disks.iter().map(|d| d.disk_id.as_str()).collect();
+        let mut changed = false;
+        for id in self.on_medium()?.into_iter().filter(|id| !wanted.contains(id.as_str())) {
+            let mut layering = self.layering();
+            let free = self.attachments.of_disk(&id).is_none();
+            let top = self.layout.disk(&id);
+            let locked = if free && top.exists() { LockedTop::open(&top)? } else { None };
+            if !free || (top.exists() && locked.is_none()) {
+                self.noted().entry(id.clone()).or_insert_with(|| Noted::leaving(&id));
+                continue;
+            }
+            // What it was cut off at no longer matters, except for a snapshot's layer.
+            if layering.disks.contains_key(&id) {
+                self.finish_pending(&mut layering, &id, 0)?;
+            }
+            remove_file(&top)?;
+            remove_file(&self.layout.next_top(&id))?;
+            changed = true;
         }
-        let mut all = self.status();
-        let old = all.insert(disk.disk_id.clone(), status.clone());
-        old.is_none_or(|old| {
-            (&old.state, &old.code, old.observed_generation)
-                != (&status.state, &status.code, status.observed_generation)
-        })
-    }
-
-    /// How every disk is.
-    pub fn report(&self) -> Vec<DiskStatus> {
-        let mut all: Vec<DiskStatus> = self.status().values().cloned().collect();
-        for disk in &mut all {
-            disk.allocated_bytes = self.allocated(&disk.disk_id);
+        let mut layering = self.layering();
+        let left: HashSet<String> = self.on_medium()?.into_iter().collect();
+        let before = layering.disks.len();
+        layering.disks.retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
+        if layering.disks.len() != before {
+            layering.save(&self.layout)?;
         }
-        all
+        self.noted().retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
+        Ok(changed)
     }
 
-    /// Opens a disk's chain, top first. The top is writable on demand, the rest never is.
+    /// Opens a disk's chain, top first. The top is writable on demand, the rest never is; a writable
+    /// one is nobody else's until its last duplicate is closed.
     ///
     /// # Errors
-    /// When a file of the chain is not here; names the disk and why.
-    pub fn open(&self, spec: &HostSpec, disk_id: &str, writable: bool) -> Result<Vec<OpenLayer>> {
-        let disk = spec.disks.iter().find(|d| d.disk_id == disk_id).ok_or_else(|| {
-            Error::resource(disk_id, "DiskNotReady", "the disk is not in this host's spec yet")
-        })?;
-        let ready = match self.status().get(disk_id) {
-            Some(status) if status.state == READY => Ok(()),
-            Some(status) => Err(Error::resource(disk_id, &status.code, &status.message)),
-            None => Err(Error::resource(disk_id, "DiskNotReady", "the disk is being made")),
-        };
-        ready?;
-        let top = self.layout.disk(disk_id);
-        let mut layers = vec![OpenLayer {
-            file: OpenOptions::new().read(true).write(writable).open(&top).at("open", &top)?,
-            format: DiskFormat::Qcow2,
-        }];
-        if !disk.image_id.is_empty() {
-            let path = self.layout.image(&disk.image_id);
-            let file = File::open(&path).at("open", &path)?;
-            layers.push(OpenLayer { file, format: image_format(image_of(spec, disk)?)? });
+    /// When a file of the chain is not here, or somebody else has the disk; names the disk and why.
+    pub fn open(&self, spec: &HostSpec, disk_id: &str, writable: bool) -> Result<OpenChain> {
+        let not_ready = |why: &str| Error::resource(disk_id, "DiskNotReady", why);
+        if !spec.disks.iter().any(|d| d.disk_id == disk_id) {
+            return Err(not_ready("the disk is not in this host's spec yet"));
         }
+        match self.noted().get(disk_id) {
+            Some(noted) => noted.usable()?,
+            None => return Err(not_ready("the disk is being made")),
+        }
+        let mut layering = self.layering();
+        self.finish_moved(&mut layering, disk_id)?;
+        let path = self.layout.disk(disk_id);
+        let in_use = || {
+            let message =
+                "another instance on this host still has the disk, or it is being changed";
+            Error::resource(disk_id, "DiskBusy", message)
+        };
+        let mut top = LockedTop::open(&path)?.ok_or_else(in_use)?;
+        if layering.disks.get(disk_id).is_some_and(|entry| entry.pending.is_some()) {
+            self.finish_pending(&mut layering, disk_id, 0)?;
+            top = LockedTop::open(&path)?.ok_or_else(in_use)?;
+        }
+        let file = if writable { top.0 } else { open_below(&path)? };
+        let chain_epoch = layering.disks.get(disk_id).map_or(0, |entry| entry.chain_epoch);
+        Ok(OpenChain { layers: self.layers_of(&layering, disk_id, file)?, chain_epoch })
+    }
+
+    /// The chain of a disk below its top, for a VMM that has the top.
+    ///
+    /// # Errors
+    /// When a file of the chain is not here.
+    pub fn open_backing(&self, disk_id: &str) -> Result<OpenChain> {
+        let layering = self.layering();
+        let top = open_below(&self.layout.disk(disk_id))?;
+        let mut layers = self.layers_of(&layering, disk_id, top)?;
+        layers.remove(0);
+        let chain_epoch = layering.disks.get(disk_id).map_or(0, |entry| entry.chain_epoch);
+        Ok(OpenChain { layers, chain_epoch })
+    }
+
+    fn layers_of(&self, layering: &Layering, disk_id: &str, top: File) -> Result<Vec<OpenLayer>> {
+        let below = layering.disks.get(disk_id).and_then(|entry| entry.below.as_ref());
+        let below = below.ok_or_else(|| {
+            Error::resource(disk_id, "DiskNotReady", "what it lies on is not known yet")
+        })?;
+        let mut layers = vec![OpenLayer { file: top, format: DiskFormat::Qcow2 }];
+        layers.extend(self.open_chain(layering, disk_id, below)?);
         Ok(layers)
     }
 
-    /// Puts a disk's metadata in order after a crash: what was allocated for a write that never came
-    /// is given back. Tells what was done. The disk must not be in use.
-    ///
-    /// # Errors
-    /// `DiskCorrupt` when the metadata contradicts itself, which is left as it is; otherwise what
-    /// the file system said.
-    pub fn mend(&self, disk_id: &str) -> Result<Option<String>> {
-        let path = self.layout.disk(disk_id);
-        let corrupt = |found: String| {
-            let message = format!(
-                "its metadata is damaged ({found}); keep a copy of {} and repair the file with \
-                 qemu-img check -r all, or put a good copy in its place, then start the instance",
-                path.display()
-            );
-            Error::resource(disk_id, "DiskCorrupt", message)
-        };
-        let failed = |e: qcow2::Error| match e {
-            qcow2::Error::Io { action, source } => {
-                let message = format!("cannot {action} of {}: {source}", path.display());
-                Error::resource(disk_id, "DiskCheckFailed", message)
-            }
-            other => corrupt(other.to_string()),
-        };
-        let file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
-        let report = qcow2::check(&file).map_err(failed)?;
-        if report.corruptions > 0 {
-            let found = report.messages.iter().take(FINDINGS).cloned().collect::<Vec<_>>();
-            let found = format!("{} contradictions: {}", report.corruptions, found.join("; "));
-            return Err(corrupt(found));
+    fn open_chain(
+        &self,
+        layering: &Layering,
+        disk_id: &str,
+        below: &Below,
+    ) -> Result<Vec<OpenLayer>> {
+        let (layers, image) = layering.chain(below).map_err(|layer| {
+            let message = format!("layer {layer} below it is not in this host's account");
+            Error::resource(disk_id, "LayerMissing", message)
+        })?;
+        let mut opened = Vec::new();
+        for id in layers {
+            let file = open_below(&self.layout.layer(id))?;
+            opened.push(OpenLayer { file, format: DiskFormat::Qcow2 });
         }
-        if report.leaks == 0 {
-            return Ok(None);
+        if let Some((id, raw)) = image {
+            let file = open_below(&self.layout.image(id))?;
+            opened.push(OpenLayer { file, format: format_of(raw) });
         }
-        qcow2::repair(&file).map_err(failed)?;
-        Ok(Some(format!("disk {disk_id}: {} unused clusters were given back", report.leaks)))
+        Ok(opened)
+    }
+
+    /// Which chain a disk has.
+    pub fn chain_epoch(&self, disk_id: &str) -> u64 {
+        self.layering().disks.get(disk_id).map_or(0, |entry: &DiskEntry| entry.chain_epoch)
     }
 
     fn on_medium(&self) -> Result<Vec<String>> {
         let names = names_in(&self.layout.disks())?;
-        let ids = names.iter().filter_map(|n| n.strip_suffix(".qcow2"));
-        Ok(ids.filter(|id| is_safe_id(id)).map(str::to_owned).collect())
+        let id = |n: &String| {
+            n.strip_suffix(".qcow2").or_else(|| n.strip_suffix(".next")).map(str::to_owned)
+        };
+        let ids: BTreeSet<String> = names.iter().filter_map(id).collect();
+        Ok(ids.into_iter().filter(|id| is_safe_id(id)).collect())
     }
 
-    /// The files of the disk directory with the disk each belongs to.
+    /// The files of disks and layers with the disk or snapshot each belongs to.
     pub(crate) fn files(&self) -> Result<Vec<(PathBuf, String)>> {
-        let dir = self.layout.disks();
-        let owner = |name: &str| name.trim_end_matches(PART).trim_end_matches(".qcow2").to_owned();
-        Ok(names_in(&dir)?.iter().map(|name| (dir.join(name), owner(name))).collect())
+        let owner = |name: &str| {
+            let name = name.trim_end_matches(PART);
+            name.trim_end_matches(".qcow2").trim_end_matches(".next").to_owned()
+        };
+        let mut files = Vec::new();
+        for dir in [self.layout.disks(), self.layout.layers()] {
+            files.extend(names_in(&dir)?.iter().map(|name| (dir.join(name), owner(name))));
+        }
+        Ok(files)
     }
 
     fn allocated(&self, disk_id: &str) -> u64 {
-        // st_blocks counts units of 512 bytes.
-        fs::metadata(self.layout.disk(disk_id)).map_or(0, |m| m.blocks().saturating_mul(512))
+        held_bytes(&self.layout.disk(disk_id))
     }
 
-    fn made(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    fn layering(&self) -> MutexGuard<'_, Layering> {
+        self.layering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn status(&self) -> MutexGuard<'_, BTreeMap<String, DiskStatus>> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<String, Noted>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-fn image_of<'a>(spec: &'a HostSpec, disk: &DiskSpec) -> Result<&'a ImageSpec> {
-    spec.images.iter().find(|i| i.image_id == disk.image_id).ok_or_else(|| {
-        Error::resource(
-            &disk.disk_id,
-            "ImageNotReady",
-            format!("its image {} is not in this host's spec", disk.image_id),
-        )
-    })
-}
-
-fn image_format(image: &ImageSpec) -> Result<DiskFormat> {
-    match image.format.to_ascii_lowercase().as_str() {
-        "qcow2" => Ok(DiskFormat::Qcow2),
-        "raw" => Ok(DiskFormat::Raw),
-        other => Err(Error::resource(
-            &image.image_id,
-            "InvalidImageFormat.Unsupported",
-            format!("image format {other:?} is not one of qcow2, raw; import it in one of these"),
-        )),
+    fn snapshot_errors(&self) -> MutexGuard<'_, BTreeMap<String, (String, String)>> {
+        self.snapshot_errors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

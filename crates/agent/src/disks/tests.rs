@@ -1,4 +1,7 @@
 use super::*;
+use crate::disks::tops::held_bytes;
+use api::host::{DiskStatus, ImageSpec, InstanceSpec, SnapshotSpec};
+use std::fs::{self, OpenOptions};
 
 fn disk(id: &str, image: &str, size_gib: u64) -> DiskSpec {
     DiskSpec {
@@ -28,17 +31,16 @@ impl Fixture {
         Self { _dir: dir, disks: Disks::open_all(layout.clone()).unwrap(), layout }
     }
 
-    fn reconcile(&self, spec: &HostSpec, in_use: &[&str]) -> bool {
+    fn reconcile(&self, spec: &HostSpec) -> bool {
         let missing = |id: &str| {
             (!self.layout.image(id).exists())
                 .then(|| Error::resource(id, "ImageNotReady", "being copied"))
         };
-        let in_use = in_use.iter().map(|s| (*s).to_owned()).collect();
-        self.disks.reconcile(spec, missing, || Ok(in_use)).unwrap()
+        self.disks.reconcile(spec, missing).unwrap()
     }
 
     fn state(&self, id: &str) -> (String, String) {
-        let all = self.disks.report();
+        let all = self.disks.report(None);
         let disk = all.iter().find(|d| d.disk_id == id).unwrap();
         (disk.state.clone(), disk.code.clone())
     }
@@ -52,37 +54,39 @@ fn an_overlay_waits_for_its_image_and_names_it() {
         images: vec![image("m-1", 1 << 20)],
         ..HostSpec::default()
     };
-    assert!(f.reconcile(&spec, &[]));
+    assert!(f.reconcile(&spec));
     assert_eq!(f.state("d-1"), ("failed".into(), "ImageNotReady".into()));
     assert_eq!(f.disks.open(&spec, "d-1", true).unwrap_err().code(), "ImageNotReady");
     fs::write(f.layout.image("m-1"), [0; 512]).unwrap();
-    assert!(f.reconcile(&spec, &[]));
+    assert!(f.reconcile(&spec));
     assert_eq!(f.state("d-1"), ("ready".into(), String::new()));
     let info = qcow2::probe(&File::open(f.layout.disk("d-1")).unwrap()).unwrap();
     assert_eq!(info.virtual_size, 1 << 30);
     assert_eq!(info.backing_name.as_deref(), Some("../images/m-1"));
     let layers = f.disks.open(&spec, "d-1", true).unwrap();
-    let formats: Vec<DiskFormat> = layers.iter().map(|l| l.format).collect();
+    let formats: Vec<DiskFormat> = layers.layers.iter().map(|l| l.format).collect();
     assert_eq!(formats, [DiskFormat::Qcow2, DiskFormat::Raw]);
     assert_eq!(f.disks.mend("d-1").unwrap(), None);
     // Made once: a second pass leaves it alone.
-    assert!(!f.reconcile(&spec, &[]));
+    assert!(!f.reconcile(&spec));
 }
 
 #[test]
 fn a_disk_goes_with_the_spec_but_not_under_a_running_guest() {
     let f = Fixture::new();
     let spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
-    f.reconcile(&spec, &[]);
+    f.reconcile(&spec);
     let leftover = f.layout.disks().join("d-2.qcow2.part");
     fs::write(&leftover, "half").unwrap();
     let empty = HostSpec::default();
-    f.reconcile(&empty, &["d-1"]);
+    let vmms = f.disks.open(&spec, "d-1", true).unwrap();
+    f.reconcile(&empty);
     assert!(f.layout.disk("d-1").exists() && !leftover.exists());
-    assert_eq!(f.disks.report().len(), 1);
-    f.reconcile(&empty, &[]);
+    assert_eq!(f.disks.report(None).len(), 1);
+    drop(vmms);
+    f.reconcile(&empty);
     assert!(!f.layout.disk("d-1").exists());
-    assert!(f.disks.report().is_empty());
+    assert!(f.disks.report(None).is_empty());
 }
 
 #[test]
@@ -94,7 +98,7 @@ fn a_disk_smaller_than_its_image_is_refused_with_the_reason() {
         images: vec![image("m-1", 2 << 30)],
         ..HostSpec::default()
     };
-    f.reconcile(&spec, &[]);
+    f.reconcile(&spec);
     assert_eq!(f.state("d-1"), ("failed".into(), "InvalidDiskSize.TooSmall".into()));
     assert_eq!(f.state("d-2"), ("failed".into(), "ImageNotReady".into()));
     assert!(!f.layout.disk("d-1").exists());
@@ -104,15 +108,15 @@ fn a_disk_smaller_than_its_image_is_refused_with_the_reason() {
 fn a_disk_that_was_lost_does_not_come_back_empty() {
     let mut f = Fixture::new();
     let spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
-    f.reconcile(&spec, &[]);
+    f.reconcile(&spec);
     fs::remove_file(f.layout.disk("d-1")).unwrap();
     f.disks = Disks::open_all(f.layout.clone()).unwrap();
-    f.reconcile(&spec, &[]);
+    f.reconcile(&spec);
     assert_eq!(f.state("d-1"), ("failed".into(), "DiskMissing".into()));
     assert!(!f.layout.disk("d-1").exists());
     // Deleted and made anew is another matter.
-    f.reconcile(&HostSpec::default(), &[]);
-    f.reconcile(&spec, &[]);
+    f.reconcile(&HostSpec::default());
+    f.reconcile(&spec);
     assert_eq!(f.state("d-1"), ("ready".into(), String::new()));
 }
 
@@ -121,7 +125,7 @@ fn after_a_crash_leaks_are_given_back_and_contradictions_are_refused() {
     use std::os::unix::fs::FileExt as _;
     let f = Fixture::new();
     let spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
-    f.reconcile(&spec, &[]);
+    f.reconcile(&spec);
     let file = OpenOptions::new().read(true).write(true).open(f.layout.disk("d-1")).unwrap();
     let read = |at: u64| {
         let mut bytes = [0; 8];
@@ -147,4 +151,207 @@ fn after_a_crash_leaks_are_given_back_and_contradictions_are_refused() {
     assert_eq!(refused.code(), "DiskCorrupt");
     assert!(refused.is_permanent());
     assert!(refused.to_string().contains("qemu-img check -r all"), "{refused}");
+}
+
+impl Fixture {
+    fn status(&self, spec: &HostSpec, id: &str) -> DiskStatus {
+        self.disks.report(Some(spec)).into_iter().find(|d| d.disk_id == id).unwrap()
+    }
+
+    fn image(&self, spec: &HostSpec, id: &str) -> std::sync::Arc<qcow2::Image> {
+        let chain = self.disks.open(spec, id, true).unwrap().layers.into_iter();
+        let layers = chain
+            .map(|l| qcow2::Layer { file: l.file, format: sources::qcow2_format(l.format) })
+            .collect();
+        qcow2::Image::open(layers, qcow2::OpenOptions::default()).unwrap()
+    }
+
+    fn write(&self, spec: &HostSpec, id: &str, offset: u64, byte: u8) {
+        let image = self.image(spec, id);
+        image.write_at(&[byte; 4096], offset).unwrap();
+        image.flush().unwrap();
+    }
+
+    fn read(&self, spec: &HostSpec, id: &str, offset: u64) -> u8 {
+        let mut bytes = [0; 4096];
+        self.image(spec, id).read_at(&mut bytes, offset).unwrap();
+        assert!(bytes.iter().all(|b| *b == bytes[0]));
+        bytes[0]
+    }
+
+    /// As after a restart of the agent.
+    fn reopen(&mut self) {
+        self.disks = Disks::open_all(self.layout.clone()).unwrap();
+    }
+}
+
+fn snapshot(id: &str, disk_id: &str) -> SnapshotSpec {
+    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1 }
+}
+
+#[test]
+fn a_disk_that_no_vmm_has_grows_and_one_in_use_is_left_to_its_vmm() {
+    let f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    f.reconcile(&spec);
+    assert_eq!(f.status(&spec, "d-1").observed_generation, 4);
+    f.write(&spec, "d-1", 0, 7);
+    spec.disks[0].size_gib = 3;
+    spec.disks[0].generation = 5;
+    let held = f.disks.open(&spec, "d-1", true).unwrap();
+    assert_eq!(f.disks.open(&spec, "d-1", true).unwrap_err().code(), "DiskBusy");
+    f.reconcile(&spec);
+    let status = f.status(&spec, "d-1");
+    assert_eq!((status.size_bytes, status.observed_generation), (1 << 30, 4));
+    drop(held);
+    f.reconcile(&spec);
+    let status = f.status(&spec, "d-1");
+    assert_eq!((status.size_bytes, status.observed_generation), (3 << 30, 5));
+    assert_eq!((f.read(&spec, "d-1", 0), f.read(&spec, "d-1", (3 << 30) - 4096)), (7, 0));
+    // Never smaller.
+    spec.disks[0].size_gib = 2;
+    f.reconcile(&spec);
+    assert_eq!(f.status(&spec, "d-1").size_bytes, 3 << 30);
+}
+
+#[test]
+fn a_disk_has_a_place_in_the_instance_that_wants_it() {
+    let f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    f.reconcile(&spec);
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "");
+    spec.instances.push(InstanceSpec {
+        instance_id: "i-1".into(),
+        disk_ids: vec!["d-s".into(), "d-1".into()],
+        ..InstanceSpec::default()
+    });
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "i-1");
+    // Its VMM lives and does not have the disk yet; then it has.
+    f.disks.attachments().set("i-1", DisksOfVmm::presumed(&["d-s".into()]));
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "");
+    f.disks.attachments().set("i-1", DisksOfVmm::presumed(&["d-s".into(), "d-1".into()]));
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "i-1");
+    // Not wanted any more, and still there.
+    spec.instances[0].disk_ids.pop();
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "i-1");
+    f.disks.attachments().clear("i-1");
+    assert_eq!(f.status(&spec, "d-1").attached_instance_id, "");
+}
+
+#[test]
+fn snapshots_keep_what_was_and_disks_are_made_from_and_set_back_to_them() {
+    let mut f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    f.reconcile(&spec);
+    f.write(&spec, "d-1", 0, 1);
+    spec.snapshots.push(snapshot("s-1", "d-1"));
+    f.reconcile(&spec);
+    f.write(&spec, "d-1", 0, 2);
+    spec.snapshots.push(snapshot("s-2", "d-1"));
+    f.reconcile(&spec);
+    f.write(&spec, "d-1", 0, 3);
+    let told = f.disks.report_snapshots(&spec);
+    assert!(told.iter().all(|s| s.state == "accomplished" && s.taken_unix_ms > 0), "{told:?}");
+    assert_eq!(told[0].changed_bytes, held_bytes(&f.layout.layer("s-1")));
+
+    let mut clone = disk("d-2", "", 1);
+    clone.source_snapshot_id = "s-1".into();
+    spec.disks.push(clone);
+    f.reconcile(&spec);
+    assert_eq!((f.read(&spec, "d-2", 0), f.read(&spec, "d-1", 0)), (1, 3));
+    spec.disks[0].source_snapshot_id = "s-2".into();
+    spec.disks[0].content_epoch = 1;
+    f.reconcile(&spec);
+    assert_eq!((f.read(&spec, "d-1", 0), f.status(&spec, "d-1").content_epoch), (2, 1));
+    f.reopen();
+    f.reconcile(&spec);
+    assert_eq!((f.read(&spec, "d-1", 0), f.read(&spec, "d-2", 0)), (2, 1));
+
+    // Deleted snapshots stay as layers for as long as anything lies on them.
+    spec.snapshots.clear();
+    spec.disks.retain(|d| d.disk_id == "d-2");
+    f.reconcile(&spec);
+    assert_eq!(names_in(&f.layout.layers()).unwrap(), ["s-1.qcow2"]);
+    assert_eq!(f.read(&spec, "d-2", 0), 1);
+    f.reconcile(&HostSpec::default());
+    assert_eq!(names_in(&f.layout.layers()).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_snapshot_outlives_its_disk_but_one_of_a_deleted_disk_is_never_taken() {
+    let f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    spec.snapshots.push(snapshot("s-1", "d-1"));
+    f.reconcile(&spec);
+    spec.disks.clear();
+    f.reconcile(&spec);
+    spec.snapshots.push(snapshot("s-2", "d-1"));
+    f.reconcile(&spec);
+    let states: Vec<_> = f
+        .disks
+        .report_snapshots(&spec)
+        .into_iter()
+        .map(|s| (s.snapshot_id, s.state, s.code))
+        .collect();
+    let told = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+    assert_eq!(
+        states,
+        [told("s-1", "accomplished", ""), told("s-2", "failed", "InvalidDiskId.NotFound")]
+    );
+}
+
+#[test]
+fn a_snapshot_of_a_disk_in_use_is_its_vmms_and_finished_wherever_it_was_cut_off() {
+    // What the VMM has done and which renames were made when the agent was killed.
+    for cut in 0..3 {
+        let mut f = Fixture::new();
+        let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+        f.reconcile(&spec);
+        f.write(&spec, "d-1", 0, 1);
+        spec.snapshots.push(snapshot("s-1", "d-1"));
+        let vmm = f.disks.open(&spec, "d-1", true).unwrap();
+        f.reconcile(&spec);
+        assert_eq!(f.disks.report_snapshots(&spec)[0].state, "progressing");
+        assert_eq!(f.disks.snapshot_to_take(&spec, "d-1").as_deref(), Some("s-1"));
+        let frozen = f.disks.prepare_freeze("d-1", "s-1").unwrap();
+        assert_eq!(frozen.below.chain_epoch, vmm.chain_epoch + 1);
+        assert_eq!(frozen.below.layers.len(), 1);
+        // Asked again before the VMM let go of the descriptors it was sent.
+        assert_eq!(f.disks.prepare_freeze("d-1", "s-1").unwrap_err().code(), "DiskBusy");
+        drop(vmm);
+        // The VMM writes to the new top.
+        let below = frozen.below.layers.into_iter().next().unwrap();
+        let layers = [frozen.top, below]
+            .map(|l| qcow2::Layer { file: l.file, format: qcow2::Format::Qcow2 });
+        let image = qcow2::Image::open(layers.into(), qcow2::OpenOptions::default()).unwrap();
+        image.write_at(&[2; 4096], 0).unwrap();
+        drop(image);
+        let (top, next) = (f.layout.disk("d-1"), f.layout.next_top("d-1"));
+        if cut > 0 {
+            fs::rename(&top, f.layout.layer("s-1")).unwrap();
+        }
+        if cut > 1 {
+            fs::rename(&next, &top).unwrap();
+        }
+        f.reopen();
+        f.reconcile(&spec);
+        assert_eq!(f.disks.report_snapshots(&spec)[0].state, "accomplished", "cut {cut}");
+        assert_eq!(f.read(&spec, "d-1", 0), 2, "cut {cut}");
+        spec.disks[0].source_snapshot_id = "s-1".into();
+        spec.disks[0].content_epoch = 1;
+        f.reconcile(&spec);
+        assert_eq!(f.read(&spec, "d-1", 0), 1, "cut {cut}");
+        assert!(!next.exists());
+    }
+}
+
+#[test]
+fn layers_without_their_account_are_not_taken_for_strays() {
+    let f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    spec.snapshots.push(snapshot("s-1", "d-1"));
+    f.reconcile(&spec);
+    fs::remove_file(f.layout.layering()).unwrap();
+    let refused = Disks::open_all(f.layout.clone()).unwrap_err();
+    assert!(refused.to_string().contains("put a copy of it back"), "{refused}");
 }

@@ -10,7 +10,7 @@ use crate::{
 use api::host::{HostSpec, ImageSpec, ReadImageRequest};
 use sha2::{Digest as _, Sha256};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs::{self, File},
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -94,12 +94,13 @@ impl Images {
     ///
     /// # Errors
     /// When the directory cannot be read or a file not removed.
-    pub fn drop_unused(&self, spec: &HostSpec) -> Result<()> {
+    pub fn drop_unused(&self, spec: &HostSpec, lain_on: &BTreeSet<String>) -> Result<()> {
         let wanted: HashSet<&str> = spec
             .images
             .iter()
             .map(|i| i.image_id.as_str())
             .chain(spec.disks.iter().map(|d| d.image_id.as_str()))
+            .chain(lain_on.iter().map(String::as_str))
             .collect();
         for (path, id) in self.files()? {
             if !wanted.contains(id.as_str()) {

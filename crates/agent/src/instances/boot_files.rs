@@ -90,7 +90,7 @@ pub async fn find(
         mappings.push(FdMapping { parent_fd: fd, child_fd });
         child_fd.to_string()
     };
-    for layer in host.disks.open(spec, system_disk, false)? {
+    for layer in host.disks.open(spec, system_disk, false)?.layers {
         let format = match layer.format {
             DiskFormat::Raw => "raw",
             _ => "qcow2",

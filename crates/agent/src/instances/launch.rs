@@ -2,7 +2,7 @@
 
 use super::{
     boot_files::{self, BootFiles},
-    keeper,
+    keeper, plug,
     record::Record,
 };
 use crate::{
@@ -13,10 +13,8 @@ use crate::{
     layout::{make_dir, remove_dir},
 };
 use api::{
-    host::{DiskSpec, HostSpec, InstanceSpec},
-    vmm::{
-        Boot, Console, Disk, DiskLayer, DiskLimit, FileRef, Jail, Nic, VmConfig, file_ref::Source,
-    },
+    host::{HostSpec, InstanceSpec},
+    vmm::{Boot, Console, Disk, DiskLayer, FileRef, Jail, Nic, VmConfig, file_ref::Source},
 };
 use command_fds::{CommandFdExt as _, FdMapping};
 use std::{
@@ -130,15 +128,16 @@ async fn describe(
     };
     let mut disks = Vec::new();
     for disk_id in &instance.disk_ids {
-        let layers = host.disks.open(spec, disk_id, true)?;
-        let limit = spec.disks.iter().find(|d| d.disk_id == *disk_id).and_then(limit);
+        let chain = host.disks.open(spec, disk_id, true)?;
+        let limit = spec.disks.iter().find(|d| d.disk_id == *disk_id).and_then(plug::limit);
         let layer = |OpenLayer { file, format }| DiskLayer {
             file: Some(inherited.file(file)),
             format: format.into(),
         };
         disks.push(Disk {
             disk_id: disk_id.clone(),
-            layers: layers.into_iter().map(layer).collect(),
+            layers: chain.layers.into_iter().map(layer).collect(),
+            chain_epoch: chain.chain_epoch,
             limit,
             ..Disk::default()
         });
@@ -184,11 +183,6 @@ async fn describe(
         boot_epoch: record.boot_epoch,
         ..VmConfig::default()
     })
-}
-
-fn limit(disk: &DiskSpec) -> Option<DiskLimit> {
-    let limit = DiskLimit { iops: disk.iops, bytes_per_second: disk.bytes_per_second };
-    (limit != DiskLimit::default()).then_some(limit)
 }
 
 /// One vhost-net descriptor per queue pair, or none: the VMM then moves the packets itself.

@@ -8,6 +8,8 @@ pub mod keeper;
 pub mod launch;
 pub mod owner;
 pub mod owners;
+pub mod plug;
+pub mod plugging;
 pub mod processes;
 pub mod record;
 pub mod slots;

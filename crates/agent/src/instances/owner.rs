@@ -6,6 +6,7 @@ use super::{
     decide::{self, Desired, Step},
     exit::{Exit, ExitReport},
     launch::launch,
+    plugging::Plugging,
     processes::{Presence, Role, launch_of, try_lock},
     record::{Phase, Record},
 };
@@ -17,7 +18,7 @@ use crate::{
     vmm_client::VmmClient,
 };
 use api::{
-    host::{InstanceSpec, Power},
+    host::{DiskSpec, InstanceSpec, Power},
     vmm::{VmConfig, VmState},
 };
 use std::{
@@ -43,6 +44,10 @@ pub struct Wish {
     pub revision: u64,
     /// Its part of the spec; `None`: it is not in the spec any more.
     pub instance: Option<Arc<InstanceSpec>>,
+    /// Its disks, in device order.
+    pub disks: Arc<[DiskSpec]>,
+    /// Snapshots of these, by id.
+    pub snapshots: Arc<[String]>,
 }
 
 impl From<&InstanceSpec> for Desired {
@@ -88,6 +93,7 @@ struct Owner<'a> {
     wish: watch::Receiver<Wish>,
     record: Record,
     client: VmmClient,
+    plugging: Plugging,
 }
 
 impl<'a> Owner<'a> {
@@ -103,7 +109,11 @@ impl<'a> Owner<'a> {
             }
             Err(e) => return Err(e),
         };
-        Ok(Self { host, id: id.to_owned(), wish, record, client })
+        let plugging = Plugging::new(Arc::clone(host), id, client.clone());
+        if Presence::look(&host.layout, id)?.alive() {
+            plugging.presume(&record.disks);
+        }
+        Ok(Self { host, id: id.to_owned(), wish, record, client, plugging })
     }
 
     /// Returns when nothing of the instance is left.
@@ -126,8 +136,12 @@ impl<'a> Owner<'a> {
             let step = decide::decide(now, desired.as_ref(), &self.record, alive);
             tracing::debug!(instance_id = self.id, ?step, alive, phase = ?self.record.phase);
             match step {
-                Step::Wait { until_ms } => {
+                Step::Wait { mut until_ms } => {
                     self.publish(desired.as_ref(), alive);
+                    if alive && self.record.phase == Phase::Running {
+                        let again = self.plugging.tend(&wish.disks, &mut self.record).await?;
+                        until_ms = Some(until_ms.map_or(again, |until| until.min(again)));
+                    }
                     self.wait(&presence, until_ms).await?;
                 }
                 Step::Launch { .. } => match (&wish.instance, &desired) {
@@ -242,12 +256,17 @@ impl<'a> Owner<'a> {
             }
         }
         self.record = decide::note_launch(&self.record, desired, boot_id);
+        self.record.disks.clone_from(&instance.disk_ids);
         self.record.save(&self.host.layout)?;
+        self.plugging.presume(&self.record.disks);
         self.publish(Some(desired), false);
         let launched = tokio::select! {
             launched = launch(self.host, &spec, instance, &self.record, lock) => launched,
             // The step is dropped before it has started a process, or is finished.
-            _ = self.wish.changed() => return Ok(()),
+            _ = self.wish.changed() => {
+                self.plugging.forget();
+                return Ok(());
+            }
         };
         match launched {
             Ok(mut keeper) => {
@@ -255,7 +274,10 @@ impl<'a> Owner<'a> {
                 tokio::spawn(async move { keeper.wait().await });
                 Ok(())
             }
-            Err(e) => self.note_failed_launch(desired, &e),
+            Err(e) => {
+                self.plugging.forget();
+                self.note_failed_launch(desired, &e)
+            }
         }
     }
 
@@ -342,15 +364,17 @@ impl<'a> Owner<'a> {
             self.host.board.touch();
         }
         self.record = next;
-        self.record.save(layout)
+        self.record.save(layout)?;
+        self.plugging.forget();
+        Ok(())
     }
 
     /// Puts the disks in order after a crash; tells what was done.
     async fn mend_disks(&self) -> Result<Vec<String>> {
+        // One that was let go before the crash was in order then.
         let disks = match &self.wish.borrow().instance {
-            Some(instance) => instance.disk_ids.clone(),
-            // They go with it.
-            None => return Ok(Vec::new()),
+            Some(instance) if self.record.disks.is_empty() => instance.disk_ids.clone(),
+            _ => self.record.disks.clone(),
         };
         let host = Arc::clone(self.host);
         let mend = move || disks.iter().filter_map(|d| host.disks.mend(d).transpose()).collect();
@@ -406,13 +430,13 @@ async fn work_out(host: &Host, id: &str, client: &VmmClient) -> Result<Record> {
     if let Some(launch) = keeper.and_then(launch_of) {
         record.launches = launch;
     }
+    // One that does not answer was started with this, or is killed soon.
+    let config = durable_file::read_json::<VmConfig>(&host.layout.vmm_config(id)).ok().flatten();
+    let config = config.unwrap_or_default();
+    record.disks = config.disks.into_iter().map(|disk| disk.disk_id).collect();
     record.boot_epoch = match client.info().await {
         Ok(info) => info.boot_epoch,
-        // One that does not answer was started with this, or is killed soon.
-        Err(_) => durable_file::read_json::<VmConfig>(&host.layout.vmm_config(id))
-            .ok()
-            .flatten()
-            .map_or(0, |config| config.boot_epoch),
+        Err(_) => config.boot_epoch,
     };
     record.host_boot_id.clone_from(&host.settings.boot_id);
     record.phase = Phase::Launching;

@@ -8,13 +8,14 @@ use super::{
     record::Record,
 };
 use crate::{
+    disks::DisksOfVmm,
     error::Result,
     host::Host,
     layout::{is_safe_id, names_in},
 };
-use api::host::HostSpec;
+use api::host::{DiskSpec, HostSpec, InstanceSpec};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
 };
@@ -40,13 +41,14 @@ impl Owners {
         all.extend(self.by_instance.keys().cloned());
         for id in all {
             let instance = wanted.get(id.as_str()).map(|i| Arc::new((*i).clone()));
+            let new = wish(spec, instance);
             if let Some((wish, _)) = self.by_instance.get(&id) {
                 wish.send_if_modified(|wish| {
-                    let changed = wish.instance != instance;
-                    if changed {
-                        *wish = Wish { revision: spec.revision, instance: instance.clone() };
+                    let same = Wish { revision: new.revision, ..wish.clone() } == new;
+                    if !same {
+                        *wish = new;
                     }
-                    changed
+                    !same
                 });
                 continue;
             }
@@ -54,10 +56,15 @@ impl Owners {
                 // Before the spec counts as observed: what is missing in a report is gone.
                 let record = Record::load(&host.layout, &id).ok().flatten();
                 let record = record.unwrap_or_else(|| Record::new(&id, 0));
-                let desired = instance.as_deref().map(Desired::from);
+                let desired = new.instance.as_deref().map(Desired::from);
+                if Presence::look(&host.layout, &id)?.alive() {
+                    // Before a report: a disk that a VMM has is not free.
+                    let attachments = host.disks.attachments();
+                    attachments.set(&id, DisksOfVmm::presumed(&record.disks));
+                }
                 host.board.set(decide::status(&record, desired.as_ref(), true));
             }
-            let (sender, receiver) = watch::channel(Wish { revision: spec.revision, instance });
+            let (sender, receiver) = watch::channel(new);
             let task = tokio::spawn(own(Arc::clone(host), id.clone(), receiver));
             self.by_instance.insert(id, (sender, task));
         }
@@ -80,20 +87,13 @@ fn found(host: &Host) -> Result<BTreeSet<String>> {
     Ok(ids)
 }
 
-/// The disks that a VMM which still lives was started with, whatever the spec says.
-///
-/// # Errors
-/// When the host cannot be searched for VMMs.
-pub fn disks_in_use(host: &Host) -> Result<HashSet<String>> {
-    let mut disks = HashSet::new();
-    for id in names_in(&host.layout.vmm())? {
-        if !is_safe_id(&id) || !Presence::look(&host.layout, &id)?.alive() {
-            continue;
-        }
-        let config = std::fs::read(host.layout.vmm_config(&id)).unwrap_or_default();
-        if let Ok(config) = serde_json::from_slice::<api::vmm::VmConfig>(&config) {
-            disks.extend(config.disks.into_iter().map(|d| d.disk_id));
-        }
-    }
-    Ok(disks)
+/// What the spec says of an instance; a disk that has no spec yet comes with a later one.
+fn wish(spec: &HostSpec, instance: Option<Arc<InstanceSpec>>) -> Wish {
+    let ids = instance.iter().flat_map(|i| &i.disk_ids);
+    let disks: Arc<[DiskSpec]> =
+        ids.filter_map(|id| spec.disks.iter().find(|d| d.disk_id == *id).cloned()).collect();
+    let of_these = |id: &str| disks.iter().any(|d| d.disk_id == id);
+    let snapshots = spec.snapshots.iter().filter(|s| of_these(&s.disk_id));
+    let snapshots = snapshots.map(|s| s.snapshot_id.clone()).collect();
+    Wish { revision: spec.revision, instance, disks, snapshots }
 }

@@ -39,6 +39,8 @@ pub struct Record {
     pub last_exit: String,
     /// The same as a code; empty if it needs none.
     pub last_code: String,
+    /// Disks that the last VMM had, or may have had; the first is its system disk.
+    pub disks: Vec<String>,
     /// A crash may have left the disks in disorder, and they have not been put in order since.
     pub disks_suspect: bool,
 }

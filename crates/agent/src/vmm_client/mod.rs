@@ -1,20 +1,28 @@
 //! The control socket of one VMM: one connection per request, length-delimited protobuf frames.
 
-use crate::error::{Error, Result};
-use api::vmm::{GetInfo, Info, PowerButton, Request, Response, Terminate, request::Op, response};
+mod descriptors;
+
+use crate::{
+    disks::{OpenChain, OpenLayer},
+    error::{Error, Result},
+};
+use api::vmm::{
+    AttachDisk, DetachDisk, Disk, DiskLayer, DiskLimit, FileRef, GetInfo, GetStats, Info,
+    PowerButton, Request, ResizeDisk, Response, SetDiskLimit, Stats, SwitchLayers, Terminate,
+    file_ref::Source, request::Op, response,
+};
 use prost::Message as _;
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt as _, net::UnixStream, time::timeout};
 
 /// A VMM that does not answer within this time is not worth waiting for.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Requests that wait for a disk: its requests under way, or its metadata on the medium.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
 /// Frames of the control protocol are small; a larger one is not from a sane VMM.
 const FRAME_LIMIT: u64 = 1 << 20;
 
@@ -61,19 +69,101 @@ impl VmmClient {
         self.request(Op::Terminate(Terminate {})).await.map(drop)
     }
 
-    async fn request(&self, op: Op) -> Result<response::Result> {
-        match timeout(PATIENCE, self.exchange(op)).await {
-            Ok(result) => result,
-            Err(_) => Err(self.error(format!("no answer within {} s", PATIENCE.as_secs()))),
+    /// What the guest's devices have done.
+    ///
+    /// # Errors
+    /// When the VMM does not answer.
+    pub async fn stats(&self) -> Result<Stats> {
+        match self.request(Op::GetStats(GetStats {})).await? {
+            response::Result::Stats(stats) => Ok(stats),
+            other => Err(self.error(format!("answered GetStats with {other:?}"))),
         }
     }
 
-    async fn exchange(&self, op: Op) -> Result<response::Result> {
+    /// Plugs a disk in; its layers are those given.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn attach_disk(&self, disk: Disk, layers: Vec<OpenLayer>) -> Result<()> {
+        let (layers, files) = numbered(layers);
+        let op = Op::AttachDisk(AttachDisk { disk: Some(Disk { layers, ..disk }) });
+        self.request_with(op, &files, DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Puts a disk on other layers; `top` none: the one that is written stays. Answers for how many
+    /// nanoseconds the guest's requests waited.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses; the disk is then still on the layers it had.
+    pub async fn switch_layers(
+        &self,
+        disk_id: &str,
+        top: Option<OpenLayer>,
+        backing: OpenChain,
+    ) -> Result<u64> {
+        let has_top = top.is_some();
+        let (mut layers, files) = numbered(top.into_iter().chain(backing.layers).collect());
+        let op = Op::SwitchLayers(SwitchLayers {
+            disk_id: disk_id.to_owned(),
+            chain_epoch: backing.chain_epoch,
+            top: has_top.then(|| layers.remove(0)),
+            backing: layers,
+        });
+        match self.request_with(op, &files, DISK_PATIENCE).await? {
+            response::Result::LayersSwitched(done) => Ok(done.paused_ns),
+            other => Err(self.error(format!("answered SwitchLayers with {other:?}"))),
+        }
+    }
+
+    /// Asks the guest to let a disk go.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn detach_disk(&self, disk_id: &str) -> Result<()> {
+        let request = DetachDisk { disk_id: disk_id.to_owned(), force: false };
+        self.request_with(Op::DetachDisk(request), &[], DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Grows a disk.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn resize_disk(&self, disk_id: &str, size_bytes: u64) -> Result<()> {
+        let request = ResizeDisk { disk_id: disk_id.to_owned(), size_bytes };
+        self.request_with(Op::ResizeDisk(request), &[], DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Gives a disk other rates; none: it is not limited.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn set_disk_limit(&self, disk_id: &str, limit: Option<DiskLimit>) -> Result<()> {
+        let request = SetDiskLimit { disk_id: disk_id.to_owned(), limit };
+        self.request(Op::SetDiskLimit(request)).await.map(drop)
+    }
+
+    async fn request(&self, op: Op) -> Result<response::Result> {
+        self.request_with(op, &[], PATIENCE).await
+    }
+
+    async fn request_with(
+        &self,
+        op: Op,
+        files: &[File],
+        patience: Duration,
+    ) -> Result<response::Result> {
+        match timeout(patience, self.exchange(op, files)).await {
+            Ok(result) => result,
+            Err(_) => Err(self.error(format!("no answer within {} s", patience.as_secs()))),
+        }
+    }
+
+    async fn exchange(&self, op: Op, files: &[File]) -> Result<response::Result> {
         const ID: u64 = 1;
         let io = |e: std::io::Error| self.error(format!("{}: {e}", self.socket.display()));
         let mut stream = UnixStream::connect(&self.socket).await.map_err(io)?;
         let request = Request { id: ID, op: Some(op) }.encode_length_delimited_to_vec();
-        stream.write_all(&request).await.map_err(io)?;
+        descriptors::send(&mut stream, &request, files).await.map_err(io)?;
         loop {
             let response = self.read_frame(&mut stream).await?;
             if response.id != ID {
@@ -111,4 +201,13 @@ impl VmmClient {
     fn error(&self, detail: String) -> Error {
         Error::Vmm { instance_id: self.instance_id.clone(), detail }
     }
+}
+
+/// Layers as a request names them: by the position of the file that is sent along.
+fn numbered(layers: Vec<OpenLayer>) -> (Vec<DiskLayer>, Vec<File>) {
+    let named = (0i32..).zip(&layers).map(|(position, layer)| DiskLayer {
+        file: Some(FileRef { source: Some(Source::Fd(position)) }),
+        format: layer.format.into(),
+    });
+    (named.collect(), layers.into_iter().map(|layer| layer.file).collect())
 }

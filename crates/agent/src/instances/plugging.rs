@@ -1,0 +1,276 @@
+//! Asks a running VMM for what its disks lack, and keeps account of which it has.
+
+use super::{
+    plug::{self, Ask},
+    record::Record,
+};
+use crate::{
+    disks::{Attached, DisksOfVmm},
+    error::Result,
+    host::{Host, now_ms},
+    vmm_client::VmmClient,
+};
+use api::{
+    host::{DiskMetrics, DiskSpec},
+    vmm::{AttachedDisk, Disk, DiskStats, Info},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// While something is under way.
+const SOON_MS: u64 = 200;
+/// Otherwise: counters grow old.
+const LATER_MS: u64 = 5_000;
+
+/// Sees to the disks of one running VMM.
+#[derive(Debug)]
+pub struct Plugging {
+    host: Arc<Host>,
+    instance_id: String,
+    client: VmmClient,
+    /// When the guest was last asked to let a disk go, milliseconds since 1970.
+    asked_ms: HashMap<String, u64>,
+    /// Why a disk could not be attached or changed.
+    problems: BTreeMap<String, (String, String)>,
+}
+
+impl Plugging {
+    /// For the VMM behind `client`.
+    pub fn new(host: Arc<Host>, instance_id: &str, client: VmmClient) -> Self {
+        Self {
+            host,
+            instance_id: instance_id.to_owned(),
+            client,
+            asked_ms: HashMap::new(),
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// A VMM lives that has, or may have, these disks; what it says of them comes later.
+    pub fn presume(&self, disks: &[String]) {
+        let disks = DisksOfVmm::presumed(disks);
+        if self.host.disks.attachments().set(&self.instance_id, disks) {
+            self.host.board.touch();
+        }
+    }
+
+    /// The VMM is gone, and with it what was asked of it.
+    pub fn forget(&mut self) {
+        self.asked_ms.clear();
+        self.problems.clear();
+        self.host.disks.attachments().clear(&self.instance_id);
+        self.host.board.touch();
+    }
+
+    /// One look at the VMM's disks and what follows from it. Answers when to look again,
+    /// milliseconds since 1970.
+    ///
+    /// # Errors
+    /// When the record cannot be written. What the VMM refuses is told of with the disk.
+    pub async fn tend(&mut self, wanted: &[DiskSpec], record: &mut Record) -> Result<u64> {
+        let info = match self.client.info().await {
+            Ok(info) => info,
+            Err(e) => {
+                tracing::debug!(instance_id = self.instance_id, "{e}");
+                return Ok(now_ms() + LATER_MS);
+            }
+        };
+        self.settle_record(&info, record)?;
+        let now = now_ms();
+        let system_disk = record.disks.first().cloned().unwrap_or_default();
+        let asked = |id: &str| self.asked_ms.get(id).copied();
+        let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
+        self.problems.retain(|id, _| {
+            asks.iter().any(|ask| ask_of(ask) == id) && wanted.iter().any(|w| w.disk_id == *id)
+        });
+        for ask in &asks {
+            self.ask(ask, wanted, record, now).await?;
+        }
+        let mut busy = !asks.is_empty() || info.disks.iter().any(|d| d.detaching);
+        for disk in info.disks.iter().filter(|d| !d.detaching) {
+            busy |= self.switch_layers(disk).await;
+        }
+        let stats = if !busy {
+            self.client.stats().await.map(|stats| stats.disks).unwrap_or_default()
+        } else {
+            Vec::new()
+        };
+        self.publish(now, &info, &stats);
+        Ok(now_ms() + if busy { SOON_MS } else { LATER_MS })
+    }
+
+    /// Takes the disk's next snapshot, or puts it on the chain it should have. True if there may be
+    /// more to do at once.
+    async fn switch_layers(&self, disk: &AttachedDisk) -> bool {
+        let id = disk.disk_id.as_str();
+        let Some(spec) = self.host.current_spec() else { return false };
+        let disks = &self.host.disks;
+        let snapshot = disks.snapshot_to_take(&spec, id);
+        let done = match &snapshot {
+            Some(snapshot) => self.take_snapshot(disk, snapshot).await,
+            None if disk.chain_epoch != disks.chain_epoch(id) => self.follow_chain(id).await,
+            None => return false,
+        };
+        match (done, snapshot) {
+            (Ok(()), _) => {
+                self.host.board.touch();
+                true
+            }
+            (Err(e), Some(snapshot)) => {
+                tracing::warn!(disk_id = id, snapshot_id = snapshot, "{e}");
+                disks.explain_snapshot(&snapshot, &e);
+                self.host.board.touch();
+                false
+            }
+            (Err(e), None) => {
+                // It reads the same from the layers it has, which take space until then.
+                tracing::warn!(disk_id = id, "cannot leave layers that were merged: {e}");
+                false
+            }
+        }
+    }
+
+    async fn take_snapshot(&self, disk: &AttachedDisk, snapshot: &str) -> Result<()> {
+        let (id, disks) = (disk.disk_id.as_str(), &self.host.disks);
+        if disk.chain_epoch == disks.chain_epoch(id) + 1 {
+            // Cut off after the VMM had done its part.
+            return disks.finish_freeze(id, 0);
+        }
+        let frozen = disks.prepare_freeze(id, snapshot)?;
+        let paused_ns = self.client.switch_layers(id, Some(frozen.top), frozen.below).await?;
+        disks.finish_freeze(id, paused_ns)?;
+        tracing::info!(disk_id = id, snapshot_id = snapshot, paused_ns, "snapshot taken");
+        Ok(())
+    }
+
+    async fn follow_chain(&self, disk_id: &str) -> Result<()> {
+        let backing = self.host.disks.open_backing(disk_id)?;
+        self.client.switch_layers(disk_id, None, backing).await.map(drop)
+    }
+
+    /// The record names what the VMM may have: what it does not list any more is let go.
+    fn settle_record(&self, info: &Info, record: &mut Record) -> Result<()> {
+        let has = |id: &String| info.disks.iter().any(|d| d.disk_id == *id);
+        let mut disks: Vec<String> = record.disks.iter().filter(|id| has(id)).cloned().collect();
+        for disk in &info.disks {
+            if !disks.contains(&disk.disk_id) {
+                disks.push(disk.disk_id.clone());
+            }
+        }
+        if disks != record.disks {
+            record.disks = disks;
+            record.save(&self.host.layout)?;
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &mut self,
+        ask: &Ask,
+        wanted: &[DiskSpec],
+        record: &mut Record,
+        now: u64,
+    ) -> Result<()> {
+        let asked = match ask {
+            Ask::Attach { disk_id } => {
+                // Before it is asked: an agent that dies now must know that the VMM may have it.
+                if !record.disks.contains(disk_id) {
+                    record.disks.push(disk_id.clone());
+                    record.save(&self.host.layout)?;
+                }
+                self.attach(disk_id, wanted).await
+            }
+            Ask::Detach { disk_id } => {
+                self.asked_ms.insert(disk_id.clone(), now);
+                self.client.detach_disk(disk_id).await
+            }
+            Ask::Resize { disk_id, size_bytes } => {
+                self.client.resize_disk(disk_id, *size_bytes).await
+            }
+            Ask::Limit { disk_id, limit } => self.client.set_disk_limit(disk_id, *limit).await,
+        };
+        let id = ask_of(ask).to_owned();
+        match asked {
+            Ok(()) => {
+                tracing::info!(instance_id = self.instance_id, ?ask, "asked");
+                self.problems.remove(&id);
+            }
+            Err(e) => {
+                let problem = (e.code().to_owned(), e.to_string());
+                if self.problems.get(&id) != Some(&problem) {
+                    tracing::warn!(instance_id = self.instance_id, ?ask, "{e}");
+                }
+                self.problems.insert(id, problem);
+            }
+        }
+        Ok(())
+    }
+
+    async fn attach(&self, disk_id: &str, wanted: &[DiskSpec]) -> Result<()> {
+        let Some(spec) = self.host.current_spec() else { return Ok(()) };
+        let chain = self.host.disks.open(&spec, disk_id, true)?;
+        let limit = wanted.iter().find(|w| w.disk_id == disk_id).and_then(plug::limit);
+        let chain_epoch = chain.chain_epoch;
+        let disk = Disk { disk_id: disk_id.to_owned(), limit, chain_epoch, ..Disk::default() };
+        self.client.attach_disk(disk, chain.layers).await
+    }
+
+    fn publish(&self, now: u64, info: &Info, stats: &[DiskStats]) {
+        let mut of_vmm = DisksOfVmm::default();
+        for disk in &info.disks {
+            let metrics = stats.iter().find(|s| s.disk_id == disk.disk_id);
+            let kept = || {
+                let (_, before) = self.host.disks.attachments().of_disk(&disk.disk_id)?;
+                before.metrics
+            };
+            of_vmm.attached.insert(
+                disk.disk_id.clone(),
+                Attached {
+                    seen: Some(disk.clone()),
+                    metrics: metrics.map(|s| counters(s, info, now)).or_else(kept),
+                    problem: self.problem(now, disk),
+                },
+            );
+        }
+        for (id, problem) in &self.problems {
+            if !of_vmm.attached.contains_key(id) {
+                of_vmm.refused.insert(id.clone(), problem.clone());
+            }
+        }
+        if self.host.disks.attachments().set(&self.instance_id, of_vmm) {
+            self.host.board.touch();
+        }
+    }
+
+    fn problem(&self, now: u64, disk: &AttachedDisk) -> Option<(String, String)> {
+        self.problems.get(&disk.disk_id).cloned().or_else(|| plug::slow_guest(now, disk))
+    }
+}
+
+fn ask_of(ask: &Ask) -> &str {
+    match ask {
+        Ask::Attach { disk_id }
+        | Ask::Detach { disk_id }
+        | Ask::Resize { disk_id, .. }
+        | Ask::Limit { disk_id, .. } => disk_id,
+    }
+}
+
+fn counters(stats: &DiskStats, info: &Info, now: u64) -> DiskMetrics {
+    DiskMetrics {
+        reads: stats.reads,
+        writes: stats.writes,
+        read_bytes: stats.read_bytes,
+        write_bytes: stats.write_bytes,
+        flushes: stats.flushes,
+        errors: stats.errors,
+        throttled_ns: stats.throttled_ns,
+        throttled: stats.throttled,
+        read_latency: stats.read_latency.clone(),
+        write_latency: stats.write_latency.clone(),
+        since_unix_ms: info.started_unix_ms,
+        at_unix_ms: now,
+    }
+}
