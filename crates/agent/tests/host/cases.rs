@@ -5,6 +5,12 @@ use crate::{
         a_console_shows_history_then_answers, access_needs_the_token,
         two_may_watch_a_console_through_a_restart,
     },
+    disk_cases::{
+        a_disk_comes_grows_and_goes_while_the_guest_runs,
+        a_disk_moves_only_after_the_guest_has_let_it_go,
+        a_stopped_instance_has_its_disks_at_its_next_start,
+        snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
+    },
     fixture::Host,
 };
 use api::host::{
@@ -51,6 +57,10 @@ cases![
     two_may_watch_a_console_through_a_restart,
     access_needs_the_token,
     an_older_spec_is_not_followed,
+    a_disk_comes_grows_and_goes_while_the_guest_runs,
+    a_disk_moves_only_after_the_guest_has_let_it_go,
+    a_stopped_instance_has_its_disks_at_its_next_start,
+    snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
 ];
 
 fn reboots(host: &Host) -> Vec<HostEvent> {

@@ -7,8 +7,10 @@ mod access_cases;
 mod bootimage_double;
 mod cases;
 mod controller_double;
+mod disk_cases;
 mod fixture;
 mod vmm_double;
+mod vmm_double_disks;
 
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;

@@ -1,17 +1,22 @@
 //! Speaks the control socket of `ecs-vmm` without a guest. Signals stand for what guests do:
 //! USR1 powers off, USR2 resets, HUP faults. An instance with "deaf" in its id does not listen to
-//! its power button, one with "mute" ignores Terminate too.
+//! its power button, one with "mute" ignores Terminate too, one with "clinging" lets no disk go while
+//! the file `cling` is there.
 
+use crate::vmm_double_disks::Disks;
 use api::vmm::{
     Ack, ExitCode, Info, Request, Response, VmConfig, VmState, file_ref, request, response,
 };
 use prost::Message as _;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, Read, Write},
+    io::{self, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
     os::unix::net::{UnixListener, UnixStream},
     path::Path,
     process::exit,
+    sync::{Arc, Mutex},
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -40,10 +45,11 @@ pub fn main() -> ! {
     });
     serve_console(&config, console);
     let listener = UnixListener::bind(&config.control_socket).unwrap();
+    let disks = Arc::new(Mutex::new(Disks::new(&config, root.clone())));
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let config = config.clone();
-            thread::spawn(move || serve(&config, stream.unwrap()));
+            let (config, disks) = (config.clone(), Arc::clone(&disks));
+            thread::spawn(move || serve(&config, &disks, stream.unwrap()));
         }
     });
     let [mut off, mut reset, mut fault] = signals;
@@ -104,21 +110,36 @@ fn serve_console(config: &VmConfig, mut log: File) {
     });
 }
 
-fn serve(config: &VmConfig, stream: UnixStream) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut stream = stream;
+fn serve(config: &VmConfig, disks: &Mutex<Disks>, mut stream: UnixStream) -> Option<()> {
     loop {
-        let request = read_frame(&mut reader).ok()?;
+        let (request, files) = read_frame(&mut stream).ok()?;
         let id = request.id;
-        let (result, end) = match request.op? {
-            request::Op::GetInfo(_) => (response::Result::Info(info(config)), false),
+        let mut end = false;
+        let mut disks = disks.lock().unwrap();
+        let result = match request.op? {
+            request::Op::GetInfo(_) => response::Result::Info(info(config, &mut disks)),
+            request::Op::GetStats(_) => response::Result::Stats(disks.stats()),
             request::Op::PowerButton(_) => {
                 let id = &config.instance_id;
-                (ack(), !id.contains("deaf") && !id.contains("mute"))
+                end = !id.contains("deaf") && !id.contains("mute");
+                ack()
             }
-            request::Op::Terminate(_) => (ack(), !config.instance_id.contains("mute")),
-            _ => (ack(), false),
+            request::Op::Terminate(_) => {
+                end = !config.instance_id.contains("mute");
+                ack()
+            }
+            request::Op::AttachDisk(request) => disks.attach(request.disk.unwrap(), files),
+            request::Op::DetachDisk(request) => disks.detach(&request.disk_id),
+            request::Op::ResizeDisk(request) => {
+                disks.change(&request.disk_id, |d| d.size_bytes = request.size_bytes)
+            }
+            request::Op::SetDiskLimit(request) => {
+                disks.change(&request.disk_id, |d| d.limit = request.limit)
+            }
+            request::Op::SwitchLayers(request) => disks.switch(&request, files),
+            _ => ack(),
         };
+        drop(disks);
         let frame = Response { id, result: Some(result) }.encode_length_delimited_to_vec();
         stream.write_all(&frame).ok()?;
         if end {
@@ -127,12 +148,13 @@ fn serve(config: &VmConfig, stream: UnixStream) -> Option<()> {
     }
 }
 
-fn ack() -> response::Result {
+pub fn ack() -> response::Result {
     response::Result::Ack(Ack {})
 }
 
-fn info(config: &VmConfig) -> Info {
+fn info(config: &VmConfig, disks: &mut Disks) -> Info {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    disks.let_go();
     Info {
         instance_id: config.instance_id.clone(),
         pid: std::process::id(),
@@ -140,20 +162,34 @@ fn info(config: &VmConfig) -> Info {
         boot_epoch: config.boot_epoch,
         started_unix_ms: u64::try_from(now).unwrap(),
         version: "double".into(),
-        disks: Vec::new(),
+        disks: disks.all.iter().map(|(disk, _)| disk.clone()).collect(),
     }
 }
 
-fn read_frame(reader: &mut impl Read) -> io::Result<Request> {
-    let mut length = 0u64;
+/// A frame, and the files that came with its first byte.
+fn read_frame(stream: &mut UnixStream) -> io::Result<(Request, Vec<File>)> {
+    let mut space = [MaybeUninit::uninit(); 2048];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0x80];
-    let mut shift = 0;
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(&*stream, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+    if got.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut files = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            files.extend(fds.map(File::from));
+        }
+    }
+    let mut length = u64::from(byte[0] & 0x7f);
+    let mut shift = 7;
     while byte[0] & 0x80 != 0 {
-        reader.read_exact(&mut byte)?;
+        stream.read_exact(&mut byte)?;
         length |= u64::from(byte[0] & 0x7f) << shift;
         shift += 7;
     }
     let mut frame = vec![0; usize::try_from(length).unwrap()];
-    reader.read_exact(&mut frame)?;
-    Request::decode(frame.as_slice()).map_err(io::Error::other)
+    stream.read_exact(&mut frame)?;
+    Ok((Request::decode(frame.as_slice()).map_err(io::Error::other)?, files))
 }
