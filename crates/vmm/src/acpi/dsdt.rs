@@ -39,7 +39,7 @@ fn edge(gsi: u32) -> Interrupt {
 }
 
 fn pci_root(windows: &PciWindows, out: &mut Vec<u8>) {
-    let bus_numbers = AddressSpace::new_bus_number(0u16, 0xff);
+    let bus_numbers = AddressSpace::new_bus_number(0u16, 0);
     let config_ports = port(0xcf8, 8);
     let pio = AddressSpace::new_io(windows.pio.start as u16, (windows.pio.end - 1) as u16, None);
     let mmio32 = AddressSpace::new_memory(
