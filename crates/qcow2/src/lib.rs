@@ -22,7 +22,7 @@ mod storage;
 pub use check::{CheckReport, check, repair};
 pub use create::{Backing, CreateOptions, create};
 pub use error::Error;
-pub use image::{Format, Image, Layer, Op, OpenOptions};
+pub use image::{Format, Image, Layer, Op, OpenOptions, Switched};
 pub use probe::{Info, probe, probe_chain};
 pub use queue::{Completion, IoQueue, QueueFull, Request};
 

@@ -25,6 +25,14 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn allocated(&self) -> io::Result<u64>;
     /// The descriptor for io_uring, when there is one.
     fn raw_fd(&self) -> Option<RawFd>;
+    /// What tells this file from others: device and inode.
+    fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+        Ok(None)
+    }
+    /// Was it opened for writing?
+    fn is_writable(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 impl Storage for File {
@@ -86,6 +94,20 @@ impl Storage for File {
 
     fn raw_fd(&self) -> Option<RawFd> {
         Some(self.as_raw_fd())
+    }
+
+    fn identity(&self) -> io::Result<Option<(u64, u64)>> {
+        let metadata = self.metadata()?;
+        Ok(Some((metadata.dev(), metadata.ino())))
+    }
+
+    fn is_writable(&self) -> io::Result<bool> {
+        // SAFETY: F_GETFL takes no pointers; the descriptor is open for the call's duration.
+        let flags = unsafe { libc::fcntl(self.as_raw_fd(), libc::F_GETFL) };
+        if flags < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(flags & libc::O_ACCMODE == libc::O_RDWR)
     }
 }
 

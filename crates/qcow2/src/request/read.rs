@@ -8,7 +8,7 @@ use super::{Job, Phase, Step};
 use crate::compressed;
 use crate::error::Error;
 use crate::format::header::Compression;
-use crate::image::{Image, Kind};
+use crate::image::{Chain, Kind};
 use crate::plan::{self, Source};
 
 /// A compressed cluster on its way.
@@ -39,10 +39,10 @@ impl ReadPlan {
 }
 
 impl Job {
-    pub(super) fn read(&mut self, image: &Image) -> Result<Step, Error> {
+    pub(super) fn read(&mut self, chain: &Chain) -> Result<Step, Error> {
         let mut plan = ReadPlan::default();
         let target = std::mem::take(&mut self.iovecs);
-        self.plan_read(image, 0, (self.offset, self.len), &target, &mut plan)?;
+        self.plan_read(chain, 0, (self.offset, self.len), &target, &mut plan)?;
         for part in &plan.zeroes {
             // SAFETY: a read request's iovecs name memory that may be written.
             unsafe { iov::fill_zero(part) };
@@ -57,18 +57,18 @@ impl Job {
     /// Plan to read `range` (offset, length) as seen from `layer` down into `target`.
     pub(super) fn plan_read(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         layer: usize,
         range: (u64, u64),
         target: &[iovec],
         out: &mut ReadPlan,
     ) -> Result<(), Error> {
         let (offset, mut len) = range;
-        let Some(state) = image.layers.get(layer) else {
+        let Some(state) = chain.layers.get(layer) else {
             out.zeroes.push(target.to_vec());
             return Ok(());
         };
-        let size = image.layer_size(layer);
+        let size = state.size();
         if offset.saturating_add(len) > size {
             let inside = size.saturating_sub(offset);
             out.zeroes.push(iov::slice(target, inside, len - inside));
@@ -85,8 +85,8 @@ impl Job {
                 let bits = geometry.cluster_bits;
                 let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
                 let mut mappings = Vec::with_capacity((last - first + 1) as usize);
-                image
-                    .metadata(layer)?
+                state
+                    .metadata()?
                     .map(first, last - first + 1, &mut mappings)
                     .map_err(|e| e.in_layer(layer))?;
                 plan::read(geometry, offset, len, &mappings)
@@ -104,7 +104,7 @@ impl Job {
                 }),
                 Source::Zero => out.zeroes.push(part),
                 Source::Below => {
-                    self.plan_read(image, layer + 1, (extent.at, extent.len), &part, out)?;
+                    self.plan_read(chain, layer + 1, (extent.at, extent.len), &part, out)?;
                 }
                 Source::Compressed { host, packed, skip } => {
                     let Kind::Qcow2 { geometry, compression, .. } = &state.kind else { continue };

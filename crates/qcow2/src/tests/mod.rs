@@ -6,4 +6,6 @@ mod hostile_input;
 mod medium;
 mod queues;
 mod repairing;
+mod switching;
+mod switching_refused;
 mod waiting;
