@@ -1,5 +1,6 @@
 //! An open disk and the requests it takes.
 
+mod below;
 pub(crate) mod chain;
 mod gate;
 mod grow;
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::queue::IoQueue;
 use crate::request::locks::Wake;
 use crate::request::{Job, Step};
+pub(crate) use below::Origin;
 pub(crate) use chain::{Chain, Kind};
 use gate::Gate;
 pub use switch::Switched;

@@ -8,7 +8,7 @@ use super::{Job, Phase, Step};
 use crate::compressed;
 use crate::error::Error;
 use crate::format::header::Compression;
-use crate::image::{Chain, Kind};
+use crate::image::{Chain, Kind, Origin};
 use crate::plan::{self, Source};
 
 /// A compressed cluster on its way.
@@ -103,6 +103,9 @@ impl Job {
                     zero_past_end: false,
                 }),
                 Source::Zero => out.zeroes.push(part),
+                Source::Below if layer == 0 => {
+                    self.plan_below(chain, (extent.at, extent.len), &part, out)?;
+                }
                 Source::Below => {
                     self.plan_read(chain, layer + 1, (extent.at, extent.len), &part, out)?;
                 }
@@ -127,6 +130,34 @@ impl Job {
                     });
                     self.buffers.push(bytes);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Plan to read what the top layer does not have.
+    fn plan_below(
+        &mut self,
+        chain: &Chain,
+        range: (u64, u64),
+        target: &[iovec],
+        out: &mut ReadPlan,
+    ) -> Result<(), Error> {
+        let Some(below) = &chain.below else {
+            return self.plan_read(chain, 1, range, target, out);
+        };
+        for (at, len, origin) in below.origins(&chain.layers, range.0, range.1) {
+            let part = iov::slice(target, at - range.0, len);
+            match origin {
+                Origin::Zero => out.zeroes.push(part),
+                Origin::Data { layer, host } => out.transfers.push(Transfer {
+                    direction: Direction::Read,
+                    layer,
+                    offset: host,
+                    iovecs: part,
+                    zero_past_end: false,
+                }),
+                Origin::Walk { layer } => self.plan_read(chain, layer, (at, len), &part, out)?,
             }
         }
         Ok(())

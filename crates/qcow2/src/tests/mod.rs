@@ -1,6 +1,7 @@
 //! Tests below the public interface: media that record, lose and refuse writes.
 
 mod crash_order;
+mod deep_chains;
 mod failing_medium;
 mod hostile_input;
 mod medium;
