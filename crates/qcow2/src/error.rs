@@ -72,6 +72,16 @@ pub enum Error {
     /// An earlier `fdatasync` failed: the state of the medium is unknown and nothing more is written.
     #[error("writing stopped after the host failed to make data durable; reopen the disk")]
     SyncFailed,
+    /// Requests were under way for too long; nothing was changed.
+    #[error(
+        "requests were under way for more than {seconds} s, so that {action} was given up; try again"
+    )]
+    Busy {
+        /// What had to wait for them.
+        action: &'static str,
+        /// For how long it waited.
+        seconds: u64,
+    },
     /// An error in one layer of a chain.
     #[error("layer {index}: {source}")]
     Layer {
@@ -97,6 +107,7 @@ impl Error {
                 libc::EINVAL
             }
             Self::ReadOnly => libc::EROFS,
+            Self::Busy { .. } => libc::EBUSY,
             Self::Layer { source, .. } => source.errno(),
         }
     }

@@ -10,13 +10,13 @@ use crate::request::locks::Wake;
 
 impl Image {
     /// Make the disk `new_size` bytes large; the new part reads as zeroes. Durable on return.
-    /// Works while queues are in use.
+    /// Works while queues are in use; a switch of layers under way is waited for.
     ///
     /// # Errors
     /// A size below the present one or beyond what the cluster size allows, a read-only or broken
     /// image, or the host's I/O error; the disk then keeps its size.
     pub fn grow(&self, new_size: u64) -> Result<(), Error> {
-        let _one_at_a_time = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.read_only {
             return Err(Error::ReadOnly);
         }
@@ -29,18 +29,20 @@ impl Image {
         if new_size == old {
             return Ok(());
         }
-        match &self.top().kind {
+        let chain = self.chain();
+        match &chain.top().kind {
             Kind::Raw => {
-                self.file(0)
+                chain
+                    .file(0)
                     .set_len(new_size)
-                    .and_then(|()| self.file(0).sync())
+                    .and_then(|()| chain.file(0).sync())
                     .map_err(|e| Error::io("grow the disk's file", e))?;
             }
             Kind::Qcow2 { geometry, .. } => {
-                self.metadata(0)?.grow_l1(new_size)?;
+                chain.metadata(0)?.grow_l1(new_size)?;
                 // What the new part would show: the tail of the last cluster, and layers below
                 // that are longer.
-                let below = (1..self.layers.len()).map(|l| self.layer_size(l)).max().unwrap_or(0);
+                let below = chain.layers[1..].iter().map(|l| l.size()).max().unwrap_or(0);
                 let tail = old.next_multiple_of(geometry.cluster_size());
                 let end = tail.max(below).min(new_size);
                 if end > old {
@@ -49,9 +51,10 @@ impl Image {
                     self.run_job(Job::zeroes_beyond_end(old, end - old, wake), &waiter)?;
                     self.flush()?;
                 }
-                self.metadata(0)?.set_size(new_size)?;
+                chain.metadata(0)?.set_size(new_size)?;
             }
         }
+        chain.top().set_size(new_size);
         self.size.store(new_size, Ordering::Release);
         Ok(())
     }

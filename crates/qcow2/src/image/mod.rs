@@ -1,22 +1,30 @@
 //! An open disk and the requests it takes.
 
+mod below;
+pub(crate) mod chain;
+mod extents;
+mod gate;
 mod grow;
 mod open;
+mod switch;
+mod walk;
 
 use std::fmt;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libc::iovec;
 
 use crate::error::Error;
-use crate::format::header::{Compression, Geometry};
-use crate::metadata::Metadata;
 use crate::queue::IoQueue;
-use crate::request::locks::{RangeLocks, Wake};
+use crate::request::locks::Wake;
 use crate::request::{Job, Step};
-use crate::storage::Storage;
+pub(crate) use chain::{Chain, Kind, LayerState};
+pub use extents::Extent;
+use gate::Gate;
+pub use switch::Switched;
+pub(crate) use walk::Piece;
 
 /// How the bytes of a layer's file are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,18 +73,17 @@ pub enum Op {
 /// An open disk: a chain of layers seen as one. Shared by all queues.
 ///
 /// The blocking calls wait for requests on the same clusters in queues, so a thread must not make
-/// one while its own queue has requests in flight; [`flush`](Self::flush) and
-/// [`grow`](Self::grow) of a raw disk never wait. Files are opened without `O_DIRECT`, and by one
+/// one while its own queue has requests in flight. Files are opened without `O_DIRECT`, and by one
 /// writer at a time: the caller sees to that.
 ///
 /// Dropping the last reference flushes. A process killed before that leaves at worst clusters that
 /// are counted but unused; [`repair`](crate::repair) gives those back.
 pub struct Image {
-    pub(crate) layers: Vec<LayerState>,
-    pub(crate) locks: RangeLocks,
+    pub(crate) gate: Gate,
     size: AtomicU64,
     read_only: bool,
-    growing: Mutex<()>,
+    /// Held while the size or the chain changes.
+    changing: Mutex<()>,
     /// Set when plain calls are to be used even where io_uring exists.
     pub(crate) no_ring: AtomicBool,
 }
@@ -85,23 +92,10 @@ impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
             .field("virtual_size", &self.virtual_size())
-            .field("layers", &self.layers.len())
+            .field("layers", &self.chain().layers.len())
             .field("read_only", &self.read_only)
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-pub(crate) struct LayerState {
-    pub(crate) file: Arc<dyn Storage>,
-    pub(crate) kind: Kind,
-    size: u64,
-}
-
-#[derive(Debug)]
-pub(crate) enum Kind {
-    Raw,
-    Qcow2 { geometry: Geometry, compression: Compression, metadata: Box<Mutex<Metadata>> },
 }
 
 impl Image {
@@ -122,7 +116,7 @@ impl Image {
     /// # Errors
     /// The host's error from `fstat`.
     pub fn allocated_bytes(&self) -> Result<u64, Error> {
-        self.file(0).allocated().map_err(|e| Error::io("find the space the image takes", e))
+        self.chain().file(0).allocated().map_err(|e| Error::io("find the space the image takes", e))
     }
 
     /// Fill `buf` from `offset` bytes into the disk.
@@ -177,34 +171,9 @@ impl Image {
         IoQueue::new(Arc::clone(self), depth)
     }
 
-    pub(crate) fn top(&self) -> &LayerState {
-        &self.layers[0]
-    }
-
-    pub(crate) fn file(&self, layer: usize) -> &dyn Storage {
-        &*self.layers[layer].file
-    }
-
-    pub(crate) fn layer_size(&self, layer: usize) -> u64 {
-        if layer == 0 { self.virtual_size() } else { self.layers[layer].size }
-    }
-
-    /// The metadata of a qcow2 layer.
-    pub(crate) fn metadata(&self, layer: usize) -> Result<MutexGuard<'_, Metadata>, Error> {
-        match &self.layers[layer].kind {
-            Kind::Qcow2 { metadata, .. } => {
-                Ok(metadata.lock().unwrap_or_else(PoisonError::into_inner))
-            }
-            Kind::Raw => Err(Error::InvalidArgument("a raw layer has no metadata".into())),
-        }
-    }
-
-    /// Does a cluster at this offset lie wholly beyond the end of the layer's file?
-    pub(crate) fn is_truncated_at(&self, layer: usize, offset: u64) -> bool {
-        match self.metadata(layer) {
-            Ok(metadata) => metadata.is_cluster_beyond_end(offset),
-            Err(_) => true,
-        }
+    /// The present chain.
+    pub(crate) fn chain(&self) -> Arc<Chain> {
+        self.gate.chain()
     }
 
     fn run(&self, op: Op, offset: u64, len: u64, iovecs: Vec<iovec>) -> Result<(), Error> {
@@ -219,8 +188,9 @@ impl Image {
         loop {
             match job.step(self, std::mem::replace(&mut result, Ok(()))) {
                 Step::Transfer(transfers) => {
+                    let Some(chain) = job.chain() else { continue };
                     for transfer in transfers {
-                        result = result.and(transfer.run(self));
+                        result = result.and(transfer.run(chain));
                     }
                 }
                 Step::Wait => waiter.wait(),
@@ -232,10 +202,11 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        if self.read_only || !matches!(self.top().kind, Kind::Qcow2 { .. }) {
+        let chain = self.chain();
+        if self.read_only || !matches!(chain.top().kind, Kind::Qcow2 { .. }) {
             return;
         }
-        if let Ok(mut metadata) = self.metadata(0)
+        if let Ok(mut metadata) = chain.metadata(0)
             && metadata.is_dirty()
         {
             // Nobody is left to tell; whoever needs durability has called `flush`.

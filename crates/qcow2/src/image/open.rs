@@ -3,16 +3,17 @@
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
-use super::{Format, Image, Kind, Layer, LayerState, OpenOptions};
+use super::chain::{Chain, Kind, LayerState};
+use super::gate::Gate;
+use super::{Format, Image, Layer, OpenOptions};
 use crate::check;
 use crate::error::Error;
 use crate::format::header::{self, Header};
 use crate::metadata::Metadata;
-use crate::request::locks::RangeLocks;
 use crate::storage::Storage;
 
 /// Longer chains are a mistake of the caller.
-const MAX_LAYERS: usize = 256;
+pub(super) const MAX_LAYERS: usize = 256;
 
 impl Image {
     /// Open a chain, top layer first; layers below the top are only ever read. The chain is what
@@ -22,14 +23,7 @@ impl Image {
     /// An image that is broken, needs an unsupported feature, or is marked corrupt and was not
     /// opened read-only; or the host's I/O error. [`Error::Layer`] says which layer it was.
     pub fn open(layers: Vec<Layer>, options: OpenOptions) -> Result<Arc<Self>, Error> {
-        let layers = layers
-            .into_iter()
-            .map(|layer| {
-                let file: Arc<dyn Storage> = Arc::new(layer.file);
-                (file, layer.format)
-            })
-            .collect();
-        Self::open_storage(layers, options)
+        Self::open_storage(layers.into_iter().map(storage).collect(), options)
     }
 
     pub(crate) fn open_storage(
@@ -47,21 +41,28 @@ impl Image {
             .enumerate()
             .map(|(index, (file, format))| {
                 let writable = index == 0 && !options.read_only;
-                open_layer(file, format, writable, index + 1 < count).map_err(|e| e.in_layer(index))
+                open_layer(file, format, writable, index + 1 < count)
+                    .map_err(|e| e.in_layer(index))
+                    .map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
+        let chain = Chain::new(layers, options.read_only);
         Ok(Arc::new(Self {
-            size: AtomicU64::new(layers[0].size),
-            layers,
-            locks: RangeLocks::default(),
+            size: AtomicU64::new(chain.size()),
+            gate: Gate::new(chain),
             read_only: options.read_only,
-            growing: Mutex::new(()),
+            changing: Mutex::new(()),
             no_ring: AtomicBool::new(false),
         }))
     }
 }
 
-fn open_layer(
+/// A layer as the engine sees it.
+pub(super) fn storage(layer: Layer) -> (Arc<dyn Storage>, Format) {
+    (Arc::new(layer.file), layer.format)
+}
+
+pub(super) fn open_layer(
     file: Arc<dyn Storage>,
     format: Format,
     writable: bool,
@@ -69,7 +70,7 @@ fn open_layer(
 ) -> Result<LayerState, Error> {
     if format == Format::Raw {
         let size = file.len().map_err(|e| Error::io("find the length of the disk", e))?;
-        return Ok(LayerState { file, kind: Kind::Raw, size });
+        return Ok(LayerState::new(file, Kind::Raw, size));
     }
     let mut header = Header::read(&*file)?;
     if writable && header.incompatible & header::CORRUPT != 0 {
@@ -81,9 +82,6 @@ fn open_layer(
     }
     let (geometry, compression, size) = (header.geometry, header.compression, header.size);
     let metadata = Metadata::open(Arc::clone(&file), header, writable, has_backing)?;
-    Ok(LayerState {
-        file,
-        kind: Kind::Qcow2 { geometry, compression, metadata: Box::new(Mutex::new(metadata)) },
-        size,
-    })
+    let kind = Kind::Qcow2 { geometry, compression, metadata: Box::new(Mutex::new(metadata)) };
+    Ok(LayerState::new(file, kind, size))
 }

@@ -80,6 +80,27 @@ impl Metadata {
         Ok(self.l2_table(self.l1_index(guest_cluster))?.is_some())
     }
 
+    /// Does this layer map nothing at all, so that everything shows what is below?
+    pub(crate) fn is_empty(&mut self) -> Result<bool, Error> {
+        let table = 1u64 << self.geometry.l2_bits();
+        let per_slice = self.slice_size / 8;
+        let mut mappings = Vec::new();
+        for index in 0..self.l1.len() {
+            if self.l2_table(index)?.is_none() {
+                continue;
+            }
+            let first = index as u64 * table;
+            for part in (first..first + table).step_by(per_slice as usize) {
+                mappings.clear();
+                self.map(part, per_slice, &mut mappings)?;
+                if mappings.iter().any(|m| *m != Mapping::Unallocated) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// Make sure the L2 table of `guest_cluster` exists and belongs to the active state alone.
     pub(crate) fn prepare_l2(&mut self, guest_cluster: u64) -> Result<u64, Error> {
         let index = self.l1_index(guest_cluster);

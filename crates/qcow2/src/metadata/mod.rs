@@ -29,6 +29,8 @@ pub(crate) use writeback::Flush;
 /// L2 slices kept in memory per layer, in bytes. Unit tests make do with little, so that their
 /// small disks overflow it.
 const L2_CACHE: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
+/// Slices kept at least.
+const MIN_SLICES: u64 = 16;
 /// Refcount slices kept in memory, in bytes.
 const REFCOUNT_CACHE: u64 = if cfg!(test) { 2 << 10 } else { 128 << 10 };
 
@@ -92,20 +94,40 @@ impl Metadata {
         has_backing: bool,
     ) -> Result<Self, Error> {
         let geometry = header.geometry;
-        let cluster = geometry.cluster_size();
         let file_len = file.len().map_err(|e| Error::io("find the image's length", e))?;
         let l1 = read_table(&*file, "L1 table", header.l1_offset, header.l1_size as usize)?;
-        let slice_size = cluster.min(MAX_SLICE);
-        let mut this = Self {
+        let has_backing = has_backing || header.backing_name.is_some();
+        let cache = L2_CACHE / geometry.cluster_size().min(MAX_SLICE);
+        let l2 = SliceCache::new(cache as usize);
+        let mut this =
+            Self { writable, ..Self::reader(file, header, l1, l2, file_len, has_backing) };
+        if writable {
+            this.open_for_writing()?;
+        }
+        Ok(this)
+    }
+
+    /// A layer that is only read.
+    fn reader(
+        file: Arc<dyn Storage>,
+        header: Header,
+        l1: Vec<u64>,
+        l2: SliceCache,
+        file_len: u64,
+        has_backing: bool,
+    ) -> Self {
+        let geometry = header.geometry;
+        let slice_size = geometry.cluster_size().min(MAX_SLICE);
+        Self {
             file,
             geometry,
             slice_size,
-            writable,
-            has_backing: has_backing || header.backing_name.is_some(),
+            writable: false,
+            has_backing,
             stopped: None,
             l1,
             l1_dirty: BTreeSet::new(),
-            l2: SliceCache::new((L2_CACHE / slice_size) as usize),
+            l2,
             refcount_table: Vec::new(),
             refcount_table_dirty: BTreeSet::new(),
             refcount_table_moved: None,
@@ -114,7 +136,7 @@ impl Metadata {
             owed: BTreeSet::new(),
             free: RangeSet::default(),
             hint: 0,
-            virgin: file_len.div_ceil(cluster),
+            virgin: file_len.div_ceil(geometry.cluster_size()),
             file_len,
             dropped: Vec::new(),
             quarantine: RangeSet::default(),
@@ -122,11 +144,30 @@ impl Metadata {
             flushes: 0,
             written: HashMap::new(),
             header,
-        };
-        if writable {
-            this.open_for_writing()?;
         }
-        Ok(this)
+    }
+
+    /// Hand the tables over to a reader through `file`, the same file again. Everything was
+    /// flushed, and nothing is written from here any more.
+    pub(crate) fn freeze(&mut self, file: Arc<dyn Storage>) -> Self {
+        self.writable = false;
+        Self::reader(
+            file,
+            self.header.clone(),
+            std::mem::take(&mut self.l1),
+            std::mem::replace(&mut self.l2, SliceCache::new(0)),
+            self.file_len,
+            self.has_backing,
+        )
+    }
+
+    /// Refuse a header, read from a file said to be this layer's, that is another one's.
+    pub(crate) fn check_same(&self, header: &Header) -> Result<(), Error> {
+        let place = |h: &Header| (h.geometry, h.l1_offset, h.l1_size, h.size);
+        if place(header) == place(&self.header) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument("it is not the disk's present top layer".into()))
     }
 
     fn open_for_writing(&mut self) -> Result<(), Error> {
@@ -212,6 +253,13 @@ impl Metadata {
             }
         }
         Ok(())
+    }
+
+    /// Keep only a share of the L2 slices in memory: this is one of so many layers below the top.
+    pub(crate) fn share_cache(&mut self, layers: usize) {
+        let share = L2_CACHE / self.slice_size / layers.max(1) as u64;
+        let least = MIN_SLICES.min(L2_CACHE / self.slice_size);
+        self.l2.set_capacity(share.max(least) as usize);
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

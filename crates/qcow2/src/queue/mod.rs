@@ -75,7 +75,7 @@ struct Slot {
 impl IoQueue {
     pub(crate) fn new(image: Arc<Image>, depth: u32) -> Result<Self, Error> {
         let mailbox = Arc::new(Mailbox::new()?);
-        let has_files = (0..image.layers.len()).all(|l| image.file(l).raw_fd().is_some());
+        let has_files = image.chain().layers.iter().all(|l| l.file.raw_fd().is_some());
         let ring = if has_files && !image.no_ring.load(Ordering::Relaxed) {
             Ring::new(depth, mailbox.as_fd())
         } else {
@@ -182,10 +182,12 @@ impl IoQueue {
     fn submit_ring(&mut self) -> Result<(), Error> {
         let Some(ring) = &mut self.ring else { return Ok(()) };
         while let Some((at, index)) = ring.next_waiting() {
-            if let Some(transfer) = self.slots[at].as_ref().and_then(|s| s.transfers.get(index)) {
+            let slot = self.slots[at].as_ref();
+            let found = slot.and_then(|s| Some((s.job.chain()?, s.transfers.get(index)?)));
+            if let Some((chain, transfer)) = found {
                 // SAFETY: the transfer stays in its slot until it completed, and its memory is
                 // valid until then (see `push`).
-                unsafe { ring.push(&self.image, transfer, at, index) };
+                unsafe { ring.push(chain, transfer, at, index) };
             }
         }
         if !ring.submit()? {
@@ -199,7 +201,8 @@ impl IoQueue {
     fn transferred(&mut self, at: usize, index: usize, result: i64) {
         let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { return };
         let Some(transfer) = slot.transfers.get_mut(index) else { return };
-        match transfer.progress(&self.image, result) {
+        let Some(chain) = slot.job.chain() else { return };
+        match transfer.progress(chain, result) {
             Progress::Again => {
                 if let Some(ring) = &mut self.ring {
                     ring.enqueue(at, index);
@@ -242,8 +245,9 @@ impl IoQueue {
                         slot.transfers = transfers;
                         return;
                     }
+                    let Some(chain) = slot.job.chain() else { continue };
                     for transfer in transfers {
-                        let done = transfer.run(&self.image);
+                        let done = transfer.run(chain);
                         if slot.result.is_ok() {
                             slot.result = done;
                         }

@@ -9,7 +9,7 @@ use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, types};
 
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::Chain;
 use crate::request::{Direction, Transfer};
 
 pub(super) struct Ring {
@@ -85,12 +85,12 @@ impl Ring {
     /// The transfer does not move or change, and its memory is valid, until it is reaped.
     pub(super) unsafe fn push(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         transfer: &Transfer,
         slot: usize,
         index: usize,
     ) {
-        let Some(fd) = image.file(transfer.layer).raw_fd() else { return };
+        let Some(fd) = chain.file(transfer.layer).raw_fd() else { return };
         let fd = types::Fd(fd);
         let batch = transfer.batch();
         let len = batch.len() as u32;

@@ -2,7 +2,7 @@
 
 use super::{Job, Phase, Step};
 use crate::error::Error;
-use crate::image::{Image, Kind, Op};
+use crate::image::{Chain, Kind, Op};
 use crate::plan::{self, Clear};
 
 /// Clusters handled under one lock.
@@ -22,9 +22,9 @@ pub(super) enum Part {
 }
 
 impl Job {
-    pub(super) fn plan_parts(&mut self, image: &Image) {
+    pub(super) fn plan_parts(&mut self, chain: &Chain) {
         let (offset, end) = (self.offset, self.offset + self.len);
-        let Kind::Qcow2 { geometry, .. } = &image.top().kind else {
+        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else {
             self.parts.push_back(match self.op {
                 Op::WriteZeroes { unmap: false } => Part::Data { offset, len: self.len },
                 _ => Part::Punch,
@@ -34,7 +34,7 @@ impl Job {
         let (bits, size) = (geometry.cluster_bits, geometry.cluster_size());
         let first = offset.div_ceil(size);
         // The last cluster is whole when the range reaches the end of the disk.
-        let last = if end >= image.virtual_size() { end.div_ceil(size) } else { end >> bits };
+        let last = if end >= chain.size() { end.div_ceil(size) } else { end >> bits };
         let data = matches!(self.op, Op::WriteZeroes { .. });
         if first >= last {
             if data {
@@ -52,7 +52,7 @@ impl Job {
     }
 
     /// Go on with the next part, or finish.
-    pub(super) fn next_part(&mut self, image: &Image) -> Result<Step, Error> {
+    pub(super) fn next_part(&mut self, chain: &Chain) -> Result<Step, Error> {
         match self.parts.pop_front() {
             None => Ok(Step::Done(Ok(()))),
             Some(Part::Data { offset, len }) => {
@@ -61,47 +61,47 @@ impl Job {
                     self.parts.push_front(Part::Data { offset: offset + now, len: len - now });
                 }
                 self.current = (offset, now);
-                self.start_write(image)
+                self.start_write(chain)
             }
             Some(Part::Clusters { first, end }) => {
                 let chunk_end = end.min(first + CHUNK);
                 if chunk_end < end {
                     self.parts.push_front(Part::Clusters { first: chunk_end, end });
                 }
-                if self.lock_clusters(image, first, chunk_end, true) {
-                    self.clear(image, first, chunk_end)
+                if self.lock_clusters(chain, first, chunk_end, true) {
+                    self.clear(chain, first, chunk_end)
                 } else {
                     self.wait(Phase::ClearLocked { first, end: chunk_end })
                 }
             }
             Some(Part::Punch) => {
-                let punched = image.file(0).punch(self.offset, self.len);
+                let punched = chain.file(0).punch(self.offset, self.len);
                 if punched.is_err() && self.op != Op::Discard {
                     self.parts.push_front(Part::Data { offset: self.offset, len: self.len });
                 }
-                self.next_part(image)
+                self.next_part(chain)
             }
         }
     }
 
     /// Clear whole clusters; the lock is held.
-    pub(super) fn clear(&mut self, image: &Image, first: u64, end: u64) -> Result<Step, Error> {
-        let as_data = self.clear_entries(image, first, end)?;
-        self.unlock(image);
-        let Kind::Qcow2 { geometry, .. } = &image.top().kind else { return Ok(Step::Done(Ok(()))) };
+    pub(super) fn clear(&mut self, chain: &Chain, first: u64, end: u64) -> Result<Step, Error> {
+        let as_data = self.clear_entries(chain, first, end)?;
+        self.unlock(chain);
+        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else { return Ok(Step::Done(Ok(()))) };
         let limit = self.offset + self.len;
         for cluster in as_data.into_iter().rev() {
             let offset = cluster << geometry.cluster_bits;
             let len = geometry.cluster_size().min(limit - offset);
             self.parts.push_front(Part::Data { offset, len });
         }
-        self.next_part(image)
+        self.next_part(chain)
     }
 
     /// Change the entries; returns the clusters that have to be zeroed as data.
-    fn clear_entries(&self, image: &Image, first: u64, end: u64) -> Result<Vec<u64>, Error> {
+    fn clear_entries(&self, chain: &Chain, first: u64, end: u64) -> Result<Vec<u64>, Error> {
         let mut as_data = Vec::new();
-        let mut metadata = image.metadata(0)?;
+        let mut metadata = chain.metadata(0)?;
         metadata.check_writable()?;
         let geometry = metadata.geometry();
         let zero = metadata.unallocated_is_zero();

@@ -3,7 +3,7 @@
 use super::transfer::Transfer;
 use super::{Job, Phase, Step};
 use crate::error::Error;
-use crate::image::{Image, Kind};
+use crate::image::{Chain, Kind};
 use crate::metadata::Flush;
 
 /// Which sync is under way.
@@ -18,20 +18,20 @@ pub(super) enum FlushState {
 }
 
 impl Job {
-    pub(super) fn flush(&mut self, image: &Image) -> Result<Step, Error> {
-        if image.is_read_only() {
+    pub(super) fn flush(&mut self, chain: &Chain) -> Result<Step, Error> {
+        if chain.is_read_only() {
             return Ok(Step::Done(Ok(())));
         }
-        self.phase = Phase::Flushing(match &image.top().kind {
+        self.phase = Phase::Flushing(match &chain.top().kind {
             Kind::Raw => FlushState::Raw,
-            Kind::Qcow2 { .. } => FlushState::Data(image.metadata(0)?.flush_begin()?),
+            Kind::Qcow2 { .. } => FlushState::Data(chain.metadata(0)?.flush_begin()?),
         });
         Ok(Step::Transfer(vec![Transfer::sync()]))
     }
 
     pub(super) fn flush_on(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         state: FlushState,
         result: Result<(), Error>,
     ) -> Result<Step, Error> {
@@ -40,7 +40,7 @@ impl Job {
             FlushState::Data(flush) => (flush, false),
             FlushState::Tables(flush) => (flush, true),
         };
-        let mut metadata = image.metadata(0)?;
+        let mut metadata = chain.metadata(0)?;
         if result.is_err() {
             metadata.mark_sync_failed();
         }

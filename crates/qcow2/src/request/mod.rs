@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::image::{Image, Kind, Op};
+use crate::image::{Chain, Image, Kind, Op};
 use clear::Part;
 use flush::FlushState;
 use locks::{LockId, Wake};
@@ -40,6 +40,9 @@ pub(crate) struct Job {
     len: u64,
     iovecs: Vec<libc::iovec>,
     phase: Phase,
+    chain: Option<Arc<Chain>>,
+    /// Waits for the gate to open.
+    held: bool,
     lock: Option<Lock>,
     /// The write under way, which is a part of the request for write-zeroes.
     current: (u64, u64),
@@ -90,6 +93,8 @@ impl Job {
             len,
             iovecs,
             phase: Phase::Start,
+            chain: None,
+            held: false,
             lock: None,
             current: (offset, len),
             parts: VecDeque::new(),
@@ -108,46 +113,61 @@ impl Job {
 
     /// Go on as far as possible. `result` is that of the transfers the last step asked for.
     pub(crate) fn step(&mut self, image: &Image, result: Result<(), Error>) -> Step {
-        let step = self.advance(image, result);
-        match step {
-            Ok(step) => {
-                if matches!(step, Step::Done(_)) {
-                    self.unlock(image);
-                }
-                step
-            }
-            Err(error) => {
-                self.unlock(image);
-                self.phase = Phase::Finished;
-                Step::Done(Err(error))
-            }
+        let Some(chain) = self.enter(image) else { return Step::Wait };
+        let step = self.advance(&chain, result).unwrap_or_else(|e| Step::Done(Err(e)));
+        if matches!(step, Step::Done(_)) {
+            self.unlock(&chain);
+            self.phase = Phase::Finished;
+            drop(chain);
+            image.gate.leave();
+        } else {
+            self.chain = Some(chain);
         }
+        step
     }
 
-    fn advance(&mut self, image: &Image, result: Result<(), Error>) -> Result<Step, Error> {
+    /// The chain this request works on, while it is under way.
+    pub(crate) fn chain(&self) -> Option<&Chain> {
+        self.chain.as_deref()
+    }
+
+    /// None when the request is held back, and steps on once it is let in.
+    fn enter(&mut self, image: &Image) -> Option<Arc<Chain>> {
+        if self.chain.is_some() {
+            return self.chain.take();
+        }
+        if std::mem::take(&mut self.held) {
+            return Some(image.gate.chain());
+        }
+        let chain = image.gate.enter(&self.wake, self.token);
+        self.held = chain.is_none();
+        chain
+    }
+
+    fn advance(&mut self, chain: &Chain, result: Result<(), Error>) -> Result<Step, Error> {
         match std::mem::replace(&mut self.phase, Phase::Finished) {
-            Phase::Start => self.start(image),
-            Phase::ReadLocked => self.read(image),
+            Phase::Start => self.start(chain),
+            Phase::ReadLocked => self.read(chain),
             Phase::Reading(unpacks) => {
                 result?;
                 self.unpack(&unpacks)?;
                 Ok(Step::Done(Ok(())))
             }
-            Phase::WriteLocked => self.write(image),
-            Phase::Filling(state) => self.filled(image, state, result),
-            Phase::Writing(state) => self.written(image, state, result),
+            Phase::WriteLocked => self.write(chain),
+            Phase::Filling(state) => self.filled(chain, state, result),
+            Phase::Writing(state) => self.written(chain, state, result),
             Phase::RawTransfer => {
                 result?;
-                self.next_part(image)
+                self.next_part(chain)
             }
-            Phase::ClearLocked { first, end } => self.clear(image, first, end),
-            Phase::Flushing(state) => self.flush_on(image, state, result),
+            Phase::ClearLocked { first, end } => self.clear(chain, first, end),
+            Phase::Flushing(state) => self.flush_on(chain, state, result),
             Phase::Finished => Ok(Step::Done(Ok(()))),
         }
     }
 
-    fn start(&mut self, image: &Image) -> Result<Step, Error> {
-        let size = image.virtual_size();
+    fn start(&mut self, chain: &Chain) -> Result<Step, Error> {
+        let size = chain.size();
         let inside = self.offset.checked_add(self.len).is_some_and(|end| end <= size);
         if self.op != Op::Flush && !inside && !self.beyond_end {
             return Err(Error::OutOfRange { offset: self.offset, len: self.len, size });
@@ -158,7 +178,7 @@ impl Job {
                 self.len
             )));
         }
-        if !matches!(self.op, Op::Read | Op::Flush) && image.is_read_only() {
+        if !matches!(self.op, Op::Read | Op::Flush) && chain.is_read_only() {
             return Err(Error::ReadOnly);
         }
         if self.len == 0 && self.op != Op::Flush {
@@ -166,18 +186,18 @@ impl Job {
         }
         match self.op {
             Op::Read => {
-                if self.lock_range(image, false) {
-                    self.read(image)
+                if self.lock_range(chain, false) {
+                    self.read(chain)
                 } else {
                     self.wait(Phase::ReadLocked)
                 }
             }
-            Op::Write => self.start_write(image),
+            Op::Write => self.start_write(chain),
             Op::Discard | Op::WriteZeroes { .. } => {
-                self.plan_parts(image);
-                self.next_part(image)
+                self.plan_parts(chain);
+                self.next_part(chain)
             }
-            Op::Flush => self.flush(image),
+            Op::Flush => self.flush(chain),
         }
     }
 
@@ -187,23 +207,23 @@ impl Job {
     }
 
     /// Lock the clusters of the current range; true when granted at once.
-    fn lock_range(&mut self, image: &Image, exclusive: bool) -> bool {
-        let Kind::Qcow2 { geometry, .. } = &image.top().kind else { return true };
+    fn lock_range(&mut self, chain: &Chain, exclusive: bool) -> bool {
+        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else { return true };
         let (offset, len) = self.current;
         let bits = geometry.cluster_bits;
         let (start, end) = (offset >> bits, ((offset + len - 1) >> bits) + 1);
-        self.lock_clusters(image, start, end, exclusive)
+        self.lock_clusters(chain, start, end, exclusive)
     }
 
-    fn lock_clusters(&mut self, image: &Image, start: u64, end: u64, exclusive: bool) -> bool {
-        let (id, granted) = image.locks.acquire(start, end, exclusive, &self.wake, self.token);
+    fn lock_clusters(&mut self, chain: &Chain, start: u64, end: u64, exclusive: bool) -> bool {
+        let (id, granted) = chain.locks.acquire(start, end, exclusive, &self.wake, self.token);
         self.lock = Some(Lock { id, exclusive });
         granted
     }
 
-    fn unlock(&mut self, image: &Image) {
+    fn unlock(&mut self, chain: &Chain) {
         if let Some(lock) = self.lock.take() {
-            image.locks.release(lock.id);
+            chain.locks.release(lock.id);
         }
     }
 }

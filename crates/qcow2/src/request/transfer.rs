@@ -6,7 +6,7 @@ use libc::iovec;
 
 use super::iovec::{self as iov, MAX_IOVECS};
 use crate::error::Error;
-use crate::image::Image;
+use crate::image::Chain;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -56,7 +56,7 @@ impl Transfer {
     }
 
     /// Account for the result of a host call: bytes, or a negative errno.
-    pub(crate) fn progress(&mut self, image: &Image, result: i64) -> Progress {
+    pub(crate) fn progress(&mut self, chain: &Chain, result: i64) -> Progress {
         if result < 0 {
             let error = io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO));
             if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) {
@@ -68,7 +68,7 @@ impl Transfer {
             return Progress::Done;
         }
         if result == 0 {
-            return self.at_end(image);
+            return self.at_end(chain);
         }
         self.offset += result as u64;
         iov::advance(&mut self.iovecs, usize::try_from(result).unwrap_or(usize::MAX));
@@ -76,11 +76,11 @@ impl Transfer {
     }
 
     /// The host transferred nothing: the file ends here.
-    fn at_end(&mut self, image: &Image) -> Progress {
+    fn at_end(&mut self, chain: &Chain) -> Progress {
         if self.direction == Direction::Write {
             return Progress::Failed(self.error(io::ErrorKind::WriteZero.into()));
         }
-        if !self.zero_past_end && image.is_truncated_at(self.layer, self.offset) {
+        if !self.zero_past_end && chain.is_truncated_at(self.layer, self.offset) {
             return Progress::Failed(
                 Error::invalid(
                     "data cluster",
@@ -104,10 +104,10 @@ impl Transfer {
     }
 
     /// Carry the transfer out with plain calls.
-    pub(crate) fn run(mut self, image: &Image) -> Result<(), Error> {
+    pub(crate) fn run(mut self, chain: &Chain) -> Result<(), Error> {
         loop {
-            let result = self.call(image);
-            match self.progress(image, result) {
+            let result = self.call(chain);
+            match self.progress(chain, result) {
                 Progress::Done => return Ok(()),
                 Progress::Again => {}
                 Progress::Failed(error) => return Err(error),
@@ -115,16 +115,16 @@ impl Transfer {
         }
     }
 
-    fn call(&self, image: &Image) -> i64 {
-        let file = image.file(self.layer);
+    fn call(&self, chain: &Chain) -> i64 {
+        let file = chain.file(self.layer);
         if self.direction == Direction::Sync {
             return file.sync().map_or_else(|e| errno(&e), |()| 0);
         }
         let batch = self.batch();
-        let Some(fd) = file.raw_fd() else { return self.call_slices(image) };
+        let Some(fd) = file.raw_fd() else { return self.call_slices(chain) };
         let (count, offset) = (batch.len() as libc::c_int, self.offset as libc::off_t);
         // SAFETY: the iovecs name memory that is valid for this request (see `Job`), and the
-        // descriptor is open as long as the image.
+        // descriptor is open as long as the chain.
         let result = unsafe {
             match self.direction {
                 Direction::Read => libc::preadv(fd, batch.as_ptr(), count, offset),
@@ -135,8 +135,8 @@ impl Transfer {
     }
 
     /// For storage without a descriptor: the first iovec alone.
-    fn call_slices(&self, image: &Image) -> i64 {
-        let file = image.file(self.layer);
+    fn call_slices(&self, chain: &Chain) -> i64 {
+        let file = chain.file(self.layer);
         let Some(first) = self.iovecs.first() else { return 0 };
         let base = first.iov_base.cast::<u8>();
         if self.direction == Direction::Write {

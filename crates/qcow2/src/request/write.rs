@@ -9,7 +9,7 @@ use super::transfer::{Direction, Transfer};
 use super::{Job, Phase, Step};
 use crate::error::Error;
 use crate::format::entry::Mapping;
-use crate::image::{Image, Kind, Op};
+use crate::image::{Chain, Kind, Op};
 use crate::metadata::Metadata;
 use crate::plan::{self, ClusterWrite, Target};
 
@@ -30,8 +30,8 @@ struct Piece {
 }
 
 impl Job {
-    pub(super) fn start_write(&mut self, image: &Image) -> Result<Step, Error> {
-        if matches!(image.top().kind, Kind::Raw) {
+    pub(super) fn start_write(&mut self, chain: &Chain) -> Result<Step, Error> {
+        if matches!(chain.top().kind, Kind::Raw) {
             self.phase = Phase::RawTransfer;
             let (offset, len) = self.current;
             return Ok(Step::Transfer(vec![Transfer {
@@ -42,8 +42,8 @@ impl Job {
                 zero_past_end: false,
             }]));
         }
-        if self.lock_range(image, false) {
-            self.write(image)
+        if self.lock_range(chain, false) {
+            self.write(chain)
         } else {
             self.wait(Phase::WriteLocked)
         }
@@ -66,10 +66,10 @@ impl Job {
         out
     }
 
-    pub(super) fn write(&mut self, image: &Image) -> Result<Step, Error> {
+    pub(super) fn write(&mut self, chain: &Chain) -> Result<Step, Error> {
         let (offset, len) = self.current;
         let (plan, mut state, zeroed) = {
-            let mut metadata = image.metadata(0)?;
+            let mut metadata = chain.metadata(0)?;
             metadata.check_writable()?;
             let geometry = metadata.geometry();
             let bits = geometry.cluster_bits;
@@ -80,9 +80,9 @@ impl Job {
             let in_place = plan.iter().all(|w| matches!(w.target, Target::InPlace { .. }));
             if !in_place && !self.lock.as_ref().is_some_and(|l| l.exclusive) {
                 drop(metadata);
-                self.unlock(image);
-                return if self.lock_range(image, true) {
-                    self.write(image)
+                self.unlock(chain);
+                return if self.lock_range(chain, true) {
+                    self.write(chain)
                 } else {
                     self.wait(Phase::WriteLocked)
                 };
@@ -96,7 +96,7 @@ impl Job {
                 }
             }
         };
-        match self.build(image, &plan, &mut state, &zeroed) {
+        match self.build(chain, &plan, &mut state, &zeroed) {
             Ok(fills) if fills.is_empty() => {
                 let writes = std::mem::take(&mut state.writes);
                 self.phase = Phase::Writing(state);
@@ -107,7 +107,7 @@ impl Job {
                 Ok(Step::Transfer(fills))
             }
             Err(error) => {
-                release(&mut *image.metadata(0)?, &state);
+                release(&mut *chain.metadata(0)?, &state);
                 Err(error)
             }
         }
@@ -116,12 +116,12 @@ impl Job {
     /// Lay out the writes; returns the reads that have to come first.
     fn build(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         plan: &[ClusterWrite],
         state: &mut WriteState,
         zeroed: &[bool],
     ) -> Result<Vec<Transfer>, Error> {
-        let Kind::Qcow2 { geometry, .. } = &image.top().kind else { return Ok(Vec::new()) };
+        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else { return Ok(Vec::new()) };
         let size = geometry.cluster_size();
         let (offset, len) = self.current;
         let source = self.write_source(len);
@@ -143,11 +143,11 @@ impl Job {
             };
             let start = write.at - skip;
             let end = skip + write.len;
-            if let Some(head) = self.fill(image, (start, skip), zeroed, &mut fills)? {
+            if let Some(head) = self.fill(chain, (start, skip), zeroed, &mut fills)? {
                 pieces.push(Piece { host, iovecs: vec![head], len: skip });
             }
             pieces.push(Piece { host: host + skip, iovecs: data, len: write.len });
-            if let Some(tail) = self.fill(image, (start + end, size - end), zeroed, &mut fills)? {
+            if let Some(tail) = self.fill(chain, (start + end, size - end), zeroed, &mut fills)? {
                 pieces.push(Piece { host: host + end, iovecs: vec![tail], len: size - end });
             }
         }
@@ -160,7 +160,7 @@ impl Job {
     /// it. None when there is nothing to write because the cluster already reads right.
     fn fill(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         range: (u64, u64),
         zeroed: bool,
         fills: &mut ReadPlan,
@@ -171,7 +171,7 @@ impl Job {
         let mut bytes = vec![0u8; range.1 as usize];
         let target = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let mut plan = ReadPlan::default();
-        self.plan_read(image, 0, range, &[target], &mut plan)?;
+        self.plan_read(chain, range, &[target], &mut plan)?;
         if plan.is_zero() && zeroed {
             return Ok(None);
         }
@@ -183,13 +183,13 @@ impl Job {
 
     pub(super) fn filled(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         mut state: WriteState,
         result: Result<(), Error>,
     ) -> Result<Step, Error> {
         let unpacks = std::mem::take(&mut state.unpacks);
         if let Err(error) = result.and_then(|()| self.unpack(&unpacks)) {
-            release(&mut *image.metadata(0)?, &state);
+            release(&mut *chain.metadata(0)?, &state);
             return Err(error);
         }
         let writes = std::mem::take(&mut state.writes);
@@ -199,13 +199,13 @@ impl Job {
 
     pub(super) fn written(
         &mut self,
-        image: &Image,
+        chain: &Chain,
         mut state: WriteState,
         result: Result<(), Error>,
     ) -> Result<Step, Error> {
         self.buffers.clear();
         if !state.mappings.is_empty() {
-            let mut metadata = image.metadata(0)?;
+            let mut metadata = chain.metadata(0)?;
             if let Err(error) = result {
                 release(&mut metadata, &state);
                 return Err(error);
@@ -226,8 +226,8 @@ impl Job {
         } else {
             result?;
         }
-        self.unlock(image);
-        self.next_part(image)
+        self.unlock(chain);
+        self.next_part(chain)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -18,7 +19,7 @@ const QUEUES: u64 = 4;
 const SECTORS: u64 = 6000;
 const DEPTH: usize = 16;
 
-fn wait(queue: &IoQueue) {
+pub(super) fn wait(queue: &IoQueue) {
     use std::os::fd::AsRawFd;
     let fd = queue.event_fd().as_raw_fd();
     let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
@@ -87,7 +88,27 @@ fn worker(image: &Arc<Image>, me: u64, rounds: u64) -> HashMap<u64, Vec<u8>> {
     model
 }
 
-fn several_queues(cluster_bits: u32, ring: bool, with_base: bool) {
+/// Put a new top on the chain; `paths` names its layers so far, top first.
+fn switch(image: &Image, dir: &Path, paths: &mut Vec<(PathBuf, Format)>, cluster_bits: u32) {
+    let path = dir.join(format!("top{}", paths.len()));
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let name = paths[0].0.to_str().unwrap().into();
+    let options = CreateOptions {
+        virtual_size: image.virtual_size(),
+        cluster_bits,
+        backing: Some(Backing { name, format: paths[0].1 }),
+        ..Default::default()
+    };
+    crate::create(&file, &options).unwrap();
+    let backing = paths
+        .iter()
+        .map(|(path, format)| Layer { file: File::open(path).unwrap(), format: *format });
+    let top = Layer { file, format: Format::Qcow2 };
+    image.switch_layers(Some(top), backing.collect()).unwrap();
+    paths.insert(0, (path, Format::Qcow2));
+}
+
+fn several_queues(cluster_bits: u32, ring: bool, with_base: bool, switches: bool) {
     let dir = tempfile::tempdir().unwrap();
     let size = SECTORS * 512;
     let base = dir.path().join("base");
@@ -113,6 +134,10 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool) {
     let image = Image::open(layers, OpenOptions::default()).unwrap();
     image.no_ring.store(!ring, Ordering::Relaxed);
     let rounds = 60;
+    let mut paths = vec![(path, Format::Qcow2)];
+    if with_base {
+        paths.push((base, Format::Raw));
+    }
     let mut churned = vec![0u8; 2 << 20];
     let models: Vec<_> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..QUEUES)
@@ -133,6 +158,10 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool) {
             if round % 3 == 0 {
                 image.flush().unwrap();
             }
+            if switches && round % 8 == 7 {
+                // Overlays with other cluster sizes than what they lie on.
+                switch(&image, dir.path(), &mut paths, 9 + (cluster_bits + round as u32) % 8);
+            }
         }
         handles.into_iter().map(|h| h.join().unwrap()).collect()
     });
@@ -148,21 +177,32 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool) {
     assert!(actual == churned, "churned data differs");
     image.flush().unwrap();
     drop(image);
-    let report = check(&File::open(&path).unwrap()).unwrap();
-    assert_eq!((report.leaks, report.corruptions), (0, 0), "{report:?}");
+    for (path, format) in paths {
+        if format == Format::Qcow2 {
+            let report = check(&File::open(&path).unwrap()).unwrap();
+            assert_eq!((report.leaks, report.corruptions), (0, 0), "{report:?}");
+        }
+    }
 }
 
 #[test]
 fn queues_with_io_uring_share_clusters_without_losing_writes() {
-    several_queues(16, true, true);
-    several_queues(12, true, false);
-    several_queues(9, true, true);
+    several_queues(16, true, true, false);
+    several_queues(12, true, false, false);
+    several_queues(9, true, true, false);
 }
 
 #[test]
 fn queues_with_plain_calls_share_clusters_without_losing_writes() {
-    several_queues(16, false, true);
-    several_queues(12, false, false);
+    several_queues(16, false, true, false);
+    several_queues(12, false, false, false);
+}
+
+#[test]
+fn queues_go_on_while_layers_are_switched() {
+    several_queues(16, true, true, true);
+    several_queues(12, true, false, true);
+    several_queues(12, false, true, true);
 }
 
 #[test]

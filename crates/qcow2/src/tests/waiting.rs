@@ -34,7 +34,8 @@ fn finish(image: &Image, job: &mut Job, mut step: Step) {
     loop {
         match step {
             Step::Transfer(transfers) => {
-                let done = transfers.into_iter().try_for_each(|t| t.run(image));
+                let chain = job.chain().unwrap();
+                let done = transfers.into_iter().try_for_each(|t| t.run(chain));
                 step = job.step(image, done);
             }
             Step::Wait => panic!("still waiting"),
