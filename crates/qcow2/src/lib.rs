@@ -24,7 +24,7 @@ pub use create::{Backing, CreateOptions, create};
 pub use error::Error;
 pub use image::{Format, Image, Layer, Op, OpenOptions, Switched};
 pub use probe::{Info, probe, probe_chain};
-pub use queue::{Completion, IoQueue, QueueFull, Request};
+pub use queue::{Completion, IoQueue, QueueFull, Request, RingPool};
 
 #[cfg(test)]
 mod tests;

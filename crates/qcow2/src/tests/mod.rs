@@ -6,6 +6,7 @@ mod hostile_input;
 mod medium;
 mod queues;
 mod repairing;
+mod ring_pool;
 mod switching;
 mod switching_refused;
 mod waiting;
