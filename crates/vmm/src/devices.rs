@@ -2,18 +2,18 @@
 
 use crate::{
     context::MachineContext,
+    disks::Disks,
     error::VmmError,
     layout::PciWindows,
-    pci::PciRoot,
-    virtio::{DiskHandle, NicHandle, RngHandle, attach_disk, attach_nic, attach_rng},
+    pci::{PciRoot, hotplug::HotplugController},
+    virtio::{NicHandle, RngHandle, attach_nic, attach_rng},
 };
-use api::vmm::{DiskLimit, DiskStats, NicStats, VmConfig};
+use api::vmm::{DiskStats, NicStats, VmConfig};
 use std::sync::Arc;
 
 /// Every PCI device, in the order of the description.
 pub struct Devices {
-    _root: Option<Arc<PciRoot>>,
-    disks: Vec<DiskHandle>,
+    disks: Arc<Disks>,
     nics: Vec<NicHandle>,
     rng: Option<RngHandle>,
 }
@@ -25,9 +25,10 @@ impl std::fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// A machine without any.
-    pub fn none() -> Self {
-        Self { _root: None, disks: Vec::new(), nics: Vec::new(), rng: None }
+    /// A machine with nothing but these disks, for tests.
+    #[cfg(test)]
+    pub(crate) fn only(disks: Arc<Disks>) -> Self {
+        Self { disks, nics: Vec::new(), rng: None }
     }
 
     /// Opens and attaches what the description names: disks, then network interfaces, then the
@@ -39,14 +40,16 @@ impl Devices {
         context: &MachineContext,
         windows: &PciWindows,
         config: &VmConfig,
+        hotplug: Arc<HotplugController>,
     ) -> Result<Self, VmmError> {
         let root = PciRoot::new(context, windows)?;
-        let mut disks = Vec::new();
+        let controlled = !config.control_socket.is_empty();
+        let disks = Disks::new(&root, &context.memory, context.vcpus, hotplug, controlled);
         let mut nics = Vec::new();
         for wants_slot in [true, false] {
             for (index, disk) in config.disks.iter().enumerate() {
                 if (disk.slot != 0) == wants_slot {
-                    disks.push((index, attach_disk(&root, context, disk)?));
+                    disks.attach(disk, index == 0)?;
                 }
             }
             for (index, nic) in config.nics.iter().enumerate() {
@@ -56,41 +59,19 @@ impl Devices {
             }
         }
         let rng = attach_rng(&root, context)?;
-        disks.sort_by_key(|(index, _)| *index);
         nics.sort_by_key(|(index, _)| *index);
-        Ok(Self {
-            _root: Some(root),
-            disks: disks.into_iter().map(|(_, disk)| disk).collect(),
-            nics: nics.into_iter().map(|(_, nic)| nic).collect(),
-            rng: Some(rng),
-        })
+        let nics = nics.into_iter().map(|(_, nic)| nic).collect();
+        Ok(Self { disks, nics, rng: Some(rng) })
+    }
+
+    /// The disks.
+    pub fn disks(&self) -> &Arc<Disks> {
+        &self.disks
     }
 
     /// What each has done so far.
     pub fn stats(&self) -> (Vec<DiskStats>, Vec<NicStats>) {
-        let disks = self.disks.iter().map(DiskHandle::stats).collect();
-        let nics = self.nics.iter().map(NicHandle::stats).collect();
-        (disks, nics)
-    }
-
-    /// Another rate for a disk; `false` if there is no such disk.
-    pub fn set_limit(&self, disk_id: &str, limit: Option<&DiskLimit>) -> bool {
-        let disk = self.disks.iter().find(|disk| disk.disk_id() == disk_id);
-        disk.inspect(|disk| disk.set_limit(limit)).is_some()
-    }
-
-    /// Makes every completed write of every disk last.
-    ///
-    /// # Errors
-    /// What went wrong with the first disk that could not; the others are flushed all the same.
-    pub fn flush(&self) -> Result<(), String> {
-        let mut outcome = Ok(());
-        for disk in &self.disks {
-            if let Err(error) = disk.flush() {
-                outcome = outcome.and(Err(error.to_string()));
-            }
-        }
-        outcome
+        (self.disks.stats(), self.nics.iter().map(NicHandle::stats).collect())
     }
 
     /// Finishes what is under way and serves the guest no more. Only once threads run.
@@ -98,9 +79,7 @@ impl Devices {
         for nic in &self.nics {
             nic.stop();
         }
-        for disk in &self.disks {
-            disk.stop();
-        }
+        self.disks.stop();
         if let Some(rng) = &self.rng {
             rng.stop();
         }

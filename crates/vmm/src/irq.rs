@@ -1,7 +1,13 @@
 //! Interrupt lines of the machine's fixed devices.
 
 use kvm_ioctls::VmFd;
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use vm_superio::Trigger;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -49,5 +55,51 @@ impl Trigger for IrqLine {
 
     fn trigger(&self) -> io::Result<()> {
         self.raise()
+    }
+}
+
+/// A level-triggered interrupt line: it stays as it is set, so a guest that starts to listen later
+/// is interrupted then.
+pub struct LevelLine {
+    vm: Option<Arc<VmFd>>,
+    gsi: u32,
+    level: AtomicBool,
+}
+
+impl LevelLine {
+    /// Pin `gsi` of the interrupt controllers KVM has.
+    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
+        Self { vm: Some(vm), gsi, level: AtomicBool::new(false) }
+    }
+
+    /// A line that nothing listens to, for devices under test.
+    pub fn unconnected() -> Self {
+        Self { vm: None, gsi: 0, level: AtomicBool::new(false) }
+    }
+
+    /// Asserts the line or lets it go. Callers see to it that two do not do so at once.
+    ///
+    /// # Errors
+    /// If KVM refuses.
+    pub fn set(&self, active: bool) -> io::Result<()> {
+        self.level.store(active, Ordering::SeqCst);
+        match &self.vm {
+            Some(vm) => Ok(vm.set_irq_line(self.gsi, active)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether it is asserted.
+    pub fn is_set(&self) -> bool {
+        self.level.load(Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Debug for LevelLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LevelLine")
+            .field("gsi", &self.gsi)
+            .field("level", &self.level)
+            .finish_non_exhaustive()
     }
 }

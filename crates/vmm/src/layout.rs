@@ -92,6 +92,10 @@ pub const RESET: u64 = 0x602;
 pub const GED_EVENTS: u64 = 0x604;
 /// Interrupt of the generic event device.
 pub const GED_GSI: u32 = 9;
+/// Registers of PCI hot-plug.
+pub const PCI_HOTPLUG: u64 = 0x610;
+/// All ports of ACPI registers, from the sleep control register on.
+pub const ACPI_PORTS: u8 = 0x20;
 /// Pins of the I/O APIC, so the first GSI that is free for MSI.
 pub const IOAPIC_PINS: u32 = 24;
 

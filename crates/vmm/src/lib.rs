@@ -8,6 +8,7 @@ pub mod console;
 pub mod context;
 pub mod control;
 pub mod devices;
+pub mod disks;
 pub mod error;
 pub mod events;
 pub mod irq;

@@ -11,14 +11,15 @@ use crate::{
     devices::Devices,
     error::VmmError,
     events::{Events, Exit},
-    irq::IrqLine,
+    irq::{IrqLine, LevelLine},
     jail,
     layout::{self, PciWindows},
     legacy::{
-        clock::Clock, panic_port::PanicPort, power::PowerRegisters, reset::KeyboardController,
-        serial::SerialPort,
+        clock::Clock, ged::EventDevice, panic_port::PanicPort, power::PowerRegisters,
+        reset::KeyboardController, serial::SerialPort,
     },
     memory,
+    pci::hotplug::HotplugController,
     say::say,
     service::MachineService,
     smbios::{self, Identity},
@@ -120,8 +121,8 @@ impl Machine {
                 .map_err(|error| VmmError::host(what("registers"), error))?;
             vcpus.push(vcpu);
         }
-        let (output, serial, power) = attach_legacy(&context)?;
-        let devices = Devices::attach(&context, &windows, &config)?;
+        let (output, serial, power, hotplug) = attach_legacy(&context)?;
+        let devices = Devices::attach(&context, &windows, &config, hotplug)?;
         let console = open_console(&config)?;
         let listeners = open_control(&config)?;
         Ok(Self {
@@ -167,7 +168,7 @@ impl Machine {
             thread.join();
         }
         self.devices.stop();
-        if let Err(error) = self.devices.flush() {
+        if let Err(error) = self.devices.disks().flush() {
             say(format_args!("at the end: {error}"));
         }
         console.finish();
@@ -179,7 +180,7 @@ impl Machine {
     fn close_jail(&self) -> Result<(), VmmError> {
         let confine = match &self.config.jail {
             Some(wanted) => {
-                jail::close(wanted)?;
+                jail::close(wanted, self.devices.disks().files_to_come())?;
                 wanted.seccomp.then_some(jail::seccomp::confine as thread::Confine)
             }
             None => None,
@@ -214,7 +215,8 @@ impl Machine {
     fn load(&mut self) -> Result<(), VmmError> {
         let memory = &self.context.memory;
         let entry = boot::load(&mut self.payload, memory, self.config.memory_bytes, acpi::RSDP)?;
-        acpi::write(memory, self.config.vcpus, &self.windows)
+        let slots = self.devices.disks().changing_slots();
+        acpi::write(memory, self.config.vcpus, &self.windows, slots)
             .map_err(|error| VmmError::host("ACPI tables", error))?;
         let product = match self.config.product_name.as_str() {
             "" => smbios::PRODUCT,
@@ -291,7 +293,7 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, VmmError> {
     Ok(vm)
 }
 
-type Legacy = (Output, Arc<SerialPort>, Arc<PowerRegisters>);
+type Legacy = (Output, Arc<SerialPort>, Arc<PowerRegisters>, Arc<HotplugController>);
 
 fn attach_legacy(context: &MachineContext) -> Result<Legacy, VmmError> {
     let line = |what: &str, gsi| {
@@ -300,16 +302,20 @@ fn attach_legacy(context: &MachineContext) -> Result<Legacy, VmmError> {
     };
     let output = Output::new().map_err(|error| VmmError::host("console", error))?;
     let serial = Arc::new(SerialPort::new(line("serial", layout::COM1_GSI)?, output.clone()));
-    let power =
-        Arc::new(PowerRegisters::new(context.events.clone(), line("GED", layout::GED_GSI)?));
+    let notices =
+        Arc::new(EventDevice::new(LevelLine::new(Arc::clone(&context.vm), layout::GED_GSI)));
+    let power = Arc::new(PowerRegisters::new(context.events.clone(), Arc::clone(&notices)));
+    let hotplug = Arc::new(HotplugController::new(Arc::clone(&notices)));
     let pio = &context.pio;
     pio.insert(layout::COM1, 8, serial.clone())?;
     pio.insert(PowerRegisters::BASE, PowerRegisters::LEN, power.clone())?;
+    pio.insert(layout::GED_EVENTS, 1, notices)?;
+    pio.insert(HotplugController::BASE, HotplugController::LEN, hotplug.clone())?;
     pio.insert(layout::RTC, 2, Arc::new(Clock::new()))?;
     pio.insert(layout::PVPANIC, 1, Arc::new(PanicPort::new(context.events.clone())))?;
     let controller = KeyboardController::new(context.events.clone());
     pio.insert(layout::I8042_COMMAND, 1, Arc::new(controller))?;
-    Ok((output, serial, power))
+    Ok((output, serial, power, hotplug))
 }
 
 fn open_console(config: &VmConfig) -> Result<Console, VmmError> {

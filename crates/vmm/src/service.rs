@@ -1,16 +1,21 @@
 //! What the control socket can ask of the machine.
 
 use crate::{
-    control::{Service, refusal},
+    control::{Files, Service, refusal},
     devices::Devices,
+    disks::DiskError,
     events::{Events, Exit, unix_ms},
     legacy::power::PowerRegisters,
     vcpu::{Gate, RunState},
+    virtio::DeviceError,
 };
 use api::vmm::{
     Ack, Error, Info, Stats, VmConfig, VmState, request::Op, response::Result as Answer,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// States in which disks may come and go.
+const PLUGGABLE: &[VmState] = &[VmState::Running, VmState::Paused, VmState::Panicked];
 
 /// The machine as the control socket sees it.
 #[derive(Debug)]
@@ -59,7 +64,7 @@ impl MachineService {
             boot_epoch: self.boot_epoch,
             started_unix_ms: self.started_unix_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            disks: Vec::new(),
+            disks: self.devices.disks().list(),
         }
     }
 
@@ -99,28 +104,72 @@ impl MachineService {
     }
 }
 
+fn io(error: impl ToString) -> Error {
+    refusal("Io", error.to_string())
+}
+
+fn permanent(error: &DiskError) -> bool {
+    matches!(error, DiskError::Device(error) if error.is_permanent())
+}
+
+fn refused(error: DiskError) -> Error {
+    let code = match &error {
+        DiskError::NotFound(_) => "NotFound",
+        DiskError::State { .. } | DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
+        DiskError::Argument { .. } => "InvalidArgument",
+        DiskError::Device(DeviceError::Image { source, .. }) => match source {
+            qcow2::Error::ReadOnly | qcow2::Error::Busy { .. } => "InvalidState",
+            _ if permanent(&error) => "InvalidArgument",
+            _ => "Io",
+        },
+        // Which slots are free changes.
+        DiskError::Device(DeviceError::Pci { .. }) => "InvalidState",
+        DiskError::Device(_) if permanent(&error) => "InvalidArgument",
+        DiskError::Device(_) => "Io",
+    };
+    refusal(code, error.to_string())
+}
+
 impl Service for MachineService {
-    fn perform(&self, op: &Op) -> Result<Answer, Error> {
-        let io = |error: String| refusal("Io", error);
+    fn takes_long(&self, op: &Op) -> bool {
+        matches!(
+            op,
+            Op::Flush(_)
+                | Op::AttachDisk(_)
+                | Op::DetachDisk(_)
+                | Op::ResizeDisk(_)
+                | Op::SwitchLayers(_)
+        )
+    }
+
+    fn perform(&self, op: &Op, mut files: Files) -> Result<Answer, Error> {
+        let disks = self.devices.disks();
         match op {
             Op::GetInfo(_) => return Ok(Answer::Info(self.info())),
             Op::GetStats(_) => return Ok(Answer::Stats(self.stats())),
             Op::PowerButton(_) => {
                 self.require(&[VmState::Running, VmState::Panicked], "PowerButton")?;
-                self.power.press_power_button().map_err(|error| io(error.to_string()))?;
+                self.power.press_power_button().map_err(io)?;
             }
             Op::Pause(_) => self.pause()?,
             Op::Resume(_) => self.resume()?,
             Op::Terminate(_) => self.events.exit(Exit::Terminated),
-            Op::Flush(_) => self.devices.flush().map_err(io)?,
+            Op::Flush(_) => disks.flush().map_err(io)?,
             Op::SetDiskLimit(request) => {
-                if !self.devices.set_limit(&request.disk_id, request.limit.as_ref()) {
-                    let message = format!("the machine has no disk {}", request.disk_id);
-                    return Err(refusal("NotFound", message));
-                }
+                disks.set_limit(&request.disk_id, request.limit.as_ref()).map_err(refused)?;
             }
-            Op::AttachDisk(_) | Op::DetachDisk(_) | Op::ResizeDisk(_) | Op::SwitchLayers(_) => {
-                return Err(refusal("Unsupported", "this VMM does not do that yet"));
+            Op::AttachDisk(request) => {
+                self.require(PLUGGABLE, "AttachDisk")?;
+                disks.plug(request, &mut files).map_err(refused)?;
+            }
+            Op::DetachDisk(request) => {
+                self.require(PLUGGABLE, "DetachDisk")?;
+                disks.unplug(&request.disk_id, request.force).map_err(refused)?;
+            }
+            Op::ResizeDisk(request) => disks.resize(request).map_err(refused)?,
+            Op::SwitchLayers(request) => {
+                let switched = disks.switch_layers(request, &mut files).map_err(refused)?;
+                return Ok(Answer::LayersSwitched(switched));
             }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}
@@ -132,17 +181,21 @@ impl Service for MachineService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::irq::IrqLine;
     use api::vmm::{GetInfo, Pause, PowerButton, Resume, SetDiskLimit, Terminate};
 
     fn service() -> MachineService {
         let events = Events::new();
-        let line = IrqLine::unconnected().unwrap();
-        let power = Arc::new(PowerRegisters::new(events.clone(), line));
+        let power = Arc::new(PowerRegisters::new(events.clone(), Arc::default()));
         let config =
             VmConfig { instance_id: "i-1".to_owned(), boot_epoch: 7, ..Default::default() };
         let gate = Arc::new(Gate::new());
-        MachineService::new(&config, events, gate, power, Arc::new(Devices::none()))
+        MachineService::new(
+            &config,
+            events,
+            gate,
+            power,
+            Arc::new(Devices::only(crate::disks::testing::disks())),
+        )
     }
 
     fn code(result: Result<Answer, Error>) -> String {
@@ -152,29 +205,36 @@ mod tests {
     #[test]
     fn requests_fit_the_state_or_are_refused() {
         let service = service();
-        assert_eq!(code(service.perform(&Op::PowerButton(PowerButton {}))), "InvalidState");
-        assert_eq!(code(service.perform(&Op::Pause(Pause {}))), "InvalidState");
+        assert_eq!(
+            code(service.perform(&Op::PowerButton(PowerButton {}), Files::default())),
+            "InvalidState"
+        );
+        assert_eq!(code(service.perform(&Op::Pause(Pause {}), Files::default())), "InvalidState");
         service.events.publish(VmState::Running, "");
-        assert!(service.perform(&Op::PowerButton(PowerButton {})).is_ok());
-        assert!(service.perform(&Op::Pause(Pause {})).is_ok());
+        assert!(service.perform(&Op::PowerButton(PowerButton {}), Files::default()).is_ok());
+        assert!(service.perform(&Op::Pause(Pause {}), Files::default()).is_ok());
         assert_eq!(service.events.state(), VmState::Paused);
-        assert_eq!(code(service.perform(&Op::PowerButton(PowerButton {}))), "InvalidState");
-        assert!(service.perform(&Op::Resume(Resume {})).is_ok());
+        assert_eq!(
+            code(service.perform(&Op::PowerButton(PowerButton {}), Files::default())),
+            "InvalidState"
+        );
+        assert!(service.perform(&Op::Resume(Resume {}), Files::default()).is_ok());
         assert_eq!(service.events.state(), VmState::Running);
         service.events.publish(VmState::Panicked, "");
-        assert!(service.perform(&Op::Pause(Pause {})).is_ok());
-        assert!(service.perform(&Op::Resume(Resume {})).is_ok());
+        assert!(service.perform(&Op::Pause(Pause {}), Files::default()).is_ok());
+        assert!(service.perform(&Op::Resume(Resume {}), Files::default()).is_ok());
         assert_eq!(service.events.state(), VmState::Panicked);
         let limit = SetDiskLimit { disk_id: "d-none".to_owned(), limit: None };
-        assert_eq!(code(service.perform(&Op::SetDiskLimit(limit))), "NotFound");
-        assert!(service.perform(&Op::Terminate(Terminate {})).is_ok());
+        assert_eq!(code(service.perform(&Op::SetDiskLimit(limit), Files::default())), "NotFound");
+        assert!(service.perform(&Op::Terminate(Terminate {}), Files::default()).is_ok());
         assert_eq!(service.events.exiting(), Some(Exit::Terminated));
-        assert_eq!(code(service.perform(&Op::Pause(Pause {}))), "InvalidState");
+        assert_eq!(code(service.perform(&Op::Pause(Pause {}), Files::default())), "InvalidState");
     }
 
     #[test]
     fn info_returns_what_the_description_said() {
-        let Ok(Answer::Info(info)) = service().perform(&Op::GetInfo(GetInfo {})) else {
+        let Ok(Answer::Info(info)) = service().perform(&Op::GetInfo(GetInfo {}), Files::default())
+        else {
             panic!("no info");
         };
         assert_eq!((info.instance_id.as_str(), info.boot_epoch), ("i-1", 7));

@@ -5,6 +5,9 @@
 //! made by a thread that is already filtered more narrowly. [`hold`] makes [`spawn`] queue until
 //! [`release`], and from then on one thread that exists for nothing else makes all the others.
 //! Without [`hold`], as in tests, [`spawn`] makes threads at once and unfiltered.
+//!
+//! A thread that was queued and cannot start ends the process. One that is asked for later is
+//! refused to who asked: a machine goes on without a disk it has not got yet.
 
 use std::{
     fmt,
@@ -30,6 +33,8 @@ pub enum ThreadKind {
     Control,
     /// Moves the serial console's bytes.
     Console,
+    /// Carries out one request about a disk that may take long.
+    Disk,
 }
 
 /// Limits the calling thread for good; called first thing in each new thread.
@@ -39,6 +44,8 @@ struct Job {
     kind: ThreadKind,
     name: String,
     run: Box<dyn FnOnce() + Send>,
+    /// Who waits to hear whether it has started.
+    asked: Option<mpsc::SyncSender<std::io::Result<()>>>,
 }
 
 enum Mode {
@@ -84,15 +91,27 @@ where
     let run = Box::new(move || {
         let _ = result.send(body());
     });
-    let job = Job { kind, name: name.to_owned(), run };
-    match &mut *mode() {
+    let mut job = Job { kind, name: name.to_owned(), run, asked: None };
+    let mut mode = mode();
+    match &mut *mode {
         Mode::Direct => start(job, None)?,
         Mode::Held(jobs) => jobs.push(job),
-        Mode::Released(spawner) => spawner
-            .send(job)
-            .map_err(|_| std::io::Error::other("the thread that makes threads has ended"))?,
+        Mode::Released(spawner) => {
+            let spawner = spawner.clone();
+            drop(mode);
+            let gone = || std::io::Error::other("the thread that makes threads has ended");
+            let (asked, started) = mpsc::sync_channel(1);
+            job.asked = Some(asked);
+            spawner.send(job).map_err(|_| gone())?;
+            started.recv().map_err(|_| gone())??;
+        }
     }
     Ok(Handle { done })
+}
+
+/// Whether threads run that were made: not between [`hold`] and [`release`].
+pub fn running() -> bool {
+    !matches!(*mode(), Mode::Held(_))
 }
 
 /// From now until [`release`], [`spawn`] only queues.
@@ -118,27 +137,39 @@ pub fn release(confine: Option<Confine>) -> std::io::Result<()> {
     drop(mode);
     let run = Box::new(move || {
         for job in jobs {
-            let name = job.name.clone();
+            let (name, asked) = (job.name.clone(), job.asked.clone());
             if let Err(error) = start(job, confine) {
-                fail(&name, &error.to_string());
+                refuse(&name, asked, error);
             }
         }
     });
-    start(Job { kind: ThreadKind::Spawner, name: "spawner".to_owned(), run }, confine)
+    let name = "spawner".to_owned();
+    start(Job { kind: ThreadKind::Spawner, name, run, asked: None }, confine)
 }
 
 fn start(job: Job, confine: Option<Confine>) -> std::io::Result<()> {
-    let Job { kind, name, run } = job;
+    let Job { kind, name, run, asked } = job;
     let label = name.clone();
     Builder::new().name(name).stack_size(STACK).spawn(move || {
         if let Some(confine) = confine
             && let Err(error) = confine(kind)
         {
-            fail(&label, &error);
+            return refuse(&label, asked, std::io::Error::other(error));
+        }
+        if let Some(asked) = asked {
+            let _ = asked.send(Ok(()));
         }
         run();
     })?;
     Ok(())
+}
+
+/// Tells who asked that the thread does not run.
+fn refuse(name: &str, asked: Option<mpsc::SyncSender<std::io::Result<()>>>, error: std::io::Error) {
+    match asked {
+        Some(asked) => drop(asked.send(Err(error))),
+        None => fail(name, &error.to_string()),
+    }
 }
 
 /// A machine without one of its threads, or with an unconfined one, must not go on.
@@ -158,5 +189,17 @@ mod tests {
         assert_eq!(handle.join().unwrap().as_deref(), Some("worker"));
         let handle = spawn(ThreadKind::Control, "broken", || panic!("on purpose")).unwrap();
         assert_eq!(handle.join(), None::<()>);
+    }
+    #[test]
+    fn a_thread_that_cannot_be_confined_does_not_run_and_who_asked_is_told() {
+        let (asked, started) = mpsc::sync_channel(1);
+        let (ran, running) = mpsc::channel();
+        let run = Box::new(move || {
+            let _ = ran.send(());
+        });
+        let job = Job { kind: ThreadKind::Disk, name: "d".to_owned(), run, asked: Some(asked) };
+        start(job, Some(|_| Err("no filter".to_owned()))).unwrap();
+        assert_eq!(started.recv().unwrap().unwrap_err().to_string(), "no filter");
+        assert!(running.recv().is_err());
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use libc::iovec;
 
 use crate::error::Error;
-use crate::queue::IoQueue;
+use crate::queue::{IoQueue, RingPool};
 use crate::request::locks::Wake;
 use crate::request::{Job, Step};
 pub(crate) use chain::{Chain, Kind, LayerState};
@@ -169,6 +169,19 @@ impl Image {
     /// The host's error from creating an eventfd.
     pub fn io_queue(self: &Arc<Self>, depth: u32) -> Result<IoQueue, Error> {
         IoQueue::new(Arc::clone(self), depth)
+    }
+
+    /// Like [`io_queue`](Self::io_queue), with a ring of `pool`, and with plain calls if there is
+    /// none left: a process that must not make a ring is not made to try.
+    ///
+    /// # Errors
+    /// The host's error from creating an eventfd.
+    pub fn io_queue_from(
+        self: &Arc<Self>,
+        pool: &Arc<RingPool>,
+        depth: u32,
+    ) -> Result<IoQueue, Error> {
+        IoQueue::from_pool(Arc::clone(self), depth, pool)
     }
 
     /// The present chain.

@@ -1,6 +1,7 @@
 //! One thread's queue of requests.
 
 mod mailbox;
+mod pool;
 mod ring;
 
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use crate::image::{Image, Op};
 use crate::request::locks::Wake;
 use crate::request::{Job, Progress, Step, Transfer};
 use mailbox::Mailbox;
+pub use pool::RingPool;
+use pool::Seat;
 use ring::Ring;
 
 /// One request to an [`IoQueue`].
@@ -60,6 +63,8 @@ pub struct IoQueue {
     free: Vec<usize>,
     ready: VecDeque<Completion>,
     depth: usize,
+    /// Where the ring came from.
+    pool: Option<Arc<RingPool>>,
 }
 
 /// A request under way. Boxed: the host reads its transfers' iovecs.
@@ -81,16 +86,32 @@ impl IoQueue {
         } else {
             None
         };
+        Ok(Self::with(image, mailbox, ring, depth, None))
+    }
+
+    pub(crate) fn from_pool(
+        image: Arc<Image>,
+        depth: u32,
+        pool: &Arc<RingPool>,
+    ) -> Result<Self, Error> {
+        match pool.take(depth) {
+            Some(Seat { ring, mailbox }) => {
+                Ok(Self::with(image, mailbox, Some(ring), depth, Some(Arc::clone(pool))))
+            }
+            None => Ok(Self::with(image, Arc::new(Mailbox::new()?), None, depth, None)),
+        }
+    }
+
+    fn with(
+        image: Arc<Image>,
+        mailbox: Arc<Mailbox>,
+        ring: Option<Ring>,
+        depth: u32,
+        pool: Option<Arc<RingPool>>,
+    ) -> Self {
         let depth = depth.max(1) as usize;
-        Ok(Self {
-            image,
-            mailbox,
-            ring,
-            slots: Vec::new(),
-            free: Vec::new(),
-            ready: VecDeque::new(),
-            depth,
-        })
+        let (slots, free, ready) = (Vec::new(), Vec::new(), VecDeque::new());
+        Self { image, mailbox, ring, slots, free, ready, depth, pool }
     }
 
     /// Does this queue use io_uring?
@@ -280,6 +301,13 @@ impl Drop for IoQueue {
             if self.slots.len() > self.free.len() {
                 self.mailbox.wait();
             }
+        }
+        self.slots.clear();
+        // Nobody else may be left to wake: a token for this queue would be taken for the next one's.
+        if let (Some(pool), Some(ring)) = (self.pool.take(), self.ring.take())
+            && Arc::strong_count(&self.mailbox) == 1
+        {
+            pool.put(Seat { ring, mailbox: Arc::clone(&self.mailbox) });
         }
     }
 }

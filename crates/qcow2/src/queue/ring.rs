@@ -66,6 +66,11 @@ impl Ring {
         })
     }
 
+    /// Is nothing waiting or under way?
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.in_ring == 0
+    }
+
     /// Line a transfer up.
     pub(super) fn enqueue(&mut self, slot: usize, index: usize) {
         self.waiting.push_back((slot, index));

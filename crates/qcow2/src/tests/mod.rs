@@ -9,6 +9,7 @@ mod pulling;
 mod queues;
 mod rebasing;
 mod repairing;
+mod ring_pool;
 mod switching;
 mod switching_refused;
 mod waiting;

@@ -1,23 +1,23 @@
 //! The devices the guest cannot find by itself.
 
-use super::{GED_POWER_BUTTON, SLEEP_TYPE_S5};
+use super::{GED_PCI, GED_POWER_BUTTON, SLEEP_TYPE_S5, hotplug};
 use crate::layout::{self, PciWindows};
 use acpi_tables::{
     Aml,
     aml::{
         AddressSpace, AddressSpaceCacheable, And, Device, EISAName, Equal, Field, FieldAccessType,
         FieldEntry, FieldLockRule, FieldUpdateRule, IO, If, Interrupt, Local, Memory32Fixed,
-        Method, Name, Notify, ONE, OpRegion, OpRegionSpace, Package, Path, ResourceTemplate, Store,
-        ZERO,
+        Method, MethodCall, Name, Notify, ONE, OpRegion, OpRegionSpace, Package, Path,
+        ResourceTemplate, Store, ZERO,
     },
 };
 
 const NOTIFY_BUTTON_PRESSED: u8 = 0x80;
 
 /// Body of the DSDT, without its header.
-pub(super) fn body(windows: &PciWindows) -> Vec<u8> {
+pub(super) fn body(windows: &PciWindows, hotplug: u32) -> Vec<u8> {
     let mut out = Vec::new();
-    pci_root(windows, &mut out);
+    pci_root(windows, hotplug, &mut out);
     motherboard(windows, &mut out);
     serial(&mut out);
     clock(&mut out);
@@ -38,7 +38,12 @@ fn edge(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
 
-fn pci_root(windows: &PciWindows, out: &mut Vec<u8>) {
+/// A level-triggered, active-high interrupt of this device alone.
+fn level(gsi: u32) -> Interrupt {
+    Interrupt::new(true, false, false, false, gsi)
+}
+
+fn pci_root(windows: &PciWindows, hotplug: u32, out: &mut Vec<u8>) {
     let bus_numbers = AddressSpace::new_bus_number(0u16, 0);
     let config_ports = port(0xcf8, 8);
     let pio = AddressSpace::new_io(windows.pio.start as u16, (windows.pio.end - 1) as u16, None);
@@ -62,19 +67,19 @@ fn pci_root(windows: &PciWindows, out: &mut Vec<u8>) {
     if let Some(mmio64) = &mmio64 {
         resources.push(mmio64);
     }
-    Device::new(
-        "_SB_.PCI0".into(),
-        vec![
-            &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
-            &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
-            &Name::new("_UID".into(), &ZERO),
-            &Name::new("_SEG".into(), &ZERO),
-            &Name::new("_BBN".into(), &ZERO),
-            &Name::new("_CCA".into(), &ONE),
-            &Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
-        ],
-    )
-    .to_aml_bytes(out);
+    let identity: [Name; 7] = [
+        Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+        Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+        Name::new("_UID".into(), &ZERO),
+        Name::new("_SEG".into(), &ZERO),
+        Name::new("_BBN".into(), &ZERO),
+        Name::new("_CCA".into(), &ONE),
+        Name::new("_CRS".into(), &ResourceTemplate::new(resources)),
+    ];
+    let slots = hotplug::Slots(hotplug);
+    let mut children: Vec<&dyn Aml> = identity.iter().map(|name| name as &dyn Aml).collect();
+    children.push(&slots);
+    Device::new("_SB_.PCI0".into(), children).to_aml_bytes(out);
 }
 
 /// Keeps the kernel from handing the configuration window to a device.
@@ -84,7 +89,7 @@ fn motherboard(windows: &PciWindows, out: &mut Vec<u8>) {
         windows.ecam.start as u32,
         (windows.ecam.end - windows.ecam.start) as u32,
     );
-    let registers = port(layout::SLEEP_CONTROL, 8);
+    let registers = port(layout::SLEEP_CONTROL, layout::ACPI_PORTS);
     Device::new(
         "_SB_.MBRD".into(),
         vec![
@@ -145,8 +150,7 @@ fn power_button(out: &mut Vec<u8>) {
 
 fn event_device(out: &mut Vec<u8>) {
     let offset = layout::GED_EVENTS as u16;
-    let interrupt = edge(layout::GED_GSI);
-    let mask = GED_POWER_BUTTON;
+    let interrupt = level(layout::GED_GSI);
     Device::new(
         "_SB_.GED_".into(),
         vec![
@@ -168,10 +172,15 @@ fn event_device(out: &mut Vec<u8>) {
                 vec![
                     // Reading clears the register, so once per interrupt.
                     &Store::new(&Local(0), &Path::new("EVTS")),
-                    &And::new(&Local(1), &Local(0), &mask),
+                    &And::new(&Local(1), &Local(0), &GED_POWER_BUTTON),
                     &If::new(
-                        &Equal::new(&Local(1), &mask),
+                        &Equal::new(&Local(1), &GED_POWER_BUTTON),
                         vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &NOTIFY_BUTTON_PRESSED)],
+                    ),
+                    &And::new(&Local(1), &Local(0), &GED_PCI),
+                    &If::new(
+                        &Equal::new(&Local(1), &GED_PCI),
+                        vec![&MethodCall::new(hotplug::scan(), vec![])],
                     ),
                 ],
             ),

@@ -1,6 +1,7 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5, chapter 5 and section 4.1).
 
 mod dsdt;
+mod hotplug;
 
 use crate::{
     layout::{self, PciWindows},
@@ -29,6 +30,8 @@ pub const RESET_VALUE: u8 = 1;
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// Bit of the generic event device's register: power button pressed.
 pub const GED_POWER_BUTTON: u8 = 1;
+/// Bit of the generic event device's register: look at the PCI hot-plug registers.
+pub const GED_PCI: u8 = 1 << 1;
 
 /// IA-PC boot architecture flag: no VGA.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
@@ -36,11 +39,17 @@ const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 /// Address of the root pointer, for the kernel's boot parameters.
 pub const RSDP: u64 = layout::ACPI.start;
 
-/// Puts all tables into guest memory.
+/// Puts all tables into guest memory. Bit `n` of `hotplug` says that PCI slot `n` may be filled and
+/// emptied while the machine runs.
 ///
 /// # Errors
 /// If they do not fit where they belong.
-pub fn write(memory: &GuestMemory, vcpus: u32, windows: &PciWindows) -> io::Result<()> {
+pub fn write(
+    memory: &GuestMemory,
+    vcpus: u32,
+    windows: &PciWindows,
+    hotplug: u32,
+) -> io::Result<()> {
     // The root pointer comes first, so that it is where firmware would have put it.
     let mut next = RSDP + (Rsdp::len() as u64).next_multiple_of(16);
     let mut put = |table: &dyn Aml| -> io::Result<u64> {
@@ -55,7 +64,7 @@ pub fn write(memory: &GuestMemory, vcpus: u32, windows: &PciWindows) -> io::Resu
         Ok(address)
     };
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM, OEM_TABLE, OEM_REVISION);
-    dsdt.append_slice(&dsdt::body(windows));
+    dsdt.append_slice(&dsdt::body(windows, hotplug));
     let dsdt = put(&dsdt)?;
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(put(&fadt(dsdt))?);
@@ -134,7 +143,7 @@ mod tests {
 
     fn tables(vcpus: u32) -> Vec<(String, Vec<u8>)> {
         let memory = crate::memory::allocate(64 << 20).unwrap();
-        write(&memory, vcpus, &PciWindows::new(64 << 20, 40)).unwrap();
+        write(&memory, vcpus, &PciWindows::new(64 << 20, 40), !0b111).unwrap();
         let root = bytes(&memory, RSDP, 36);
         assert_eq!(&root[..8], b"RSD PTR ");
         assert_eq!(sum(&root[..20]), 0);

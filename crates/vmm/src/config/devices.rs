@@ -14,7 +14,8 @@ pub const MAX_DEVICES: usize = 30;
 /// What IPv4 asks of every link, and the largest a tap takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 68..=65_521;
 const DEFAULT_MTU: u32 = 1500;
-const MAX_LAYERS: usize = 64;
+/// Most layers of a disk.
+pub const MAX_LAYERS: usize = 64;
 const LAST_SLOT: u32 = 31;
 /// Bytes of a tap's name.
 const MAX_TAP_NAME: usize = 15;
@@ -35,6 +36,18 @@ pub struct NicShape {
 /// # Errors
 /// [`ConfigError::Field`] for the first field that is wrong.
 pub fn check_disk(name: &str, disk: &Disk) -> Result<(), ConfigError> {
+    check_disk_shape(name, disk)?;
+    for (at, layer) in disk.layers.iter().enumerate() {
+        validate_file(&format!("{name}.layers[{at}].file"), layer.file.as_ref())?;
+    }
+    Ok(())
+}
+
+/// Checks all of a disk but its files, which come in another way when the machine runs.
+///
+/// # Errors
+/// As [`check_disk`].
+pub fn check_disk_shape(name: &str, disk: &Disk) -> Result<(), ConfigError> {
     let field = |part: &str| format!("{name}.{part}");
     if disk.disk_id.is_empty() || disk.disk_id.len() > MAX_STRING {
         return Err(bad(field("disk_id"), "empty or too long", "give the ECS disk id"));
@@ -45,9 +58,6 @@ pub fn check_disk(name: &str, disk: &Disk) -> Result<(), ConfigError> {
             format!("{} layers", disk.layers.len()),
             format!("give 1 to {MAX_LAYERS}, the one to write to first"),
         ));
-    }
-    for (at, layer) in disk.layers.iter().enumerate() {
-        validate_file(&field(&format!("layers[{at}].file")), layer.file.as_ref())?;
     }
     if disk.queues > MAX_DISK_QUEUES {
         let problem = format!("{} queues", disk.queues);

@@ -5,7 +5,10 @@ mod devices;
 mod files;
 
 pub use command_line::{DiskArgument, NicArgument, RunArguments, parse_size};
-pub use devices::{MAX_DEVICES, MAX_DISK_QUEUES, MAX_QUEUE_PAIRS, NicShape, check_disk, check_nic};
+pub use devices::{
+    MAX_DEVICES, MAX_DISK_QUEUES, MAX_LAYERS, MAX_QUEUE_PAIRS, NicShape, check_disk,
+    check_disk_shape, check_nic,
+};
 pub use files::{FileError, inherited, open_file};
 
 use crate::layout;

@@ -1,11 +1,14 @@
 //! The other end of the control socket, for people's commands and for tests.
 
-use super::frame::{Decoder, FrameError, encode};
+use super::{
+    files,
+    frame::{Decoder, FrameError, encode},
+};
 use api::vmm::{Event, Request, Response, request::Op, response::Result as Answer};
 use std::{
     collections::VecDeque,
-    io::{self, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    io::{self, Read as _},
+    os::{fd::RawFd, unix::net::UnixStream},
     path::Path,
 };
 
@@ -56,9 +59,17 @@ impl Client {
     /// # Errors
     /// [`ClientError`], also if the machine refuses.
     pub fn call(&mut self, op: Op) -> Result<Answer, ClientError> {
+        self.call_with(op, &[])
+    }
+
+    /// Like [`Self::call`], with descriptors the request names by their positions in `files`.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_with(&mut self, op: Op, files: &[RawFd]) -> Result<Answer, ClientError> {
         let id = self.next_id;
         self.next_id += 1;
-        self.stream.write_all(&encode(&Request { id, op: Some(op) }))?;
+        files::send(&mut self.stream, &encode(&Request { id, op: Some(op) }), files)?;
         loop {
             let response = self.receive()?.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
             match response.result {

@@ -35,6 +35,11 @@ impl Decoder {
         self.pending.extend_from_slice(bytes);
     }
 
+    /// Whether no part of a message is waiting for the rest.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// The next whole message, if all of it is there.
     ///
     /// # Errors

@@ -1,6 +1,9 @@
 //! The thread that serves the control socket and the process's signals.
 
-use super::{Service, session::Session};
+use super::{
+    Service,
+    session::{Desk, Session},
+};
 use crate::{
     events::{Events, Exit},
     thread::{self, Handle, ThreadKind},
@@ -58,16 +61,14 @@ impl Listeners {
     /// # Errors
     /// If the thread cannot be made.
     pub fn start(self, service: Arc<dyn Service>, events: Events) -> io::Result<ControlThread> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         events.watch(&wake)?;
         let closing = Arc::new(AtomicBool::new(false));
         let mut server = Server {
             listeners: self,
             sessions: Vec::new(),
-            wake: wake.try_clone()?,
             closing: Arc::clone(&closing),
-            service,
-            events,
+            desk: Desk { service, events, wake: Arc::clone(&wake) },
         };
         let handle = thread::spawn(ThreadKind::Control, "control", move || server.run())?;
         Ok(ControlThread { wake, closing, handle })
@@ -77,7 +78,7 @@ impl Listeners {
 /// The running thread.
 #[derive(Debug)]
 pub struct ControlThread {
-    wake: EventFd,
+    wake: Arc<EventFd>,
     closing: Arc<AtomicBool>,
     handle: Handle<()>,
 }
@@ -94,21 +95,20 @@ impl ControlThread {
 struct Server {
     listeners: Listeners,
     sessions: Vec<Session>,
-    wake: EventFd,
     closing: Arc<AtomicBool>,
-    service: Arc<dyn Service>,
-    events: Events,
+    desk: Desk,
 }
 
 impl Server {
     fn run(&mut self) {
         loop {
             let closing = self.closing.load(Ordering::Acquire);
-            let _ = self.wake.read();
-            for session in &mut self.sessions {
-                session.put_events(&self.events);
-            }
-            self.sessions.retain_mut(Session::send);
+            let _ = self.desk.wake.read();
+            let desk = &self.desk;
+            self.sessions.retain_mut(|session| {
+                session.put_events(&desk.events);
+                session.collect(desk) && session.send()
+            });
             if closing {
                 self.say_farewell();
                 return;
@@ -130,7 +130,7 @@ impl Server {
 
     fn serve(&mut self, timeout: PollTimeout) -> io::Result<()> {
         // SAFETY: the eventfd belongs to `self` and outlives the borrow.
-        let wake = unsafe { BorrowedFd::borrow_raw(self.wake.as_raw_fd()) };
+        let wake = unsafe { BorrowedFd::borrow_raw(self.desk.wake.as_raw_fd()) };
         let mut fds = vec![
             PollFd::new(wake, PollFlags::POLLIN),
             PollFd::new(self.listeners.signals.as_fd(), PollFlags::POLLIN),
@@ -159,7 +159,7 @@ impl Server {
         }
         let sessions = self.sessions.len();
         let mut index = fixed;
-        let (service, events) = (&*self.service, &self.events);
+        let desk = &self.desk;
         self.sessions.retain_mut(|session| {
             let ready = ready[index];
             index += 1;
@@ -168,7 +168,7 @@ impl Server {
                 alive = session.send();
             }
             if alive && ready.contains(PollFlags::POLLIN) {
-                alive = session.receive(service, events);
+                alive = session.receive(desk);
             } else if ready.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
                 alive = false;
             }
@@ -182,7 +182,7 @@ impl Server {
 
     fn take_signals(&mut self) {
         while let Ok(Some(_)) = self.listeners.signals.read_signal() {
-            self.events.exit(Exit::Terminated);
+            self.desk.events.exit(Exit::Terminated);
         }
     }
 
@@ -199,7 +199,7 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{client::Client, refusal};
+    use crate::control::{Files, client::Client, refusal};
     use api::vmm::{
         Ack, Error, Flush, PowerButton, Subscribe, VmState, request::Op, response::Result as Answer,
     };
@@ -211,7 +211,7 @@ mod tests {
     struct OnlyFlush;
 
     impl Service for OnlyFlush {
-        fn perform(&self, op: &Op) -> Result<Answer, Error> {
+        fn perform(&self, op: &Op, _files: Files) -> Result<Answer, Error> {
             match op {
                 Op::Flush(_) => Ok(Answer::Ack(Ack {})),
                 _ => Err(refusal("InvalidState", "not now")),

@@ -28,11 +28,11 @@ fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Jail
     move |error| JailError { step, source: error.into() }
 }
 
-/// Closes the jail around the process. What is open stays open.
+/// Closes the jail around the process. What is open stays open, and `to_come` more files may be.
 ///
 /// # Errors
 /// [`JailError`] names the step the host refused.
-pub fn close(jail: &Jail) -> Result<(), JailError> {
+pub fn close(jail: &Jail, to_come: u64) -> Result<(), JailError> {
     // While /proc can still be seen.
     let open = privileges::open_files();
     if jail.new_namespaces {
@@ -41,7 +41,7 @@ pub fn close(jail: &Jail) -> Result<(), JailError> {
     if !jail.chroot.is_empty() {
         root::change(&jail.chroot, jail.new_namespaces)?;
     }
-    privileges::limit(jail, open)?;
+    privileges::limit(jail, open, to_come)?;
     privileges::drop_to(jail.uid, jail.gid)?;
     if jail.landlock {
         landlock::restrict()?;

@@ -27,11 +27,14 @@ pub(super) fn open_files() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64)
 }
 
-/// Limits the process, which has `open` files, for good.
-pub(super) fn limit(jail: &Jail, open: u64) -> Result<(), JailError> {
+/// Limits the process, which has `open` files and may get `to_come` with disks, for good.
+pub(super) fn limit(jail: &Jail, open: u64, to_come: u64) -> Result<(), JailError> {
     let wanted = if jail.max_open_files == 0 { DEFAULT_OPEN_FILES } else { jail.max_open_files };
     // A driver that starts its device makes for each queue less than what attaching it took.
-    let files = wanted.max(2 * open);
+    let least = wanted.max(2 * open);
+    // Where the host allows fewer, fewer disks can come.
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(least, |(_, most)| most);
+    let files = least.max((2 * open + to_come).min(most));
     setrlimit(Resource::RLIMIT_NOFILE, files, files).map_err(failed("limit open files"))?;
     // Guest memory must not end up in a file.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(failed("limit core dumps"))
@@ -70,7 +73,8 @@ mod tests {
                 raise_open_files();
                 let raised = soft_limit() == 4096;
                 let few = Jail { max_open_files: 16, ..Default::default() };
-                let kept = limit(&few, 100).is_ok() && soft_limit() == 200;
+                let more = limit(&few, 100, 50).is_ok() && soft_limit() == 250;
+                let kept = more && limit(&few, 100, 0).is_ok() && soft_limit() == 200;
                 // SAFETY: no preconditions.
                 unsafe { libc::_exit(i32::from(!(raised && kept))) }
             }

@@ -115,6 +115,8 @@ const FIONBIO: u64 = 0x5421;
 const TCGETS: u64 = 0x5401;
 /// The terminal's mode, put back at the end.
 const TCSETS: u64 = 0x5402;
+/// The size of a block device that is a disk's layer.
+const BLKGETSIZE64: u64 = 0x8008_1272;
 
 struct Allowed {
     calls: Vec<&'static [c_long]>,
@@ -132,7 +134,7 @@ fn allowed(kind: ThreadKind) -> Allowed {
             calls.extend([MAKE_THREADS, WAIT, FILES, SOCKETS, KICK]);
             drivers = &[IOCTL_KVM, IOCTL_VHOST];
             requests.extend(TAP_REQUESTS);
-            requests.push(TCSETS);
+            requests.extend([TCSETS, BLKGETSIZE64]);
         }
         ThreadKind::Vcpu => {
             // Registers of devices: doorbells, interrupts and queues are set up from here.
@@ -149,6 +151,12 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM];
         }
         ThreadKind::Console => calls.extend([WAIT, FILES, SOCKETS]),
+        ThreadKind::Disk => {
+            // Sets devices up and takes them down; its threads are made by the spawner.
+            calls.extend([WAIT, FILES]);
+            drivers = &[IOCTL_KVM];
+            requests.push(BLKGETSIZE64);
+        }
     }
     Allowed { calls, drivers, requests }
 }
@@ -243,13 +251,14 @@ mod tests {
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
-    const KINDS: [ThreadKind; 6] = [
+    const KINDS: [ThreadKind; 7] = [
         ThreadKind::Main,
         ThreadKind::Spawner,
         ThreadKind::Vcpu,
         ThreadKind::VirtioWorker,
         ThreadKind::Control,
         ThreadKind::Console,
+        ThreadKind::Disk,
     ];
 
     /// Runs `body` in a process of its own and returns its exit code.

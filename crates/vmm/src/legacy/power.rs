@@ -1,16 +1,13 @@
-//! ACPI registers: sleep control and status, reset, and the generic event device's causes.
+//! ACPI registers: sleep control and status, and reset.
 
+use super::ged::EventDevice;
 use crate::{
     acpi::{GED_POWER_BUTTON, RESET_VALUE, SLEEP_TYPE_S5},
     bus::BusDevice,
     events::{Events, Exit},
-    irq::IrqLine,
     layout,
 };
-use std::{
-    io,
-    sync::atomic::{AtomicU8, Ordering},
-};
+use std::{io, sync::Arc};
 
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
@@ -19,19 +16,18 @@ const SLEEP_TYPE_SHIFT: u8 = 2;
 #[derive(Debug)]
 pub struct PowerRegisters {
     events: Events,
-    line: IrqLine,
-    causes: AtomicU8,
+    notices: Arc<EventDevice>,
 }
 
 impl PowerRegisters {
     /// First port of the block.
     pub const BASE: u64 = layout::SLEEP_CONTROL;
     /// Ports in the block.
-    pub const LEN: u64 = layout::GED_EVENTS + 1 - layout::SLEEP_CONTROL;
+    pub const LEN: u64 = layout::RESET + 1 - layout::SLEEP_CONTROL;
 
-    /// Registers that end the machine through `events` and interrupt the guest through `line`.
-    pub fn new(events: Events, line: IrqLine) -> Self {
-        Self { events, line, causes: AtomicU8::new(0) }
+    /// Registers that end the machine through `events` and tell the guest things by `notices`.
+    pub fn new(events: Events, notices: Arc<EventDevice>) -> Self {
+        Self { events, notices }
     }
 
     /// Presses the power button.
@@ -39,19 +35,13 @@ impl PowerRegisters {
     /// # Errors
     /// If the guest cannot be interrupted.
     pub fn press_power_button(&self) -> io::Result<()> {
-        self.causes.fetch_or(GED_POWER_BUTTON, Ordering::SeqCst);
-        self.line.raise()
+        self.notices.raise(GED_POWER_BUTTON)
     }
 }
 
 impl BusDevice for PowerRegisters {
-    fn read(&self, base: u64, offset: u64, data: &mut [u8]) {
+    fn read(&self, _base: u64, _offset: u64, data: &mut [u8]) {
         data.fill(0);
-        if let Some(first) = data.first_mut()
-            && base + offset == layout::GED_EVENTS
-        {
-            *first = self.causes.swap(0, Ordering::SeqCst);
-        }
     }
 
     fn write(&self, base: u64, offset: u64, data: &[u8]) {
@@ -75,7 +65,7 @@ mod tests {
 
     fn registers() -> (Events, PowerRegisters) {
         let events = Events::new();
-        (events.clone(), PowerRegisters::new(events, IrqLine::unconnected().unwrap()))
+        (events.clone(), PowerRegisters::new(events, Arc::default()))
     }
 
     #[test]
@@ -99,15 +89,11 @@ mod tests {
     }
 
     #[test]
-    fn the_power_button_interrupts_and_its_cause_is_read_once() {
+    fn the_power_button_interrupts_and_says_why() {
         let (_, registers) = registers();
         registers.press_power_button().unwrap();
-        assert_eq!(registers.line.take(), Some(1));
-        let offset = layout::GED_EVENTS - PowerRegisters::BASE;
         let mut cause = [0];
-        registers.read(PowerRegisters::BASE, offset, &mut cause);
+        registers.notices.read(layout::GED_EVENTS, 0, &mut cause);
         assert_eq!(cause, [GED_POWER_BUTTON]);
-        registers.read(PowerRegisters::BASE, offset, &mut cause);
-        assert_eq!(cause, [0]);
     }
 }

@@ -5,6 +5,7 @@
 
 mod bars;
 mod config;
+pub mod hotplug;
 mod hypervisor;
 mod msi;
 mod msix;

@@ -66,6 +66,13 @@ impl MsiRouter {
         Ok(MsiVector { router: Arc::clone(self), gsi, event, connected: Mutex::new(false) })
     }
 
+    /// Takes routes of vectors that are gone out of KVM's table. They do no harm there.
+    pub fn refresh(&self) {
+        if let Err(error) = self.apply(&self.routes()) {
+            crate::say::report(format_args!("interrupt routes: {error}"));
+        }
+    }
+
     fn routes(&self) -> MutexGuard<'_, BTreeMap<u32, Option<MsiMessage>>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }

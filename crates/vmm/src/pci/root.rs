@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard, Weak},
 };
 
 const SLOTS: usize = 32;
@@ -55,6 +55,8 @@ struct FunctionState {
     config: ConfigSpace,
     /// Where each BAR answers now, in the order of `config.bars()`.
     placed: Vec<Option<u64>>,
+    /// Taken off the bus: an access that had begun before must not place BARs again.
+    gone: bool,
 }
 
 /// Where a device was attached.
@@ -99,6 +101,7 @@ impl PciRoot {
             state: Mutex::new(FunctionState {
                 config: ConfigSpace::new(HOST_BRIDGE),
                 placed: vec![],
+                gone: false,
             }),
         };
         let mut slots = [const { None }; SLOTS];
@@ -133,26 +136,48 @@ impl PciRoot {
         bars: &[BarSpec],
         device: Arc<dyn PciDevice>,
     ) -> Result<SlotInfo, PciError> {
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let index = match slot {
-            0 => (1..SLOTS).find(|&slot| slots[slot].is_none()).ok_or(PciError::NoSlot)?,
-            wanted => usize::try_from(wanted)
-                .ok()
-                .filter(|&slot| slot < SLOTS && slots[slot].is_none())
-                .ok_or(PciError::Slot { slot })?,
-        };
+        let mut slots = self.slots_mut();
+        let index = free_slot(&slots, slot)?;
         for &bar in bars {
             let address = lock(&self.bars).allocate(bar.size)?;
             lock(&self.bars).release(address);
             config.add_bar(bar, address)?;
         }
         config.enable_memory();
-        let mut state = FunctionState { placed: vec![None; config.bars().len()], config };
+        let placed = vec![None; config.bars().len()];
+        let mut state = FunctionState { config, placed, gone: false };
         self.place_bars(&device, &mut state);
         if let Some(number) = state.placed.iter().position(Option::is_none) {
-            return Err(PciError::NoSpace { size: state.config.bars()[number].size });
+            let size = state.config.bars()[number].size;
+            for number in 0..state.placed.len() {
+                self.displace_bar(&device, &mut state, number);
+            }
+            return Err(PciError::NoSpace { size });
         }
         slots[index] = Some(Arc::new(Function { device: Some(device), state: Mutex::new(state) }));
+        Ok(SlotInfo { slot: index as u8 })
+    }
+
+    /// Puts a function on the bus of a running machine, as [`Self::attach`] does. Its BARs lie
+    /// nowhere: the guest gives addresses to what comes later, by its own view of what is free.
+    ///
+    /// # Errors
+    /// If the slot is taken.
+    pub fn plug(
+        &self,
+        slot: u32,
+        mut config: ConfigSpace,
+        bars: &[BarSpec],
+        device: Arc<dyn PciDevice>,
+    ) -> Result<SlotInfo, PciError> {
+        for &bar in bars {
+            config.add_bar(bar, 0)?;
+        }
+        let placed = vec![None; config.bars().len()];
+        let state = Mutex::new(FunctionState { config, placed, gone: false });
+        let mut slots = self.slots_mut();
+        let index = free_slot(&slots, slot)?;
+        slots[index] = Some(Arc::new(Function { device: Some(device), state }));
         Ok(SlotInfo { slot: index as u8 })
     }
 
@@ -162,15 +187,30 @@ impl PciRoot {
         if index == 0 || index >= SLOTS {
             return false;
         }
-        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(function) = slots[index].take() else { return false };
+        // Other functions can be reached while a guest's access to this one ends.
+        let taken = self.slots_mut()[index].take();
+        let Some(function) = taken else { return false };
         let mut state = lock(&function.state);
+        state.gone = true;
         if let Some(device) = &function.device {
             for number in 0..state.placed.len() {
                 self.displace_bar(device, &mut state, number);
             }
         }
         true
+    }
+
+    /// Device numbers that are taken, bit `n` for slot `n`.
+    pub fn taken(&self) -> u32 {
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
+        slots
+            .iter()
+            .zip(0..)
+            .fold(0, |taken, (slot, number)| taken | u32::from(slot.is_some()) << number)
+    }
+
+    fn slots_mut(&self) -> RwLockWriteGuard<'_, [Option<Arc<Function>>; SLOTS]> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn function(&self, bus: u64, slot: u64, function: u64) -> Option<Arc<Function>> {
@@ -197,6 +237,9 @@ impl PciRoot {
             return;
         };
         let mut state = lock(&function.state);
+        if state.gone {
+            return;
+        }
         state.config.write(address.register, data);
         if let Some(device) = &function.device {
             device.config_written(&mut state.config, address.register, data.len());
@@ -252,6 +295,17 @@ impl fmt::Debug for PciRoot {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The device number `wanted`, or the first free one if that is 0.
+fn free_slot(slots: &[Option<Arc<Function>>; SLOTS], wanted: u32) -> Result<usize, PciError> {
+    if wanted == 0 {
+        return (1..SLOTS).find(|&slot| slots[slot].is_none()).ok_or(PciError::NoSlot);
+    }
+    usize::try_from(wanted)
+        .ok()
+        .filter(|&slot| slot < SLOTS && slots[slot].is_none())
+        .ok_or(PciError::Slot { slot: wanted })
 }
 
 #[derive(Clone, Copy)]

@@ -65,6 +65,9 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
     /// Stops working. On return the device touches guest memory no more.
     fn reset(&mut self);
+    /// Gives up, after a reset, all the host gave: it is not activated any more. Only for what can be
+    /// taken out of a running machine.
+    fn close(&mut self) {}
     /// The interrupt of a queue goes elsewhere from now on.
     fn queue_vector_changed(&mut self, _queue: usize, _interrupt: &QueueInterrupt) {}
 }

@@ -18,9 +18,11 @@ pub mod net;
 pub mod rng;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-pub use block::{DiskHandle, attach_disk};
+pub use block::{
+    DiskHandle, QUEUE_DEPTH, Rings, attach_disk, default_queues, layer_format, plug_disk,
+};
 pub use device::{Activation, ActiveQueue, VirtioDevice};
 pub use net::{NicHandle, attach_nic};
 pub use rng::{RngHandle, attach_rng};
@@ -52,6 +54,12 @@ pub enum DeviceError {
         /// What the image says.
         source: qcow2::Error,
     },
+    /// The disk is on its way out.
+    #[error("{disk} is being taken out of the machine")]
+    Gone {
+        /// ECS id of the disk.
+        disk: String,
+    },
     /// There is no place on the bus.
     #[error("{resource}: {source}")]
     Pci {
@@ -76,7 +84,7 @@ impl DeviceError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Config(_) => true,
-            Self::Host { .. } => false,
+            Self::Host { .. } | Self::Gone { .. } => false,
             Self::Image { source, .. } => !is_hosts(source),
             Self::Pci { source, .. } => !matches!(source, PciError::Host { .. }),
         }

@@ -57,6 +57,20 @@ impl Ring {
         self.queue.size()
     }
 
+    /// Number, modulo 2^16, of the chain [`Self::pop`] gives next.
+    pub fn position(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Number of the chain after the last one the driver claims to have made available.
+    ///
+    /// # Errors
+    /// If the available ring cannot be read.
+    pub fn available(&self) -> Result<u16, BrokenRing> {
+        let index = self.queue.avail_idx(&self.memory, Ordering::Acquire);
+        index.map(|index| index.0).map_err(|_| BrokenRing("available ring is not readable"))
+    }
+
     /// The next chain the driver made available, checked.
     ///
     /// # Errors

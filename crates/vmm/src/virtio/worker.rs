@@ -3,7 +3,7 @@
 //! threads.
 
 use super::{device::Activation, interrupt::QueueInterrupt, ring::BrokenRing};
-use crate::thread::{self, ThreadKind};
+use crate::thread::{self, Handle, ThreadKind};
 use std::{io, os::fd::RawFd, sync::mpsc};
 use vmm_sys_util::{
     epoll::{ControlOperation, Epoll, EpollEvent, EventSet},
@@ -69,6 +69,7 @@ enum Order {
 pub struct Worker {
     orders: mpsc::Sender<Order>,
     wake: EventFd,
+    thread: Option<Handle<()>>,
 }
 
 impl Worker {
@@ -80,9 +81,16 @@ impl Worker {
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let (orders, inbox) = mpsc::channel();
         let mut service = Service::new(handler, inbox, wake.try_clone()?)?;
-        // Nobody waits for the thread: its end is answered through the orders.
-        drop(thread::spawn(ThreadKind::VirtioWorker, name, move || service.run())?);
-        Ok(Self { orders, wake })
+        let thread = thread::spawn(ThreadKind::VirtioWorker, name, move || service.run())?;
+        Ok(Self { orders, wake, thread: Some(thread) })
+    }
+
+    /// Ends the thread. On return all it had is released. Only once threads run.
+    pub fn close(&mut self) {
+        self.order(Order::Exit);
+        if let Some(thread) = self.thread.take() {
+            thread.join();
+        }
     }
 
     /// Hands queues over.

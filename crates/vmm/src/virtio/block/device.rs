@@ -2,7 +2,7 @@
 
 use super::{
     backend::Backend,
-    config::{Geometry, QUEUE_SIZE, SECTOR},
+    config::{QUEUE_SIZE, SECTOR},
     limiter::{Limiter, Rates},
     queue::{BlockQueue, DEPTH, DiskShared},
     request::ID_LEN,
@@ -12,7 +12,10 @@ use crate::virtio::{
     device::{ActivateError, Activation, VirtioDevice},
     worker::Worker,
 };
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 const DEVICE_TYPE: u16 = 2;
 /// Mass storage, SCSI: what guests expect of a virtio disk.
@@ -43,14 +46,14 @@ impl BlockDevice {
     /// If the host has no descriptors or threads left.
     pub fn new(config: &BlockConfig, backend: &dyn Backend) -> io::Result<Self> {
         let queues = config.queues.max(1);
-        let geometry =
-            Geometry { sectors: backend.size() / SECTOR, read_only: config.read_only, queues };
         let mut id = [0; ID_LEN];
         for (to, from) in id.iter_mut().zip(config.disk_id.bytes()) {
             *to = from;
         }
         let disk = Arc::new(DiskShared {
-            geometry,
+            sectors: AtomicU64::new(backend.size() / SECTOR),
+            read_only: config.read_only,
+            queues,
             id,
             limiter: Limiter::new(config.rates),
             counters: Counters::default(),
@@ -80,15 +83,15 @@ impl VirtioDevice for BlockDevice {
     }
 
     fn queue_sizes(&self) -> Vec<u16> {
-        vec![QUEUE_SIZE; usize::from(self.disk.geometry.queues)]
+        vec![QUEUE_SIZE; usize::from(self.disk.queues)]
     }
 
     fn features(&self) -> u64 {
-        self.disk.geometry.features()
+        self.disk.geometry().features()
     }
 
     fn config(&self) -> Vec<u8> {
-        self.disk.geometry.to_bytes()
+        self.disk.geometry().to_bytes()
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -106,6 +109,23 @@ impl VirtioDevice for BlockDevice {
     fn reset(&mut self) {
         for worker in &self.workers {
             worker.stop();
+        }
+    }
+
+    fn close(&mut self) {
+        for worker in &mut self.workers {
+            worker.close();
+        }
+        self.workers.clear();
+    }
+}
+
+impl Drop for BlockDevice {
+    fn drop(&mut self) {
+        // A disk that did not make it into the machine must not have its files open when its owner
+        // hears of it.
+        if crate::thread::running() {
+            self.close();
         }
     }
 }

@@ -8,7 +8,23 @@ use std::{
 };
 
 /// An opened chain of image layers.
-pub struct ImageBackend(pub Arc<qcow2::Image>);
+pub struct ImageBackend {
+    /// The chain.
+    pub image: Arc<qcow2::Image>,
+    /// Where its queues' rings come from.
+    pub rings: Rings,
+}
+
+/// Where a queue gets an io_uring.
+#[derive(Clone, Debug)]
+pub enum Rings {
+    /// One is made: before the jail has closed.
+    New,
+    /// The pool's, and one is made if it has none left: before the jail has closed.
+    Pooled(Arc<qcow2::RingPool>),
+    /// Only the pool's: nothing else is allowed any more.
+    OnlyPooled(Arc<qcow2::RingPool>),
+}
 
 struct ImageQueue(qcow2::IoQueue);
 
@@ -22,11 +38,16 @@ fn host(error: qcow2::Error) -> io::Error {
 
 impl Backend for ImageBackend {
     fn size(&self) -> u64 {
-        self.0.virtual_size()
+        self.image.virtual_size()
     }
 
     fn queue(&self, depth: u32) -> io::Result<Box<dyn BackendQueue>> {
-        Ok(Box::new(ImageQueue(self.0.io_queue(depth).map_err(host)?)))
+        let queue = match &self.rings {
+            Rings::OnlyPooled(pool) => self.image.io_queue_from(pool, depth),
+            Rings::Pooled(pool) if pool.spare() > 0 => self.image.io_queue_from(pool, depth),
+            Rings::Pooled(_) | Rings::New => self.image.io_queue(depth),
+        };
+        Ok(Box::new(ImageQueue(queue.map_err(host)?)))
     }
 }
 

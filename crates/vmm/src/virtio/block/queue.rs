@@ -1,8 +1,9 @@
 //! One queue of a disk: takes requests, keeps to the rate, gives answers.
 
 use super::{
+    arrivals::Arrivals,
     backend::{BackendQueue, Operation, Submission},
-    config::{F_FLUSH, Geometry, QUEUE_SIZE},
+    config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
     limiter::{Limiter, Reservation},
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
@@ -17,7 +18,10 @@ use crate::virtio::{
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, RawFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use vmm_sys_util::{
@@ -40,6 +44,8 @@ struct Pending {
     written: u32,
     operation: Operation,
     bytes: u64,
+    /// When the guest put it up.
+    arrived: u64,
     /// Whether the data is being made to last already.
     lasting: bool,
 }
@@ -62,14 +68,35 @@ struct Active {
 /// What all queues of a disk share.
 #[derive(Debug)]
 pub struct DiskShared {
-    /// What the driver was told.
-    pub geometry: Geometry,
+    /// Whole sectors; only ever more.
+    pub sectors: AtomicU64,
+    /// Whether writes are refused.
+    pub read_only: bool,
+    /// Queues.
+    pub queues: u16,
     /// Serial number.
     pub id: [u8; ID_LEN],
     /// Rate over all queues.
     pub limiter: Limiter,
     /// What was done.
     pub counters: Counters,
+}
+
+impl DiskShared {
+    /// What a driver is told.
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            sectors: self.sectors.load(Ordering::Acquire),
+            read_only: self.read_only,
+            queues: self.queues,
+        }
+    }
+
+    /// The disk has `bytes` now. Returns whether those are more than before.
+    pub fn grown_to(&self, bytes: u64) -> bool {
+        let sectors = bytes / SECTOR;
+        self.sectors.fetch_max(sectors, Ordering::AcqRel) < sectors
+    }
 }
 
 /// Serves one queue.
@@ -82,6 +109,7 @@ pub struct BlockQueue {
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     stalled: Option<Stalled>,
+    arrivals: Arrivals,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -103,6 +131,7 @@ impl BlockQueue {
             pending: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH as usize).collect(),
             stalled: None,
+            arrivals: Arrivals::default(),
             used: Vec::new(),
             submitted: false,
         })
@@ -116,20 +145,28 @@ impl BlockQueue {
             }
             while self.stalled.is_none() && !self.free.is_empty() {
                 let Some(active) = &mut self.active else { return Ok(()) };
+                let position = active.ring.position();
                 let Some(buffers) = active.ring.pop()? else { break };
-                self.accept(Request::parse(buffers, &self.disk.geometry)?);
+                let now = self.disk.limiter.now();
+                let arrived = self.arrivals.of(position, now);
+                let request = Request::parse(buffers, &self.disk.geometry())?;
+                self.accept(request, now, arrived);
             }
             self.flush_submissions();
             self.publish()?;
             let blocked = self.stalled.is_some() || self.free.is_empty();
             let Some(active) = &mut self.active else { return Ok(()) };
-            if blocked || !active.ring.enable_doorbell()? {
+            if blocked {
+                self.arrivals.note(active.ring.available()?, self.disk.limiter.now());
+                return Ok(());
+            }
+            if !active.ring.enable_doorbell()? {
                 return Ok(());
             }
         }
     }
 
-    fn accept(&mut self, request: Request) {
+    fn accept(&mut self, request: Request, now: u64, arrived: u64) {
         let Request { head, status, writable_len, action } = request;
         match action {
             Action::Complete(outcome) => {
@@ -142,23 +179,22 @@ impl BlockQueue {
             }
             Action::Submit { operation, offset, len, data } => {
                 let written = if operation == Operation::Read { writable_len } else { 0 };
-                let request =
-                    Pending { head, status, written, operation, bytes: len, lasting: false };
+                let (bytes, lasting) = (len, false);
+                let request = Pending { head, status, written, operation, bytes, arrived, lasting };
                 let submission = Submission { operation, offset, len, data, tag: 0 };
-                self.admit(request, submission);
+                self.admit(request, submission, now);
             }
         }
     }
 
     /// Starts a request, or keeps it until the rate allows.
-    fn admit(&mut self, request: Pending, submission: Submission) {
+    fn admit(&mut self, request: Pending, submission: Submission, now: u64) {
         let moved = match request.operation {
             Operation::Read | Operation::Write => request.bytes,
             // A flush brings no load of its own: what it waits for has been counted.
             Operation::Flush => return self.launch(request, submission),
             Operation::Discard | Operation::WriteZeroes { .. } => 0,
         };
-        let now = self.disk.limiter.now();
         let mut reservation = self.disk.limiter.reserve(now, moved);
         match self.disk.limiter.claim(now, &mut reservation) {
             Ok(()) => self.launch(request, submission),
@@ -233,7 +269,8 @@ impl BlockQueue {
                 self.launch(Pending { lasting: true, ..request }, Submission::flush());
                 continue;
             }
-            self.disk.counters.completed(request.operation, request.bytes, success);
+            let took = self.disk.limiter.now().saturating_sub(request.arrived);
+            self.disk.counters.completed(request.operation, request.bytes, success, took);
             let status = if success { Status::Ok } else { Status::IoError };
             let written = if success { request.written } else { 0 };
             self.answer(request.head, &request.status, written, status);
@@ -325,6 +362,7 @@ impl Handler for BlockQueue {
         // What was under way is done; the driver still learns of it, if its rings are sound.
         let _ = self.publish();
         self.used.clear();
+        self.arrivals.clear();
         self.active = None;
     }
 }

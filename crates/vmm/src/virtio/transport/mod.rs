@@ -7,4 +7,4 @@ mod pci;
 #[cfg(test)]
 mod tests;
 
-pub use pci::{VirtioPci, attach};
+pub use pci::{VirtioPci, attach, plug};

@@ -1,7 +1,7 @@
 //! The PCI function of a virtio device.
 
 use super::{
-    common::{CommonConfig, Effect},
+    common::{CommonConfig, Effect, STATUS_DRIVER_OK},
     layout,
 };
 use crate::{
@@ -65,6 +65,23 @@ pub fn attach(
     Ok((function, slot))
 }
 
+/// Like [`attach`], on the bus of a running machine.
+///
+/// # Errors
+/// As for [`attach`].
+pub fn plug(
+    root: &PciRoot,
+    memory: &GuestMemory,
+    slot: u32,
+    device: Box<dyn VirtioDevice>,
+) -> Result<(Arc<VirtioPci>, SlotInfo), PciError> {
+    let (function, config) = VirtioPci::new(root, memory.clone(), device)?;
+    let function = Arc::new(function);
+    let bar = BarSpec { index: layout::BAR, size: layout::BAR_SIZE };
+    let slot = root.plug(slot, config, &[bar], function.clone())?;
+    Ok((function, slot))
+}
+
 impl VirtioPci {
     fn new(
         root: &PciRoot,
@@ -118,6 +135,27 @@ impl VirtioPci {
     /// Stops the device as a reset by the driver would.
     pub fn reset(&self) {
         self.state().reset();
+    }
+
+    /// Stops the device and gives up what the host gave it. For a function that is off the bus.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.reset();
+        state.device.close();
+        report(state.msix.set_control(0));
+    }
+
+    /// Whether a driver is at work with the device.
+    pub fn in_use(&self) -> bool {
+        self.lines.status() & STATUS_DRIVER_OK != 0
+    }
+
+    /// Changes what a driver reads of the device, and tells it. It never reads half of a change
+    /// without seeing that it did.
+    pub fn change_config(&self, change: impl FnOnce()) {
+        let _state = self.state();
+        change();
+        self.lines.config_changed();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
