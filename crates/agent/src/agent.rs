@@ -6,7 +6,7 @@ use crate::{
     cgroups::Cgroups,
     config::Config,
     controller_link::{self, Identity, JoinToken, spec_cache},
-    disks::Disks,
+    disks::{self, Disks},
     durable_file,
     error::{Error, FileContext as _, Result},
     events::EventLog,
@@ -86,6 +86,7 @@ pub async fn run(config: Config) -> Result<()> {
     let serving = Server::builder().add_service(access).serve_with_incoming(incoming);
     tokio::select! {
         () = reconcile::run(Arc::clone(&host), arrived) => {}
+        () = disks::run_merges(Arc::clone(&host)) => {}
         () = controller_link::run(Arc::clone(&host), client, identity) => {}
         served = serving => served.map_err(|e| {
             Error::Configuration(format!("serving {} ended: {e}", config.access_listen))

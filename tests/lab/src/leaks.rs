@@ -55,7 +55,7 @@ fn listing(cloud: &Cloud) -> Result<String> {
          ip -o link show type tun | grep -E ' tap[0-9a-f]{{12}}[:@]' | sed 's/^[0-9]*: /stray-tap /; s/[:@].*//'
          nft list tables | grep -w ecs | sed 's/^table /stray-table /'
          pgrep -af '[e]cs-(vmm run|agent keep-vmm) ' | sed -n 's|.* --config {run}/vmm/\\([^/]*\\)/.*|process \\1|p'
-         for folder in {state}/disks {state}/images {state}/instances {run}/vmm; do
+         for folder in {state}/disks {state}/layers {state}/images {state}/instances {run}/vmm; do
              ls $folder | sed \"s|^|${{folder##*/}} |\"
          done
          find {cgroup} -mindepth 1 -maxdepth 1 -type d | sed 's|.*/|cgroup |'
@@ -71,6 +71,7 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
     let (instances, disks) = (ids(&["instance", "list"])?, ids(&["disk", "list"])?);
     let (images, enis) = (ids(&["image", "list"])?, ids(&["eni", "list"])?);
     let vpcs = ids(&["vpc", "list"])?;
+    let snapshots = ids(&["snapshot", "list"])?;
     let command = listing(cloud)?;
     let mut left = Vec::new();
     for host in cloud.hosts()? {
@@ -80,6 +81,7 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
             let id = name.trim_end_matches(".part").trim_end_matches(".qcow2");
             let known = match *kind {
                 "disks" => disks.contains(id),
+                "layers" => snapshots.contains(id),
                 "images" => images.contains(id),
                 "instances" | "vmm" | "process" | "cgroup" => instances.contains(id),
                 // Their names come from numbers and hashes, so that they are counted below.

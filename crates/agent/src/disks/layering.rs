@@ -185,6 +185,21 @@ impl Layering {
         })
     }
 
+    /// Disks whose chain goes through a layer.
+    fn through(&self, layer: &str) -> Vec<String> {
+        let goes = |disk: &DiskEntry| {
+            let chain = disk.below.as_ref().and_then(|below| self.chain(below).ok());
+            chain.is_some_and(|(layers, _)| layers.contains(&layer))
+        };
+        self.disks.iter().filter(|(_, disk)| goes(disk)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether a step is under way of a disk whose chain goes through a layer.
+    pub fn has_pending_through(&self, layer: &str) -> bool {
+        let pending = |id: &String| self.disks.get(id).is_some_and(|disk| disk.pending.is_some());
+        self.through(layer).iter().any(pending)
+    }
+
     /// `upper` has taken over all of `lower`, which it lay on. Chains that go through it change.
     pub fn note_merged(&mut self, lower: &str, upper: &str, changed_bytes: u64) {
         let Some(below) = self.layers.remove(lower).map(|l| l.below) else { return };
@@ -192,16 +207,7 @@ impl Layering {
             entry.below = below;
             entry.changed_bytes = changed_bytes;
         }
-        let through: Vec<String> = self
-            .disks
-            .iter()
-            .filter(|(_, disk)| {
-                let chain = disk.below.as_ref().and_then(|below| self.chain(below).ok());
-                chain.is_some_and(|(layers, _)| layers.contains(&upper))
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in through {
+        for id in self.through(upper) {
             if let Some(disk) = self.disks.get_mut(&id) {
                 disk.chain_epoch += 1;
             }

@@ -5,12 +5,14 @@ mod attachments;
 mod freeze;
 mod layering;
 mod mend;
+mod merge;
 mod report;
 mod sources;
 mod tops;
 
 pub use attachments::{Attached, Attachments, DisksOfVmm};
 pub use freeze::Frozen;
+pub use merge::run as run_merges;
 
 use crate::{
     durable_file::PART,

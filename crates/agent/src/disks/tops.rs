@@ -5,6 +5,7 @@ use super::{
     layering::{Below, DiskEntry, LayerEntry, Layering, Pending},
 };
 use crate::{
+    disks::merge::held_by,
     disks::sources::{Sources, qcow2_format},
     durable_file,
     error::{Error, FileContext as _, Result},
@@ -156,7 +157,7 @@ impl Disks {
                     disk_id: disk_id.to_owned(),
                     taken_unix_ms: now_ms(),
                     paused_ns,
-                    changed_bytes: held_bytes(&frozen),
+                    changed_bytes: held_by(&frozen)?,
                 };
                 layering.layers.insert(layer.clone(), entry);
                 if let Some(disk) = layering.disks.get_mut(disk_id) {
