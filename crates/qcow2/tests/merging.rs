@@ -126,6 +126,7 @@ fn extents_tell_data_from_zeroes_through_all_layers() {
     assert_eq!(image.extents(1, SIZE).unwrap_err().errno(), libc::EINVAL);
 
     // A raw base has holes.
+    let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("raw");
     let file = open_rw(&raw);
     file.set_len(8 << 20).unwrap();
