@@ -47,7 +47,9 @@ impl BlockDevice {
     pub fn new(config: &BlockConfig, backend: &dyn Backend) -> io::Result<Self> {
         let queues = config.queues.max(1);
         let mut id = [0; ID_LEN];
-        for (to, from) in id.iter_mut().zip(config.disk_id.bytes()) {
+        // As in ECS: what follows `d-`, which has just the room there is.
+        let serial = config.disk_id.strip_prefix("d-").unwrap_or(&config.disk_id);
+        for (to, from) in id.iter_mut().zip(serial.bytes()) {
             *to = from;
         }
         let disk = Arc::new(DiskShared {
