@@ -40,7 +40,7 @@ impl Devices {
         context: &MachineContext,
         windows: &PciWindows,
         config: &VmConfig,
-        hotplug: Arc<HotplugController>,
+        hotplug: &Arc<HotplugController>,
     ) -> Result<Self, VmmError> {
         let root = PciRoot::new(context, windows)?;
         let controlled = !config.control_socket.is_empty();

@@ -122,7 +122,7 @@ impl Machine {
             vcpus.push(vcpu);
         }
         let (output, serial, power, hotplug) = attach_legacy(&context)?;
-        let devices = Devices::attach(&context, &windows, &config, hotplug)?;
+        let devices = Devices::attach(&context, &windows, &config, &hotplug)?;
         let console = open_console(&config)?;
         let listeners = open_control(&config)?;
         Ok(Self {

@@ -104,7 +104,7 @@ impl MachineService {
     }
 }
 
-fn io(error: impl ToString) -> Error {
+fn io(error: &dyn std::error::Error) -> Error {
     refusal("Io", error.to_string())
 }
 
@@ -112,19 +112,19 @@ fn permanent(error: &DiskError) -> bool {
     matches!(error, DiskError::Device(error) if error.is_permanent())
 }
 
-fn refused(error: DiskError) -> Error {
-    let code = match &error {
+fn refused(error: &DiskError) -> Error {
+    let code = match error {
         DiskError::NotFound(_) => "NotFound",
         DiskError::State { .. } | DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
         DiskError::Argument { .. } => "InvalidArgument",
         DiskError::Device(DeviceError::Image { source, .. }) => match source {
             qcow2::Error::ReadOnly | qcow2::Error::Busy { .. } => "InvalidState",
-            _ if permanent(&error) => "InvalidArgument",
+            _ if permanent(error) => "InvalidArgument",
             _ => "Io",
         },
         // Which slots are free changes.
         DiskError::Device(DeviceError::Pci { .. }) => "InvalidState",
-        DiskError::Device(_) if permanent(&error) => "InvalidArgument",
+        DiskError::Device(_) if permanent(error) => "InvalidArgument",
         DiskError::Device(_) => "Io",
     };
     refusal(code, error.to_string())
@@ -149,26 +149,29 @@ impl Service for MachineService {
             Op::GetStats(_) => return Ok(Answer::Stats(self.stats())),
             Op::PowerButton(_) => {
                 self.require(&[VmState::Running, VmState::Panicked], "PowerButton")?;
-                self.power.press_power_button().map_err(io)?;
+                self.power.press_power_button().map_err(|error| io(&error))?;
             }
             Op::Pause(_) => self.pause()?,
             Op::Resume(_) => self.resume()?,
             Op::Terminate(_) => self.events.exit(Exit::Terminated),
-            Op::Flush(_) => disks.flush().map_err(io)?,
+            Op::Flush(_) => disks.flush().map_err(|error| io(&error))?,
             Op::SetDiskLimit(request) => {
-                disks.set_limit(&request.disk_id, request.limit.as_ref()).map_err(refused)?;
+                disks
+                    .set_limit(&request.disk_id, request.limit.as_ref())
+                    .map_err(|error| refused(&error))?;
             }
             Op::AttachDisk(request) => {
                 self.require(PLUGGABLE, "AttachDisk")?;
-                disks.plug(request, &mut files).map_err(refused)?;
+                disks.plug(request, &mut files).map_err(|error| refused(&error))?;
             }
             Op::DetachDisk(request) => {
                 self.require(PLUGGABLE, "DetachDisk")?;
-                disks.unplug(&request.disk_id, request.force).map_err(refused)?;
+                disks.unplug(&request.disk_id, request.force).map_err(|error| refused(&error))?;
             }
-            Op::ResizeDisk(request) => disks.resize(request).map_err(refused)?,
+            Op::ResizeDisk(request) => disks.resize(request).map_err(|error| refused(&error))?,
             Op::SwitchLayers(request) => {
-                let switched = disks.switch_layers(request, &mut files).map_err(refused)?;
+                let switched =
+                    disks.switch_layers(request, &mut files).map_err(|error| refused(&error))?;
                 return Ok(Answer::LayersSwitched(switched));
             }
             // Of the connection, not of the machine: answered before it comes here.
@@ -181,7 +184,16 @@ impl Service for MachineService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api::vmm::{GetInfo, Pause, PowerButton, Resume, SetDiskLimit, Terminate};
+    use crate::{
+        control::{ControlThread, Listeners, client::Client},
+        virtio::testing::eventually,
+    };
+    use api::vmm::{
+        AttachDisk, AttachedDisk, DetachDisk, Disk, DiskFormat, DiskLayer, DiskLimit, FileRef,
+        Flush, GetInfo, Pause, PowerButton, ResizeDisk, Resume, SetDiskLimit, Terminate,
+        file_ref::Source,
+    };
+    use std::os::{fd::AsRawFd as _, unix::net::UnixListener};
 
     fn service() -> MachineService {
         let events = Events::new();
@@ -240,5 +252,108 @@ mod tests {
         assert_eq!((info.instance_id.as_str(), info.boot_epoch), ("i-1", 7));
         assert_eq!(info.pid, std::process::id());
         assert_eq!(info.state(), VmState::Starting);
+    }
+
+    fn controlled() -> (tempfile::TempDir, Arc<crate::disks::Disks>, ControlThread, Client) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let events = Events::new();
+        events.publish(VmState::Running, "");
+        let power = Arc::new(PowerRegisters::new(events.clone(), Arc::default()));
+        let disks = crate::disks::testing::disks();
+        let devices = Arc::new(Devices::only(Arc::clone(&disks)));
+        let gate = Arc::new(Gate::new());
+        let service =
+            MachineService::new(&VmConfig::default(), events.clone(), gate, power, devices);
+        let listeners = Listeners::new(Some(UnixListener::bind(&path).unwrap())).unwrap();
+        let thread = listeners.start(Arc::new(service), events).unwrap();
+        let client = Client::connect(&path).unwrap();
+        (dir, disks, thread, client)
+    }
+
+    fn attach(layers: i32) -> Op {
+        let layer = |position| DiskLayer {
+            file: Some(FileRef { source: Some(Source::Fd(position)) }),
+            format: DiskFormat::Raw.into(),
+        };
+        let layers = (0..layers).map(layer).collect();
+        let limit = Some(DiskLimit { iops: 7, bytes_per_second: 0 });
+        let disk =
+            Disk { disk_id: "d-1".to_owned(), layers, limit, chain_epoch: 3, ..Default::default() };
+        Op::AttachDisk(AttachDisk { disk: Some(disk) })
+    }
+
+    fn info(client: &mut Client) -> Vec<AttachedDisk> {
+        match client.call(Op::GetInfo(GetInfo {})) {
+            Ok(Answer::Info(info)) => info.disks,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether the other end of a pipe is still open somewhere.
+    fn is_open(reader: &mut std::fs::File) -> bool {
+        let mut byte = [0];
+        !matches!(std::io::Read::read(reader, &mut byte), Ok(0))
+    }
+
+    fn pipe() -> (std::fs::File, std::fs::File) {
+        let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+        (reader.into(), writer.into())
+    }
+
+    #[test]
+    fn disks_come_through_the_socket_with_their_files_and_go_again() {
+        let (_dir, _disks, thread, mut client) = controlled();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        client.call_with(attach(1), &[file.as_raw_fd()]).unwrap();
+        let disk = info(&mut client).remove(0);
+        assert_eq!((disk.disk_id.as_str(), disk.slot, disk.size_bytes), ("d-1", 1, 1 << 20));
+        assert_eq!((disk.chain_epoch, disk.limit.unwrap().iops), (3, 7));
+        let limit = Some(DiskLimit { iops: 0, bytes_per_second: 9 });
+        client.call(Op::SetDiskLimit(SetDiskLimit { disk_id: "d-1".to_owned(), limit })).unwrap();
+        assert_eq!(info(&mut client)[0].limit, limit);
+        let resize =
+            |size_bytes| Op::ResizeDisk(ResizeDisk { disk_id: "d-1".to_owned(), size_bytes });
+        client.call(resize(2 << 20)).unwrap();
+        assert_eq!(info(&mut client)[0].size_bytes, 2 << 20);
+        let refused = client.call(resize(1 << 20)).unwrap_err().to_string();
+        assert!(refused.contains("InvalidArgument"), "{refused}");
+        client.call(Op::Flush(Flush {})).unwrap();
+        let detach = |force| Op::DetachDisk(DetachDisk { disk_id: "d-1".to_owned(), force });
+        client.call(detach(false)).unwrap();
+        assert!(info(&mut client)[0].detaching);
+        client.call(detach(true)).unwrap();
+        assert!(info(&mut client).is_empty());
+        let refused = client.call(detach(true)).unwrap_err().to_string();
+        assert!(refused.contains("NotFound"), "{refused}");
+        thread.finish();
+    }
+
+    #[test]
+    fn files_nobody_asked_for_or_too_many_are_closed() {
+        let (dir, _disks, thread, mut client) = controlled();
+        let (mut reader, writer) = pipe();
+        client.call_with(Op::GetInfo(GetInfo {}), &[writer.as_raw_fd()]).unwrap();
+        drop(writer);
+        eventually(|| !is_open(&mut reader));
+
+        let (mut reader, writer) = pipe();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        client.call_with(attach(1), &[file.as_raw_fd(), writer.as_raw_fd()]).unwrap();
+        drop(writer);
+        assert!(!is_open(&mut reader), "one more than the disk has layers");
+        assert_eq!(info(&mut client).len(), 1);
+
+        let (mut reader, writer) = pipe();
+        let many = vec![writer.as_raw_fd(); crate::control::MAX_FILES + 1];
+        let refused = client.call_with(attach(1), &many).unwrap_err().to_string();
+        assert!(refused.contains("descriptors"), "{refused}");
+        let mut client = Client::connect(&dir.path().join("control.sock")).unwrap();
+        drop(writer);
+        assert_eq!(info(&mut client).len(), 1);
+        assert!(!is_open(&mut reader));
+        thread.finish();
     }
 }

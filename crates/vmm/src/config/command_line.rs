@@ -148,6 +148,20 @@ impl FromStr for DiskArgument {
 }
 
 impl DiskArgument {
+    /// The disk it describes, as `id`.
+    pub fn describe(self, id: &str) -> Disk {
+        Self::into_disk((0, Self { id: Some(id.to_owned()), ..self }))
+    }
+
+    /// The formats of layers and their paths, the layer to write to first.
+    pub fn layers(paths: &[String]) -> Vec<DiskLayer> {
+        let layer = |path: &String| DiskLayer {
+            file: Some(file(path.clone())),
+            format: guess_format(path).into(),
+        };
+        paths.iter().map(layer).collect()
+    }
+
     fn into_disk((index, this): (usize, Self)) -> Disk {
         let layer = |path: String, format: DiskFormat| DiskLayer {
             file: Some(file(path)),

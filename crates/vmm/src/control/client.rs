@@ -4,9 +4,13 @@ use super::{
     files,
     frame::{Decoder, FrameError, encode},
 };
-use api::vmm::{Event, Request, Response, request::Op, response::Result as Answer};
+use api::vmm::{
+    AttachDisk, Disk, DiskLayer, Event, Request, Response, SwitchLayers, file_ref::Source,
+    request::Op, response::Result as Answer,
+};
 use std::{
     collections::VecDeque,
+    fs::{File, OpenOptions},
     io::{self, Read as _},
     os::{fd::RawFd, unix::net::UnixStream},
     path::Path,
@@ -18,6 +22,14 @@ pub enum ClientError {
     /// The socket.
     #[error("control socket: {0}; is the machine running?")]
     Io(#[from] io::Error),
+    /// A file to send along.
+    #[error("{path}: {error}")]
+    File {
+        /// Its path.
+        path: String,
+        /// Why it cannot be opened.
+        error: io::Error,
+    },
     /// What came is not what the protocol says.
     #[error("control socket: {0}")]
     Frame(#[from] FrameError),
@@ -102,6 +114,33 @@ impl Client {
         }
     }
 
+    /// Attaches a disk whose layers name paths: the files are opened here and sent along.
+    ///
+    /// # Errors
+    /// As [`Self::call`], and if a file cannot be opened.
+    pub fn attach(&mut self, mut disk: Disk) -> Result<Answer, ClientError> {
+        let mut files = Vec::new();
+        for (index, layer) in disk.layers.iter_mut().enumerate() {
+            send_along(layer, index == 0 && !disk.read_only, &mut files)?;
+        }
+        self.call_with(Op::AttachDisk(AttachDisk { disk: Some(disk) }), &descriptors(&files))
+    }
+
+    /// Puts a disk on layers that name paths, as [`Self::attach`] does.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn switch_layers(&mut self, mut request: SwitchLayers) -> Result<Answer, ClientError> {
+        let mut files = Vec::new();
+        if let Some(layer) = &mut request.top {
+            send_along(layer, true, &mut files)?;
+        }
+        for layer in &mut request.backing {
+            send_along(layer, false, &mut files)?;
+        }
+        self.call_with(Op::SwitchLayers(request), &descriptors(&files))
+    }
+
     fn receive(&mut self) -> Result<Option<Response>, ClientError> {
         loop {
             if let Some(response) = self.decoder.next_message()? {
@@ -116,4 +155,26 @@ impl Client {
             }
         }
     }
+}
+
+/// Opens a layer that names a path, and names it by its place in `files` instead.
+fn send_along(
+    layer: &mut DiskLayer,
+    write: bool,
+    files: &mut Vec<File>,
+) -> Result<(), ClientError> {
+    let source = layer.file.as_mut().and_then(|file| file.source.as_mut());
+    if let Some(source) = source
+        && let Source::Path(path) = source
+    {
+        let opened = OpenOptions::new().read(true).write(write).open(&*path);
+        let file = opened.map_err(|error| ClientError::File { path: path.clone(), error })?;
+        *source = Source::Fd(files.len() as i32);
+        files.push(file);
+    }
+    Ok(())
+}
+
+fn descriptors(files: &[File]) -> Vec<RawFd> {
+    files.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect()
 }

@@ -277,4 +277,57 @@ mod tests {
         assert!(client.call(Op::Flush(Flush {})).is_ok());
         thread.finish();
     }
+
+    /// Answers a flush when it is let go.
+    struct Slow(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Service for Slow {
+        fn takes_long(&self, op: &Op) -> bool {
+            matches!(op, Op::Flush(_))
+        }
+
+        fn perform(&self, op: &Op, _files: Files) -> Result<Answer, Error> {
+            if matches!(op, Op::Flush(_)) {
+                self.0.lock().unwrap().recv().unwrap();
+            }
+            Ok(Answer::Ack(Ack {}))
+        }
+    }
+
+    #[test]
+    fn a_request_that_takes_long_keeps_its_client_waiting_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        let (go_on, waiting) = std::sync::mpsc::channel();
+        let listeners = Listeners::new(Some(UnixListener::bind(&path).unwrap())).unwrap();
+        let service = Arc::new(Slow(waiting.into()));
+        let thread = listeners.start(service, Events::new()).unwrap();
+        let mut waits = UnixStream::connect(&path).unwrap();
+        for (id, op) in [(1, Op::Flush(Flush {})), (2, Op::PowerButton(PowerButton {}))] {
+            let request = api::vmm::Request { id, op: Some(op) };
+            waits.write_all(&super::super::frame::encode(&request)).unwrap();
+        }
+        let mut gone = UnixStream::connect(&path).unwrap();
+        let request = api::vmm::Request { id: 1, op: Some(Op::Flush(Flush {})) };
+        gone.write_all(&super::super::frame::encode(&request)).unwrap();
+        drop(gone);
+        for _ in 0..3 {
+            let mut client = Client::connect(&path).unwrap();
+            client.call(Op::PowerButton(PowerButton {})).unwrap();
+        }
+        go_on.send(()).unwrap();
+        go_on.send(()).unwrap();
+        let mut answers = Vec::new();
+        let mut decoder = super::super::frame::Decoder::default();
+        while answers.len() < 2 {
+            let mut bytes = [0; 64];
+            let len = waits.read(&mut bytes).unwrap();
+            decoder.push(&bytes[..len]);
+            while let Some(answer) = decoder.next_message::<api::vmm::Response>().unwrap() {
+                answers.push(answer.id);
+            }
+        }
+        assert_eq!(answers, [1, 2], "in order");
+        thread.finish();
+    }
 }

@@ -101,7 +101,7 @@ impl Disks {
         root: &Arc<PciRoot>,
         memory: &GuestMemory,
         vcpus: u32,
-        hotplug: Arc<HotplugController>,
+        hotplug: &Arc<HotplugController>,
         controlled: bool,
     ) -> Arc<Self> {
         let rings = if controlled { DATA_DISKS * default_queues(vcpus) } else { 0 };
@@ -110,7 +110,7 @@ impl Disks {
             memory: memory.clone(),
             vcpus,
             rings: RingPool::new(rings as usize, QUEUE_DEPTH),
-            hotplug: Arc::clone(&hotplug),
+            hotplug: Arc::clone(hotplug),
             set: Mutex::new(Vec::new()),
             this: this.clone(),
         });

@@ -13,6 +13,6 @@ pub(crate) fn disks() -> Arc<Disks> {
 pub(crate) fn machine() -> (Host, Arc<Disks>, Arc<HotplugController>) {
     let host = Host::new();
     let hotplug = Arc::new(HotplugController::new(Arc::default()));
-    let disks = Disks::new(&host.root, &host.memory, 2, Arc::clone(&hotplug), true);
+    let disks = Disks::new(&host.root, &host.memory, 2, &hotplug, true);
     (host, disks, hotplug)
 }
