@@ -157,29 +157,20 @@ fn view(instance: &InstanceRecord) -> HostView {
         instances: vec![instance.clone()],
         disks: vec![DiskRecord {
             disk_id: "d-1".to_owned(),
+            host_id: "h-1".to_owned(),
             instance_id: "i-1".to_owned(),
-            position: 0,
-            name: String::new(),
-            description: String::new(),
-            category: String::new(),
-            performance_level: String::new(),
             size_gib: 1,
-            image_id: String::new(),
-            iops: 0,
-            bytes_per_second: 0,
-            zone_id: String::new(),
+            system: true,
             delete_with_instance: true,
             generation: 1,
-            reported_state: String::new(),
-            reported_message: String::new(),
-            created_ms: 0,
+            ..Default::default()
         }],
     }
 }
 
 /// Takes a report in; answers whether the instance is purged.
 fn take_in(instance: &mut InstanceRecord, report: &HostStatus) -> bool {
-    let plan = status_intake::plan(&view(instance), report);
+    let plan = status_intake::plan(&view(instance), report, 1);
     if let Some(new) = plan.update.into_iter().next() {
         *instance = new;
     }
