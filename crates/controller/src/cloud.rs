@@ -2,6 +2,7 @@
 
 use crate::{
     data_dir::DataDir,
+    disk_metrics::DiskMetricsBook,
     hosts::HostAccess,
     images::{ImageFiles, Imports},
 };
@@ -43,6 +44,7 @@ pub struct Cloud {
     pub(crate) images: ImageFiles,
     pub(crate) imports: Imports,
     pub(crate) access: HostAccess,
+    pub(crate) metrics: DiskMetricsBook,
 }
 
 impl Cloud {
@@ -51,7 +53,8 @@ impl Cloud {
         let images = ImageFiles::new(options.data_dir.path().join("images"));
         let access = HostAccess::new(options.join_token.clone());
         let imports = Imports::default();
-        Self { store, options: Arc::new(options), images, imports, access }
+        let metrics = DiskMetricsBook::default();
+        Self { store, options: Arc::new(options), images, imports, access, metrics }
     }
 
     /// An empty region is the cloud's own.

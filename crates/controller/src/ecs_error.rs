@@ -23,6 +23,11 @@ pub(crate) fn instance_not_found(instance_id: &str) -> Refusal {
     not_found("InvalidInstanceId.NotFound", "instance", instance_id, "DescribeInstances")
 }
 
+/// 404 of a disk.
+pub(crate) fn disk_not_found(disk_id: &str) -> Refusal {
+    not_found("InvalidDiskId.NotFound", "disk", disk_id, "DescribeDisks")
+}
+
 /// 404 of an image.
 pub(crate) fn image_not_found(image_id: &str) -> Refusal {
     not_found("InvalidImageId.NotFound", "image", image_id, "DescribeImages")

@@ -6,6 +6,8 @@
 pub mod api;
 mod cloud;
 mod data_dir;
+mod disk_metrics;
+pub mod disk_state;
 mod ecs_error;
 pub mod host_spec;
 mod hosts;

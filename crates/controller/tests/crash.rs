@@ -213,3 +213,113 @@ async fn an_idle_controller_does_not_write_all_the_time() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(written(), before);
 }
+
+/// Calls until the process answers.
+async fn answered<T, F>(mut call: impl FnMut() -> F) -> Result<T, tonic::Status>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    loop {
+        match call().await {
+            Err(status) if api::error::ecs_code(&status).is_none() => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_come_and_go_survive_crashes() {
+    let mut cloud = CloudProcess::start(&["--cpu-overcommit", "1000"]).await;
+    let site = cloud.site().await;
+    let agent = FakeAgent::start(&cloud, "host-1", 64, 4 << 20);
+    let instance_id = loop {
+        match cloud.instances().run_instances(site.run(1)).await {
+            Ok(answer) => break answer.into_inner().instance_id_sets[0].clone(),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while all(&cloud).await[0].status != "Running" {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let tasks: Vec<_> = (0..12_u32)
+        .map(|number| {
+            let (disks, instance_id) = (cloud.disks(), instance_id.clone());
+            tokio::spawn(async move {
+                let request = CreateDiskRequest {
+                    zone_id: cloud_process::ZONE.to_owned(),
+                    size: 20 + number,
+                    client_token: format!("disk-{number}"),
+                    ..Default::default()
+                };
+                let made = answered(|| {
+                    let (mut disks, request) = (disks.clone(), request.clone());
+                    async move { disks.create_disk(request).await }
+                });
+                let disk_id = made.await.unwrap().into_inner().disk_id;
+                let attach = AttachDiskRequest {
+                    disk_id: disk_id.clone(),
+                    instance_id,
+                    ..Default::default()
+                };
+                let attached = answered(|| {
+                    let (mut disks, attach) = (disks.clone(), attach.clone());
+                    async move { disks.attach_disk(attach).await }
+                });
+                // A call whose answer was lost has been carried out.
+                if let Err(status) = attached.await {
+                    assert_eq!(code(&status), "InvalidDisk.InUse", "{status}");
+                }
+                let grow = ResizeDiskRequest {
+                    disk_id: disk_id.clone(),
+                    new_size: 100 + number,
+                    client_token: format!("grow-{number}"),
+                    ..Default::default()
+                };
+                loop {
+                    let grown = answered(|| {
+                        let (mut disks, grow) = (disks.clone(), grow.clone());
+                        async move { disks.resize_disk(grow).await }
+                    });
+                    match grown.await {
+                        Ok(_) => return disk_id,
+                        Err(status) => assert_eq!(code(&status), "IncorrectDiskStatus"),
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        })
+        .collect();
+    for round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(20 + 60 * round)).await;
+        cloud.restart().await;
+    }
+    let mut expected = BTreeSet::new();
+    for task in tasks {
+        expected.insert(task.await.unwrap());
+    }
+    cloud.restart().await;
+    let request =
+        DescribeDisksRequest { disk_type: "data".to_owned(), page_size: 100, ..Default::default() };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let disks = cloud.disks().describe_disks(request.clone()).await.unwrap().into_inner().disks;
+        let ids: BTreeSet<String> = disks.iter().map(|disk| disk.disk_id.clone()).collect();
+        assert_eq!(ids, expected, "every order made one disk");
+        let devices: BTreeSet<&str> = disks.iter().map(|disk| disk.device.as_str()).collect();
+        assert_eq!(devices.len(), disks.len(), "a place was given twice");
+        assert!(disks.iter().all(|disk| disk.size >= 100), "{disks:?}");
+        if disks.iter().all(|disk| disk.status == "In_use" && disk.in_effect) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not all are there: {disks:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let hosts = cloud.operator().describe_hosts(DescribeHostsRequest {}).await.unwrap();
+    let data: u64 = (0..12).map(|number| 100 + number).sum();
+    assert_eq!(hosts.into_inner().hosts[0].disk_gib_used, data + 1, "and the system disk of 1 GiB");
+    assert_eq!(agent.behaviour.lock().unwrap().disks.len(), 13);
+}

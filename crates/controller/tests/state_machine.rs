@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod model;
+
 use api::host::{DiskStatus, HostStatus, InstanceState, InstanceStatus};
 use controller::{
     instance_state::{self, StoppedMode},
     status_intake,
 };
+use model::{host, new_instance};
 use proptest::prelude::*;
-use store::{DiskRecord, HostRecord, HostView, InstanceRecord};
+use store::{DiskRecord, HostView, InstanceRecord};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -91,95 +94,26 @@ impl Host {
     }
 }
 
-fn new_instance(power_on: bool) -> InstanceRecord {
-    let mut instance = InstanceRecord {
-        instance_id: "i-1".to_owned(),
-        name: String::new(),
-        description: String::new(),
-        host_name: String::new(),
-        image_id: String::new(),
-        instance_type: String::new(),
-        vcpus: 2,
-        memory_mib: 1024,
-        nic_queues: 1,
-        zone_id: String::new(),
-        vpc_id: String::new(),
-        vswitch_id: String::new(),
-        key_pair_name: String::new(),
-        public_key: String::new(),
-        user_data: Vec::new(),
-        metadata_enabled: true,
-        metadata_token_required: false,
-        deletion_protection: false,
-        uuid: String::new(),
-        tags: Vec::new(),
-        created_ms: 0,
-        host_id: "h-1".to_owned(),
-        claimed: true,
-        power_on,
-        generation: 1,
-        power_generation: 1,
-        boot_epoch: u64::from(power_on),
-        force: false,
-        stop_charging: false,
-        releasing: false,
-        released_revision: 0,
-        reported: None,
-        status: String::new(),
-        status_reason: String::new(),
-    };
-    instance_state::refresh(&mut instance);
-    instance
-}
-
 fn view(instance: &InstanceRecord) -> HostView {
     HostView {
-        host: HostRecord {
-            host_id: "h-1".to_owned(),
-            hostname: String::new(),
-            zone_id: String::new(),
-            access_endpoint: String::new(),
-            vcpus: 1,
-            vcpu_limit: 1,
-            memory_mib: 1,
-            disk_gib: 1,
-            vcpus_used: 0,
-            memory_mib_used: 0,
-            disk_gib_used: 0,
-            kvm: String::new(),
-            version: String::new(),
-            session: 1,
-            lease_until_ms: 0,
-            lost: false,
-            last_seen_ms: 0,
-            observed_revision: 0,
-        },
+        host: host(),
         instances: vec![instance.clone()],
         disks: vec![DiskRecord {
             disk_id: "d-1".to_owned(),
+            host_id: "h-1".to_owned(),
             instance_id: "i-1".to_owned(),
-            position: 0,
-            name: String::new(),
-            description: String::new(),
-            category: String::new(),
-            performance_level: String::new(),
             size_gib: 1,
-            image_id: String::new(),
-            iops: 0,
-            bytes_per_second: 0,
-            zone_id: String::new(),
+            system: true,
             delete_with_instance: true,
             generation: 1,
-            reported_state: String::new(),
-            reported_message: String::new(),
-            created_ms: 0,
+            ..Default::default()
         }],
     }
 }
 
 /// Takes a report in; answers whether the instance is purged.
 fn take_in(instance: &mut InstanceRecord, report: &HostStatus) -> bool {
-    let plan = status_intake::plan(&view(instance), report);
+    let plan = status_intake::plan(&view(instance), report, 1);
     if let Some(new) = plan.update.into_iter().next() {
         *instance = new;
     }

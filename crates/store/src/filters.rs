@@ -76,12 +76,21 @@ pub struct ImageFilter {
 #[allow(missing_docs)]
 pub struct DiskFilter {
     pub disk_ids: Vec<String>,
+    /// The instance it is wanted at, or that it still leaves.
     pub instance_id: String,
     /// System disks only, or data disks only.
     pub system: Option<bool>,
+    /// `*` is a wildcard.
+    pub name: String,
     pub category: String,
-    /// `ready failed`; empty string: not reported yet.
-    pub reported_states: Vec<String>,
+    pub performance_level: String,
+    pub status: String,
+    pub zone_id: String,
+    pub source_snapshot_id: String,
+    pub delete_with_instance: Option<bool>,
+    pub delete_auto_snapshot: Option<bool>,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
 }
 
 /// Filters of a list of interfaces.

@@ -5,12 +5,16 @@
 //! what only it can see: unique values, claims within a host's capacity, client tokens, revisions
 //! and the change feed.
 
+mod disk_records;
+mod disk_transactions;
 mod error;
 mod filters;
 mod records;
 mod sqlite;
 mod transactions;
 
+pub use disk_records::*;
+pub use disk_transactions::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;
 pub use records::*;

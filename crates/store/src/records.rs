@@ -253,45 +253,6 @@ pub enum GuestState {
     Failed,
 }
 
-/// A disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskRecord {
-    /// `d-...`
-    pub disk_id: String,
-    /// The instance it belongs to.
-    pub instance_id: String,
-    /// 0 is the system disk.
-    pub position: u32,
-    /// Display name, may be empty.
-    pub name: String,
-    /// Free text.
-    pub description: String,
-    /// `cloud_essd`, ...
-    pub category: String,
-    /// `PL0`..`PL3`, empty where the category has none.
-    pub performance_level: String,
-    /// Size.
-    pub size_gib: u64,
-    /// Image it is a copy-on-write copy of, empty: blank.
-    pub image_id: String,
-    /// Limit.
-    pub iops: u64,
-    /// Limit in bytes per second.
-    pub bytes_per_second: u64,
-    /// Zone.
-    pub zone_id: String,
-    /// Goes with its instance.
-    pub delete_with_instance: bool,
-    /// Grows with every change of what is wanted.
-    pub generation: u64,
-    /// What the host said: `ready failed`, empty before.
-    pub reported_state: String,
-    /// Why it failed.
-    pub reported_message: String,
-    /// When it was made.
-    pub created_ms: i64,
-}
-
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EniRecord {

@@ -1,6 +1,6 @@
 //! The trait, and what goes into and comes out of its transactions.
 
-use crate::{error::*, filters::*, records::*};
+use crate::{disk_records::*, disk_transactions::*, error::*, filters::*, records::*};
 use async_trait::async_trait;
 use std::{fmt, net::Ipv4Addr};
 use tokio::sync::watch;
@@ -234,7 +234,7 @@ pub struct HostView {
     pub host: HostRecord,
     /// Every instance placed on it.
     pub instances: Vec<InstanceRecord>,
-    /// Every disk of these.
+    /// Every disk that lies on it.
     pub disks: Vec<DiskRecord>,
 }
 
@@ -245,7 +245,10 @@ pub struct StatusPlan {
     pub update: Vec<InstanceRecord>,
     /// Whole new records of disks in the view.
     pub update_disks: Vec<DiskRecord>,
-    /// Instances of which nothing is left: they, their disks and interfaces go.
+    /// Disks of which nothing is left.
+    pub purge_disks: Vec<String>,
+    /// Instances of which nothing is left: they, their interfaces and the disks that are theirs when
+    /// all other changes are done go.
     pub purge: Vec<String>,
 }
 
@@ -298,6 +301,8 @@ pub struct HostSnapshot {
     pub host: HostRecord,
     /// Its instances, except those being released.
     pub instances: Vec<InstanceDetails>,
+    /// Its disks, except those that are to go.
+    pub disks: Vec<DiskRecord>,
     /// VPCs of their interfaces.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.
@@ -313,8 +318,8 @@ pub struct HostSnapshot {
 pub struct Change {
     /// Revision of the transaction that made it.
     pub revision: u64,
-    /// `vpc vswitch security_group key_pair image instance instance_status disk host event`;
-    /// `instance_status` when only what was reported changed, not what is wanted.
+    /// `vpc vswitch security_group key_pair image instance instance_status disk disk_status host
+    /// event`; `..._status` when only what was reported changed, not what is wanted.
     pub kind: String,
     /// Id of the resource.
     pub id: String,
@@ -418,6 +423,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         token: Option<ClientToken>,
         instance_ids: Vec<String>,
         decide: Decide<InstancesView, InstancesPlan>,
+    ) -> Result<Answer, StoreError>;
+
+    /// Makes disks, and changes what is wanted of disks and of the instances they are at.
+    async fn change_disks(
+        &self,
+        token: Option<ClientToken>,
+        lookup: DisksLookup,
+        decide: Decide<DisksView, DisksPlan>,
     ) -> Result<Answer, StoreError>;
 
     /// Makes a host known, or known again. Answers the host's new session.

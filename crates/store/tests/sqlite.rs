@@ -52,3 +52,47 @@ async fn lists_of_instances_use_indexes() {
         assert!(plan.contains("USING INDEX instances_"), "{column}: {plan}");
     }
 }
+
+/// What a database of the first version looks like, with an instance and two disks in it.
+const FIRST_VERSION: &str = include_str!("../src/sqlite/schema.sql");
+
+#[tokio::test]
+async fn a_database_of_the_first_version_keeps_its_disks() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ecs.db");
+    let conn = rusqlite::Connection::open(&path).unwrap();
+    conn.execute_batch(FIRST_VERSION).unwrap();
+    conn.execute_batch(
+        "PRAGMA user_version = 1;
+         INSERT INTO hosts VALUES ('h-1', 1, 'h', 'z', '', 4, 4, 8192, 100, 2, 1024, 60, '', '', 1,
+             9, 0, 1, 0);
+         INSERT INTO vpcs VALUES (1, 'vpc-1', 1, '', '', '10.0.0.0/8', 1, 1);
+         INSERT INTO vswitches VALUES (1, 'vsw-1', 1, 'vpc-1', 'z', '10.0.0.0/16', '', '', 1, 2, 3,
+             1, 0, 1);
+         INSERT INTO instances VALUES (1, 'i-1', 1, '', '', '', 'm-1', 't', 2, 1024, 1, 'z', 'vpc-1',
+             'vsw-1', '', '', x'', 1, 0, 0, '', 7, 'h-1', 1, 1, 1, 1, 1, 0, 0, 0, 0, NULL, 0, 0, '',
+             '', 0, 'Pending', '');
+         INSERT INTO disks VALUES
+             (3, 'd-1', 1, 'i-1', 0, 'root', '', 'cloud_essd', 'PL1', 40, 'm-1', 5, 6, 'z', 1, 2,
+                 'ready', '', 7),
+             (4, 'd-2', 1, 'i-1', 1, '', '', 'cloud_essd', 'PL0', 20, '', 5, 6, 'z', 1, 2, '', '',
+                 7);",
+    )
+    .unwrap();
+    drop(conn);
+    let store = SqliteStore::open(&SqliteOptions { path, readers: 1 }).unwrap();
+    let page = store::Page::Offset { offset: 0, limit: 10 };
+    let disks = store.disks(store::DiskFilter::default(), page).await.unwrap().items;
+    let [data, system] = disks.as_slice() else { panic!("{disks:?}") };
+    assert_eq!(
+        (system.disk_id.as_str(), system.size_gib, system.name.as_str()),
+        ("d-1", 40, "root")
+    );
+    assert_eq!((system.system, system.host_id.as_str(), system.attached_ms), (true, "h-1", 7));
+    assert_eq!((system.status.as_str(), system.reported.instance_id.as_str()), ("In_use", "i-1"));
+    assert_eq!((data.system, data.status.as_str()), (false, "Creating"));
+    assert_eq!(data.reported.instance_id, "");
+    let spec = store.host_snapshot("h-1").await.unwrap().unwrap();
+    assert_eq!(spec.disks.len(), 2);
+    assert_eq!(spec.instances[0].disks[1].disk_id, "d-2");
+}

@@ -21,6 +21,7 @@ use crate::{
     lab,
     output::{Format, json},
 };
+use api::v1::Tag;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use image::ImageCommand;
@@ -50,6 +51,12 @@ impl Context {
             Format::Table | Format::Wide => println!("{sentence}"),
         }
     }
+}
+
+/// A tag as named on the command line.
+fn tag(text: &str) -> std::result::Result<Tag, String> {
+    let (key, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
+    Ok(Tag { key: key.to_owned(), value: value.to_owned() })
 }
 
 /// Runs one command.

@@ -2,7 +2,7 @@
 
 use super::{
     Api,
-    instance_disks::{data_disk, system_disk},
+    instance_disks::{at_instance, data_disk, system_disk},
     request,
 };
 use crate::{
@@ -312,10 +312,8 @@ impl Order {
             let instance = self.instance(index, host_id, vswitch, key_pair, power_on, now);
             let disks = disks
                 .iter()
-                .map(|disk| DiskRecord {
-                    disk_id: ids::disk(),
-                    instance_id: instance.instance_id.clone(),
-                    ..disk.clone()
+                .map(|disk| {
+                    at_instance(disk, ids::disk(), &instance.instance_id, &instance.host_id)
                 })
                 .collect();
             let eni = EniRecord {

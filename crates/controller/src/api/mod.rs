@@ -2,6 +2,10 @@
 //! a refusal; request ids and gRPC are added here.
 
 mod console;
+mod disk_life;
+mod disk_modify;
+mod disk_monitor;
+mod disk_shape;
 mod disks;
 mod events;
 mod image;

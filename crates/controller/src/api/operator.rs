@@ -40,6 +40,8 @@ impl Api {
                     memory_mib: host.memory_mib,
                     vcpus_used: host.vcpus_used,
                     memory_mib_used: host.memory_mib_used,
+                    disk_gib: host.disk_gib,
+                    disk_gib_used: host.disk_gib_used,
                     instances: u32::try_from(instances).unwrap_or(u32::MAX),
                     version: host.version,
                     access_endpoint: host.access_endpoint,

@@ -25,7 +25,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
             .iter()
             .map(|details| instance(details, &vpcs, &vswitches, options))
             .collect(),
-        disks: snapshot.instances.iter().flat_map(|details| &details.disks).map(disk).collect(),
+        disks: snapshot.disks.iter().map(disk).collect(),
         vpcs: snapshot.vpcs.iter().map(|record| vpc(record, &snapshot.vswitches)).collect(),
         security_groups: snapshot.groups.iter().map(group).collect(),
         images: snapshot.images.iter().map(image).collect(),
@@ -112,13 +112,18 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         disk_id: record.disk_id.clone(),
         generation: record.generation,
         size_gib: record.size_gib,
-        image_id: record.image_id.clone(),
+        // A snapshot lies on what its disk lay on, so it is the only source there is.
+        image_id: if record.content_snapshot_id.is_empty() {
+            record.image_id.clone()
+        } else {
+            String::new()
+        },
         iops: record.iops,
         bytes_per_second: record.bytes_per_second,
         category: record.category.clone(),
         performance_level: record.performance_level.clone(),
-        source_snapshot_id: String::new(),
-        content_epoch: 0,
+        source_snapshot_id: record.content_snapshot_id.clone(),
+        content_epoch: record.content_epoch,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     cloud::Cloud,
+    disk_metrics,
     ecs_error::{from_store, invalid, missing, refuse, to_status},
     host_spec, ids, status_intake,
     timestamp::now_ms,
@@ -147,6 +148,7 @@ impl HostRegistry for Registry {
     ) -> Result<Response<ReportStatusResponse>, Status> {
         let status = self.authorize(request)?;
         let now = now_ms();
+        let samples = disk_metrics::Samples::of(&status);
         let report = HostReport {
             host_id: status.host_id.clone(),
             session: status.session,
@@ -154,7 +156,7 @@ impl HostRegistry for Registry {
             events: status_intake::events(&status),
             now_ms: now,
             lease_until_ms: self.lease_until(now),
-            decide: Box::new(move |view| Ok(status_intake::plan(view, &status))),
+            decide: Box::new(move |view| Ok(status_intake::plan(view, &status, now))),
         };
         let acknowledged_event = self
             .cloud
@@ -162,6 +164,7 @@ impl HostRegistry for Registry {
             .report_status(report)
             .await
             .map_err(|error| fail(&from_store(error)))?;
+        self.cloud.metrics.take(samples);
         Ok(Response::new(ReportStatusResponse { acknowledged_event }))
     }
 

@@ -69,12 +69,16 @@ pub fn reason(instance: &InstanceRecord) -> String {
 pub fn await_disk(instance: &mut InstanceRecord, disk: &DiskRecord) {
     instance.reported = None;
     refresh(instance);
-    let (disk_id, said) = (&disk.disk_id, &disk.reported_message);
+    let disk_id = &disk.disk_id;
+    let said = match (disk.reported.code.as_str(), disk.reported.message.as_str()) {
+        ("", message) => message.to_owned(),
+        (code, message) => format!("{code}: {message}"),
+    };
     let in_time = ["ImageNotReady", "DiskNotReady"].iter().any(|code| said.starts_with(code));
     instance.status_reason = if said.is_empty() {
         format!("waiting for host {} to make disk {disk_id}", instance.host_id)
     } else if in_time {
-        said.clone()
+        said
     } else {
         format!(
             "{said} (disk {disk_id} cannot be made; its host keeps trying. If it stays so, delete \

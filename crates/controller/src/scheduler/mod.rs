@@ -40,6 +40,12 @@ fn short(what: &str, need: u64, used: u64, limit: u64) -> Option<String> {
     (need > free).then(|| format!("has {free} {what} free of {limit}, {need} needed"))
 }
 
+/// Why a host has no room for so much more disk; none if it has.
+pub fn no_disk_room(host: &HostRecord, disk_gib: u64) -> Option<String> {
+    short("GiB of disk", disk_gib, host.disk_gib_used, host.disk_gib)
+        .map(|reason| format!("host {} {reason}", host.host_id))
+}
+
 /// Share of its scarcer resource that would be in use, in parts per million: fewer is better.
 fn load(host: &HostRecord, needs: &Needs) -> u64 {
     let share = |used: u64, limit: u64| used.saturating_mul(1_000_000) / limit.max(1);

@@ -1,37 +1,29 @@
 //! What follows from a host's report. A report never overwrites newer intent: it changes what is
 //! wanted only if it speaks of the boot and the generation that are wanted now.
 
+mod disks;
+
 use crate::{ids, instance_state};
-use api::host::{DiskStatus, HostStatus, InstanceState, InstanceStatus};
+use api::host::{HostStatus, InstanceState, InstanceStatus};
 use std::collections::HashMap;
-use store::{
-    DiskRecord, EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan,
-};
+use store::{EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan};
 
 /// Plans what a report changes.
-pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
+pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
     let instances: HashMap<&str, &InstanceStatus> =
         report.instances.iter().map(|status| (status.instance_id.as_str(), status)).collect();
-    let disks: HashMap<&str, &DiskStatus> =
-        report.disks.iter().map(|status| (status.disk_id.as_str(), status)).collect();
     let mut plan = StatusPlan::default();
-    let disks_now: Vec<DiskRecord> = view
-        .disks
-        .iter()
-        .map(|old| with_report(old, disks.get(old.disk_id.as_str()).copied()))
-        .collect();
+    let mut disks_now = disks::take_in(&view.disks, report, &mut plan.purge_disks);
 
     for old in &view.instances {
         let status = instances.get(old.instance_id.as_str());
-        let anything_left = status.is_some()
-            || view.disks.iter().any(|disk| {
-                disk.instance_id == old.instance_id && disks.contains_key(disk.disk_id.as_str())
-            });
         if old.releasing
             && report.complete
             && report.observed_revision >= old.released_revision
-            && !anything_left
+            && status.is_none()
+            && !disks::anything_left(old, &view.disks, report)
         {
+            disks::set_free(&mut disks_now, &old.instance_id, now_ms);
             plan.purge.push(old.instance_id.clone());
             continue;
         }
@@ -44,7 +36,7 @@ pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
         }
         let missing = disks_now
             .iter()
-            .find(|disk| disk.instance_id == old.instance_id && disk.reported_state != "ready");
+            .find(|disk| disk.instance_id == old.instance_id && disk.reported.state != "ready");
         match missing {
             Some(disk) if old.reported.is_none() && old.boot_epoch == 0 && !old.releasing => {
                 instance_state::await_disk(&mut new, disk);
@@ -62,18 +54,6 @@ pub fn plan(view: &HostView, report: &HostStatus) -> StatusPlan {
     let changed = disks_now.into_iter().zip(&view.disks).filter(|(new, old)| new != *old);
     plan.update_disks = changed.map(|(new, _)| new).collect();
     plan
-}
-
-fn with_report(disk: &DiskRecord, status: Option<&DiskStatus>) -> DiskRecord {
-    let mut disk = disk.clone();
-    if let Some(status) = status {
-        disk.reported_state.clone_from(&status.state);
-        disk.reported_message = match (status.code.as_str(), status.message.as_str()) {
-            ("", message) => message.to_owned(),
-            (code, message) => format!("{code}: {message}"),
-        };
-    }
-    disk
 }
 
 fn take_in(instance: &mut InstanceRecord, status: &InstanceStatus) {

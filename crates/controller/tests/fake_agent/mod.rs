@@ -4,8 +4,9 @@
 
 use crate::cloud_process::{CloudProcess, ZONE};
 use api::host::{
-    DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState, InstanceStatus,
-    Power, RegisterHostRequest, WatchHostSpecRequest, host_registry_client::HostRegistryClient,
+    DiskMetrics, DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState,
+    InstanceStatus, Power, RegisterHostRequest, WatchHostSpecRequest,
+    host_registry_client::HostRegistryClient,
 };
 use std::{
     collections::BTreeMap,
@@ -37,6 +38,18 @@ pub fn client(cloud: &CloudProcess) -> Client {
     HostRegistryClient::with_interceptor(cloud.channel(), Bearer(token))
 }
 
+/// A disk as the host has it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeDisk {
+    pub generation: u64,
+    pub size_bytes: u64,
+    pub content_epoch: u64,
+    /// What the content was made from.
+    pub source: String,
+    pub attached: String,
+    pub metrics: Option<DiskMetrics>,
+}
+
 /// What a test changes of an agent's behaviour, and what it sees of it.
 #[derive(Debug, Default)]
 pub struct Behaviour {
@@ -57,7 +70,13 @@ pub struct Behaviour {
     /// Times each (instance, epoch) was started.
     pub starts: BTreeMap<(String, u64), u32>,
     /// Disks on the host.
-    pub disks: BTreeMap<String, u64>,
+    pub disks: BTreeMap<String, FakeDisk>,
+    /// Disks whose guest does not let go of them, with a reason.
+    pub holding: BTreeMap<String, String>,
+    /// The spec that was acted on last.
+    pub acted_on: HostSpec,
+    /// Acts on no spec while set; it goes on reporting.
+    pub stuck: bool,
     /// Reports nothing while set.
     pub silent: bool,
 }
@@ -152,14 +171,12 @@ fn reconcile(
     behaviour: &mut Behaviour,
     guests: &mut BTreeMap<String, InstanceStatus>,
 ) -> HostStatus {
-    let spec = behaviour.spec.clone().unwrap_or_default();
+    if !behaviour.stuck {
+        behaviour.acted_on = behaviour.spec.clone().unwrap_or_default();
+    }
+    let spec = behaviour.acted_on.clone();
     guests.retain(|id, _| spec.instances.iter().any(|wanted| wanted.instance_id == *id));
-    if !behaviour.keeps_disks {
-        behaviour.disks.retain(|id, _| spec.disks.iter().any(|wanted| wanted.disk_id == *id));
-    }
-    for disk in &spec.disks {
-        behaviour.disks.insert(disk.disk_id.clone(), disk.generation);
-    }
+    take_disks(behaviour, &spec);
     for wanted in &spec.instances {
         let id = &wanted.instance_id;
         let guest = guests.entry(id.clone()).or_insert_with(|| InstanceStatus {
@@ -204,17 +221,51 @@ fn reconcile(
         disks: behaviour
             .disks
             .iter()
-            .map(|(disk_id, generation)| DiskStatus {
+            .map(|(disk_id, disk)| DiskStatus {
                 disk_id: disk_id.clone(),
-                observed_generation: *generation,
+                observed_generation: disk.generation,
                 state: state.clone(),
-                code: code.clone(),
-                message: message.clone(),
+                code: if behaviour.holding.contains_key(disk_id) {
+                    "DetachRefused".to_owned()
+                } else {
+                    code.clone()
+                },
+                message: behaviour.holding.get(disk_id).unwrap_or(&message).clone(),
+                attached_instance_id: disk.attached.clone(),
+                size_bytes: disk.size_bytes,
+                content_epoch: disk.content_epoch,
+                metrics: disk.metrics.clone(),
                 ..Default::default()
             })
             .collect(),
         events: behaviour.events.clone(),
         complete: true,
         snapshots: Vec::new(),
+    }
+}
+
+/// Makes the disks of the spec, and removes others.
+fn take_disks(behaviour: &mut Behaviour, spec: &HostSpec) {
+    if !behaviour.keeps_disks {
+        behaviour.disks.retain(|id, _| spec.disks.iter().any(|wanted| wanted.disk_id == *id));
+    }
+    for wanted in &spec.disks {
+        let id = &wanted.disk_id;
+        let place = spec.instances.iter().find(|instance| instance.disk_ids.contains(id));
+        let held = behaviour.holding.contains_key(id);
+        let disk = behaviour.disks.entry(id.clone()).or_default();
+        disk.generation = wanted.generation;
+        if disk.size_bytes == 0 && behaviour.disk_state.is_some() {
+            continue; // It cannot be made, and so is nowhere.
+        }
+        let new = disk.size_bytes == 0;
+        disk.size_bytes = wanted.size_gib << 30;
+        if new || disk.content_epoch < wanted.content_epoch {
+            disk.content_epoch = wanted.content_epoch;
+            disk.source = format!("{}{}", wanted.image_id, wanted.source_snapshot_id);
+        }
+        if disk.attached.is_empty() || !held {
+            disk.attached = place.map(|i| i.instance_id.clone()).unwrap_or_default();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Hosts, their leases, reports and events.
 
 use super::{
-    instances,
+    disks, instances,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -120,12 +120,7 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
             "SELECT * FROM instances WHERE host_id = ?1 ORDER BY seq",
             [&report.host_id],
         )?,
-        disks: query::all(
-            tx.conn,
-            "SELECT disks.* FROM instances JOIN disks USING (instance_id)
-             WHERE instances.host_id = ?1 ORDER BY disks.seq",
-            [&report.host_id],
-        )?,
+        disks: disks::on_host(tx.conn, &report.host_id)?,
         host,
     };
     let plan = (report.decide)(&view)?;
@@ -133,7 +128,10 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
         instances::update(tx, instance)?;
     }
     for disk in &plan.update_disks {
-        instances::update_disk(tx, disk, &report.host_id)?;
+        disks::update(tx, disk)?;
+    }
+    for disk_id in &plan.purge_disks {
+        disks::purge(tx, disk_id)?;
     }
     for instance_id in &plan.purge {
         instances::purge(tx, instance_id)?;

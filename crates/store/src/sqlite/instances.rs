@@ -1,7 +1,8 @@
 //! Instances, their disks and interfaces, and their claims on hosts.
 
 use super::{
-    hosts, images, key_pairs, networks,
+    claims::{Claim, claim},
+    disks, hosts, images, key_pairs, networks,
     query::{self, Conditions},
     rows::state_number,
     security_groups,
@@ -35,18 +36,11 @@ pub(super) fn details(
         [&instance.host_id],
     )?;
     Ok(InstanceDetails {
-        disks: disks_of(conn, &instance.instance_id)?,
+        disks: disks::of_instance(conn, &instance.instance_id)?,
         enis: networks::enis_of(conn, &instance.instance_id)?,
         host_lost_since_ms: lost.first().copied(),
         instance: with_tags(conn, instance)?,
     })
-}
-
-pub(super) fn disks_of(
-    conn: &Connection,
-    instance_id: &str,
-) -> Result<Vec<DiskRecord>, StoreError> {
-    query::all(conn, "SELECT * FROM disks WHERE instance_id = ?1 ORDER BY position", [instance_id])
 }
 
 pub(super) fn create_view(
@@ -86,12 +80,10 @@ pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreErro
     for new in &plan.instances {
         let instance = &new.instance;
         claim(tx, &instance.host_id, &Claim::of(instance), 1)?;
-        let disk_gib = new.disks.iter().map(|disk| disk.size_gib).sum();
-        claim(tx, &instance.host_id, &Claim { disk_gib, ..Claim::default() }, 1)?;
         insert(tx, instance)?;
         security_groups::insert_tags(tx, &instance.instance_id, &instance.tags)?;
         for disk in &new.disks {
-            insert_disk(tx, disk)?;
+            disks::insert(tx, disk)?;
         }
         for new_eni in &new.enis {
             groups.extend(new_eni.eni.security_group_ids.iter().cloned());
@@ -101,52 +93,6 @@ pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreErro
     }
     for group in groups {
         tx.change("security_group", &group, "")?;
-    }
-    Ok(())
-}
-
-/// What an instance takes of its host.
-#[derive(Debug, Default)]
-struct Claim {
-    vcpus: u32,
-    memory_mib: u64,
-    disk_gib: u64,
-}
-
-impl Claim {
-    fn of(instance: &InstanceRecord) -> Self {
-        if instance.claimed {
-            Self { vcpus: instance.vcpus, memory_mib: instance.memory_mib, disk_gib: 0 }
-        } else {
-            Self::default()
-        }
-    }
-}
-
-/// Takes (`sign` 1) or gives back (`sign` -1) a claim. Taking never goes over the host's limits.
-fn claim(tx: &Tx<'_>, host_id: &str, claim: &Claim, sign: i64) -> Result<(), StoreError> {
-    if claim.vcpus == 0 && claim.memory_mib == 0 && claim.disk_gib == 0 {
-        return Ok(());
-    }
-    let changed = tx
-        .conn
-        .prepare_cached(
-            "UPDATE hosts SET vcpus_used = vcpus_used + ?2, memory_mib_used = memory_mib_used + ?3,
-                 disk_gib_used = disk_gib_used + ?4
-             WHERE host_id = ?1 AND (?5 < 0 OR (
-                 (?2 = 0 OR vcpus_used + ?2 <= vcpu_limit)
-                 AND (?3 = 0 OR memory_mib_used + ?3 <= memory_mib)
-                 AND (?4 = 0 OR disk_gib_used + ?4 <= disk_gib)))",
-        )?
-        .execute(params![
-            host_id,
-            i64::from(claim.vcpus) * sign,
-            claim.memory_mib as i64 * sign,
-            claim.disk_gib as i64 * sign,
-            sign
-        ])?;
-    if changed == 0 {
-        return Err(StoreError::HostFull { host_id: host_id.to_owned() });
     }
     Ok(())
 }
@@ -225,39 +171,6 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
             reported.map_or(0, |reported| reported.started_ms),
             instance.status,
             instance.status_reason,
-        ])?;
-    Ok(())
-}
-
-fn insert_disk(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
-    let revision = tx.revision()?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO disks (disk_id, revision, instance_id, position, name, description,
-                 category, performance_level, size_gib, image_id, iops, bytes_per_second, zone_id,
-                 delete_with_instance, generation, reported_state, reported_message, created_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18)",
-        )?
-        .execute(params![
-            disk.disk_id,
-            revision as i64,
-            disk.instance_id,
-            disk.position,
-            disk.name,
-            disk.description,
-            disk.category,
-            disk.performance_level,
-            disk.size_gib as i64,
-            disk.image_id,
-            disk.iops as i64,
-            disk.bytes_per_second as i64,
-            disk.zone_id,
-            disk.delete_with_instance,
-            disk.generation as i64,
-            disk.reported_state,
-            disk.reported_message,
-            disk.created_ms
         ])?;
     Ok(())
 }
@@ -376,52 +289,25 @@ fn write_attributes(
     Ok(true)
 }
 
-pub(super) fn update_disk(
-    tx: &mut Tx<'_>,
-    disk: &DiskRecord,
-    host_id: &str,
-) -> Result<(), StoreError> {
-    let revision = tx.revision()?;
-    tx.conn
-        .prepare_cached(
-            "UPDATE disks SET revision = ?2, generation = ?3, reported_state = ?4,
-                 reported_message = ?5
-             WHERE disk_id = ?1",
-        )?
-        .execute(params![
-            disk.disk_id,
-            revision as i64,
-            disk.generation as i64,
-            disk.reported_state,
-            disk.reported_message
-        ])?;
-    tx.change("disk", &disk.disk_id, host_id)
-}
-
-/// Removes an instance of which nothing is left on its host.
+/// Removes an instance of which nothing is left on its host, with the disks that are still its own.
 pub(super) fn purge(tx: &mut Tx<'_>, instance_id: &str) -> Result<(), StoreError> {
     let Some(instance) = instance(tx.conn, instance_id)? else {
         return Ok(());
     };
     claim(tx, &instance.host_id, &Claim::of(&instance), -1)?;
-    let disks = disks_of(tx.conn, instance_id)?;
-    let disk_gib = disks.iter().map(|disk| disk.size_gib).sum();
-    claim(tx, &instance.host_id, &Claim { disk_gib, ..Claim::default() }, -1)?;
+    for disk in disks::of_instance(tx.conn, instance_id)? {
+        disks::remove(tx, &disk)?;
+    }
     let mut groups = BTreeSet::new();
     for eni in networks::enis_of(tx.conn, instance_id)? {
         tx.conn.prepare_cached("DELETE FROM enis WHERE eni_id = ?1")?.execute([&eni.eni_id])?;
         count_enis(tx, &eni.vswitch_id, -1)?;
         groups.extend(eni.security_group_ids);
     }
-    for sql in
-        ["DELETE FROM disks WHERE instance_id = ?1", "DELETE FROM instances WHERE instance_id = ?1"]
-    {
-        tx.conn.prepare_cached(sql)?.execute([instance_id])?;
-    }
+    tx.conn
+        .prepare_cached("DELETE FROM instances WHERE instance_id = ?1")?
+        .execute([instance_id])?;
     security_groups::delete_tags(tx, instance_id)?;
-    for disk in disks {
-        images::drop_if_unused(tx, &disk.image_id)?;
-    }
     tx.change("instance", instance_id, &instance.host_id)?;
     for group in groups {
         tx.change("security_group", &group, "")?;
@@ -458,19 +344,7 @@ pub(super) fn list(
             filter.private_ips.iter().map(|ip| u32::from(*ip).into()),
         );
     }
-    for (key, value) in &filter.tags {
-        if value.is_empty() {
-            conditions.and(
-                "instance_id IN (SELECT resource_id FROM tags WHERE key = ?)",
-                [key.clone().into()],
-            );
-        } else {
-            conditions.and(
-                "instance_id IN (SELECT resource_id FROM tags WHERE key = ? AND value = ?)",
-                [key.clone().into(), value.clone().into()],
-            );
-        }
-    }
+    conditions.tags("instance_id", &filter.tags);
     let listed: Listed<InstanceRecord> = query::list(conn, "instances", conditions, page)?;
     let items = listed
         .items
@@ -478,22 +352,4 @@ pub(super) fn list(
         .map(|instance| details(conn, instance))
         .collect::<Result<_, _>>()?;
     Ok(Listed { items, total: listed.total, next: listed.next })
-}
-
-pub(super) fn list_disks(
-    conn: &Connection,
-    filter: &DiskFilter,
-    page: Page,
-) -> Result<Listed<DiskRecord>, StoreError> {
-    let mut conditions = Conditions::default();
-    conditions.one_of("disk_id", &filter.disk_ids);
-    conditions.equal("instance_id", &filter.instance_id);
-    conditions.equal("category", &filter.category);
-    match filter.system {
-        Some(true) => conditions.and("position = 0", []),
-        Some(false) => conditions.and("position > 0", []),
-        None => {}
-    }
-    conditions.one_of("reported_state", &filter.reported_states);
-    query::list(conn, "disks", conditions, page)
 }

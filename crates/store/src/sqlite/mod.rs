@@ -1,5 +1,7 @@
 //! The embedded backend: SQLite in WAL mode with `synchronous=FULL`.
 
+mod claims;
+mod disks;
 mod feed;
 mod hosts;
 mod images;
@@ -25,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use writer::Writer;
 
 /// Every step from an empty database to the present schema. Only ever appended to.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("disks.sql")];
 
 /// How to open a store.
 #[derive(Debug, Clone)]

@@ -50,6 +50,21 @@ impl Conditions {
         }
     }
 
+    /// The resource has every one of these tags; an empty value matches any.
+    pub fn tags(&mut self, id_column: &str, tags: &[(String, String)]) {
+        for (key, value) in tags {
+            let of_key = format!("{id_column} IN (SELECT resource_id FROM tags WHERE key = ?");
+            if value.is_empty() {
+                self.and(format!("{of_key})"), [key.clone().into()]);
+            } else {
+                self.and(
+                    format!("{of_key} AND value = ?)"),
+                    [key.clone().into(), value.clone().into()],
+                );
+            }
+        }
+    }
+
     fn clause(&self) -> String {
         if self.sql.is_empty() {
             String::new()

@@ -1,6 +1,6 @@
 //! Records from and to rows.
 
-use crate::records::*;
+use crate::{disk_records::*, records::*};
 use rusqlite::{Result, Row, types::Type};
 use std::{net::Ipv4Addr, str::FromStr};
 
@@ -202,22 +202,42 @@ impl FromRow for DiskRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             disk_id: row.get("disk_id")?,
-            instance_id: row.get("instance_id")?,
-            position: row.get("position")?,
             name: row.get("name")?,
             description: row.get("description")?,
             category: row.get("category")?,
             performance_level: row.get("performance_level")?,
             size_gib: num(row, "size_gib")?,
-            image_id: row.get("image_id")?,
             iops: num(row, "iops")?,
             bytes_per_second: num(row, "bytes_per_second")?,
             zone_id: row.get("zone_id")?,
+            image_id: row.get("image_id")?,
+            source_snapshot_id: row.get("source_snapshot_id")?,
+            system: row.get("system")?,
             delete_with_instance: row.get("delete_with_instance")?,
-            generation: num(row, "generation")?,
-            reported_state: row.get("reported_state")?,
-            reported_message: row.get("reported_message")?,
+            delete_auto_snapshot: row.get("delete_auto_snapshot")?,
+            tags: Vec::new(),
             created_ms: row.get("created_ms")?,
+            host_id: row.get("host_id")?,
+            instance_id: row.get("instance_id")?,
+            position: row.get("position")?,
+            attached_ms: row.get("attached_ms")?,
+            detached_ms: row.get("detached_ms")?,
+            attachment_revision: num(row, "attachment_revision")?,
+            generation: num(row, "generation")?,
+            content_epoch: num(row, "content_epoch")?,
+            content_snapshot_id: row.get("content_snapshot_id")?,
+            releasing: row.get("releasing")?,
+            released_revision: num(row, "released_revision")?,
+            reported: ReportedDisk {
+                state: row.get("reported_state")?,
+                code: row.get("reported_code")?,
+                message: row.get("reported_message")?,
+                generation: num(row, "reported_generation")?,
+                instance_id: row.get("reported_instance_id")?,
+                size_bytes: num(row, "reported_size_bytes")?,
+                content_epoch: num(row, "reported_epoch")?,
+            },
+            status: row.get("status")?,
         })
     }
 }

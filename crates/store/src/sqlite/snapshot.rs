@@ -1,6 +1,6 @@
 //! Everything one host's spec is made from.
 
-use super::{hosts, images, instances, networks, query, security_groups};
+use super::{disks, hosts, images, instances, networks, query, security_groups};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -26,10 +26,11 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
             vpc_ids.insert(eni.vpc_id.clone());
             group_ids.extend(eni.security_group_ids.iter().cloned());
         }
-        for disk in &details.disks {
-            if !disk.image_id.is_empty() {
-                image_ids.insert(disk.image_id.clone());
-            }
+    }
+    let disks = disks::wanted_on_host(conn, host_id)?;
+    for disk in &disks {
+        if !disk.image_id.is_empty() {
+            image_ids.insert(disk.image_id.clone());
         }
     }
     for group_id in group_ids.clone() {
@@ -41,6 +42,7 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         revision,
         host,
         instances: placed,
+        disks,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,

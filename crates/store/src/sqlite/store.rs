@@ -1,8 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, feed, hosts, images, instances, key_pairs, networks, security_groups, snapshot,
-    tokens,
+    SqliteStore, disks, feed, hosts, images, instances, key_pairs, networks, security_groups,
+    snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;
@@ -211,6 +211,24 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn change_disks(
+        &self,
+        token: Option<ClientToken>,
+        lookup: DisksLookup,
+        decide: Decide<DisksView, DisksPlan>,
+    ) -> Result<Answer, StoreError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = tokens::kept(tx.conn, token.as_ref())? {
+                    return Ok(answer);
+                }
+                let plan = decide(&disks::view(tx.conn, &lookup)?)?;
+                disks::apply(tx, &plan)?;
+                tokens::keep(tx, token, plan.answer)
+            })
+            .await
+    }
+
     async fn register_host(&self, registration: HostRegistration) -> Result<u64, StoreError> {
         self.writer.run(move |tx| hosts::register(tx, &registration)).await
     }
@@ -324,7 +342,7 @@ impl Store for SqliteStore {
         filter: DiskFilter,
         page: Page,
     ) -> Result<Listed<DiskRecord>, StoreError> {
-        self.read(move |conn| instances::list_disks(conn, &filter, page)).await
+        self.read(move |conn| disks::list(conn, &filter, page)).await
     }
 
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {

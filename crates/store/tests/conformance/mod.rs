@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod claims;
+pub mod disks;
 pub mod feed;
 pub mod lists;
 pub mod records;
@@ -29,6 +30,13 @@ macro_rules! suite {
             claims::claims_follow_the_instance,
             claims::addresses_and_macs_are_unique,
             claims::a_wanted_address_is_given_once,
+            disks::claims_follow_place_and_size,
+            disks::an_attachment_knows_its_revision,
+            disks::a_released_disk_goes_when_its_host_says_so,
+            disks::a_spec_has_the_disks_that_stay,
+            disks::a_kept_disk_outlives_its_instance,
+            disks::two_disks_never_share_a_place,
+            disks::lists_narrow,
             feed::the_feed_misses_nothing,
             feed::compaction_is_told,
             feed::refused_transactions_are_not_in_the_feed,

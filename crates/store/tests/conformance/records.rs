@@ -68,6 +68,22 @@ pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
     HostRegistration { host, now_ms: 1, lease_until_ms: 1000 }
 }
 
+/// A data disk that is nowhere.
+pub fn disk(id: &str) -> DiskRecord {
+    DiskRecord {
+        disk_id: id.to_owned(),
+        category: "cloud_essd".to_owned(),
+        performance_level: "PL0".to_owned(),
+        size_gib: 20,
+        iops: 1,
+        bytes_per_second: 1,
+        zone_id: "z".to_owned(),
+        generation: 1,
+        created_ms: 1,
+        ..Default::default()
+    }
+}
+
 pub fn instance(id: &str, host_id: &str) -> NewInstance {
     let instance = InstanceRecord {
         instance_id: id.to_owned(),
@@ -106,23 +122,12 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         status_reason: String::new(),
     };
     let disk = DiskRecord {
-        disk_id: format!("d-{id}"),
+        host_id: host_id.to_owned(),
         instance_id: id.to_owned(),
-        position: 0,
-        name: String::new(),
-        description: String::new(),
-        category: "cloud_essd".to_owned(),
-        performance_level: "PL0".to_owned(),
-        size_gib: 20,
         image_id: "m-1".to_owned(),
-        iops: 1,
-        bytes_per_second: 1,
-        zone_id: "z".to_owned(),
+        system: true,
         delete_with_instance: true,
-        generation: 1,
-        reported_state: String::new(),
-        reported_message: String::new(),
-        created_ms: 1,
+        ..disk(&format!("d-{id}"))
     };
     let eni = EniRecord {
         eni_id: format!("eni-{id}"),

@@ -87,7 +87,7 @@ struct InstanceArguments {
     #[arg(long)]
     no_metadata: bool,
     /// KEY=VALUE; several for more
-    #[arg(long = "tag", value_parser = tag)]
+    #[arg(long = "tag", value_parser = crate::commands::tag)]
     tags: Vec<Tag>,
     /// Refuse to delete it until this is taken off
     #[arg(long)]
@@ -134,11 +134,6 @@ fn disk(text: &str) -> Result<DiskText, String> {
         }
     }
     Ok(disk)
-}
-
-pub(super) fn tag(text: &str) -> Result<Tag, String> {
-    let (key, value) = text.split_once('=').ok_or("a tag is KEY=VALUE")?;
-    Ok(Tag { key: key.to_owned(), value: value.to_owned() })
 }
 
 pub(super) fn user_data(path: Option<&Path>) -> Result<String> {

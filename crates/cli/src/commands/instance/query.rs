@@ -42,7 +42,7 @@ pub(crate) struct ListArguments {
     #[arg(long, default_value = "", hide_default_value = true)]
     key_pair: String,
     /// KEY=VALUE
-    #[arg(long = "tag", value_parser = super::create::tag)]
+    #[arg(long = "tag", value_parser = crate::commands::tag)]
     tags: Vec<api::v1::Tag>,
 }
 

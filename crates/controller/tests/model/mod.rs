@@ -1,0 +1,70 @@
+//! Records for tests of pure functions.
+
+#![allow(dead_code)]
+
+use controller::instance_state;
+use store::{HostRecord, InstanceRecord};
+
+pub fn new_instance(power_on: bool) -> InstanceRecord {
+    let mut instance = InstanceRecord {
+        instance_id: "i-1".to_owned(),
+        name: String::new(),
+        description: String::new(),
+        host_name: String::new(),
+        image_id: String::new(),
+        instance_type: String::new(),
+        vcpus: 2,
+        memory_mib: 1024,
+        nic_queues: 1,
+        zone_id: String::new(),
+        vpc_id: String::new(),
+        vswitch_id: String::new(),
+        key_pair_name: String::new(),
+        public_key: String::new(),
+        user_data: Vec::new(),
+        metadata_enabled: true,
+        metadata_token_required: false,
+        deletion_protection: false,
+        uuid: String::new(),
+        tags: Vec::new(),
+        created_ms: 0,
+        host_id: "h-1".to_owned(),
+        claimed: true,
+        power_on,
+        generation: 1,
+        power_generation: 1,
+        boot_epoch: u64::from(power_on),
+        force: false,
+        stop_charging: false,
+        releasing: false,
+        released_revision: 0,
+        reported: None,
+        status: String::new(),
+        status_reason: String::new(),
+    };
+    instance_state::refresh(&mut instance);
+    instance
+}
+
+pub fn host() -> HostRecord {
+    HostRecord {
+        host_id: "h-1".to_owned(),
+        hostname: String::new(),
+        zone_id: String::new(),
+        access_endpoint: String::new(),
+        vcpus: 1,
+        vcpu_limit: 1,
+        memory_mib: 1,
+        disk_gib: 1,
+        vcpus_used: 0,
+        memory_mib_used: 0,
+        disk_gib_used: 0,
+        kvm: String::new(),
+        version: String::new(),
+        session: 1,
+        lease_until_ms: 0,
+        lost: false,
+        last_seen_ms: 0,
+        observed_revision: 0,
+    }
+}

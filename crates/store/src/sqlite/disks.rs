@@ -1,0 +1,258 @@
+//! Disks and their claims on hosts.
+
+use super::{
+    claims::{Claim, claim},
+    hosts, images, instances,
+    query::{self, Conditions},
+    security_groups,
+    writer::Tx,
+};
+use crate::*;
+use rusqlite::{Connection, params};
+use std::collections::BTreeSet;
+
+fn disk(conn: &Connection, disk_id: &str) -> Result<Option<DiskRecord>, StoreError> {
+    query::first(conn, "SELECT * FROM disks WHERE disk_id = ?1", [disk_id])
+}
+
+/// Disks wanted at an instance, in device order.
+pub(super) fn of_instance(
+    conn: &Connection,
+    instance_id: &str,
+) -> Result<Vec<DiskRecord>, StoreError> {
+    query::all(conn, "SELECT * FROM disks WHERE instance_id = ?1 ORDER BY position", [instance_id])
+}
+
+/// Every disk of a host, also those it is to remove.
+pub(super) fn on_host(conn: &Connection, host_id: &str) -> Result<Vec<DiskRecord>, StoreError> {
+    query::all(conn, "SELECT * FROM disks WHERE host_id = ?1 ORDER BY seq", [host_id])
+}
+
+/// The disks of a host's spec.
+pub(super) fn wanted_on_host(
+    conn: &Connection,
+    host_id: &str,
+) -> Result<Vec<DiskRecord>, StoreError> {
+    query::all(
+        conn,
+        "SELECT disks.* FROM disks LEFT JOIN instances USING (instance_id)
+         WHERE disks.host_id = ?1 AND disks.releasing = 0
+             AND NOT (disks.delete_with_instance AND coalesce(instances.releasing, 0))
+         ORDER BY disks.seq",
+        [host_id],
+    )
+}
+
+pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView, StoreError> {
+    let mut view = DisksView::default();
+    let mut instance_ids: BTreeSet<String> = lookup.instance_ids.iter().cloned().collect();
+    let mut host_ids = BTreeSet::new();
+    for disk_id in &lookup.disk_ids {
+        if let Some(found) = disk(conn, disk_id)? {
+            instance_ids.insert(found.instance_id.clone());
+            host_ids.insert(found.host_id.clone());
+            view.disks.push(found);
+        }
+    }
+    for instance_id in instance_ids {
+        if let Some(found) = instances::instance(conn, &instance_id)? {
+            host_ids.insert(found.host_id.clone());
+            view.instances.push(instances::details(conn, found)?);
+            view.leaving.extend(query::all(
+                conn,
+                "SELECT * FROM disks WHERE instance_id = '' AND reported_instance_id = ?1",
+                [&instance_id],
+            )?);
+        }
+    }
+    for host_id in host_ids {
+        view.hosts.extend(hosts::host(conn, &host_id)?);
+    }
+    Ok(view)
+}
+
+pub(super) fn apply(tx: &mut Tx<'_>, plan: &DisksPlan) -> Result<(), StoreError> {
+    // Updates first: a new disk may take the place of one that goes.
+    for disk in &plan.update {
+        update(tx, disk)?;
+    }
+    for disk in &plan.insert {
+        insert(tx, disk)?;
+    }
+    for instance in &plan.update_instances {
+        instances::update(tx, instance)?;
+    }
+    Ok(())
+}
+
+/// Adds a disk with its tags; one that is on a host claims its size there.
+pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
+    if !disk.host_id.is_empty() {
+        claim(tx, &disk.host_id, &Claim::disk(disk.size_gib), 1)?;
+    }
+    let revision = tx.revision()?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO disks (disk_id, revision, name, description, category, performance_level,
+                 size_gib, iops, bytes_per_second, zone_id, image_id, source_snapshot_id, system,
+                 delete_with_instance, created_ms, host_id, instance_id, position, attached_ms,
+                 attachment_revision, generation, reported_state, reported_message, status)
+             VALUES (?1, ?2, '', '', '', '', 0, 0, 0, ?3, ?4, ?5, ?6, 0, ?7, '', '', 0, 0, ?2, 0,
+                 '', '', '')",
+        )?
+        .execute(params![
+            disk.disk_id,
+            revision as i64,
+            disk.zone_id,
+            disk.image_id,
+            disk.source_snapshot_id,
+            disk.system,
+            disk.created_ms
+        ])?;
+    security_groups::insert_tags(tx, &disk.disk_id, &disk.tags)?;
+    let disk = DiskRecord { attachment_revision: revision, ..disk.clone() };
+    write(tx, &disk)?;
+    tx.change("disk", &disk.disk_id, &disk.host_id)
+}
+
+/// Overwrites a disk, except its tags; claims follow `host_id` and `size_gib`. One that is released
+/// and on no host goes at once.
+pub(super) fn update(tx: &mut Tx<'_>, new: &DiskRecord) -> Result<(), StoreError> {
+    let Some(old) = disk(tx.conn, &new.disk_id)? else {
+        return Ok(());
+    };
+    if new.releasing && new.host_id.is_empty() {
+        return remove(tx, &old);
+    }
+    if (&old.host_id, old.size_gib) != (&new.host_id, new.size_gib) {
+        if !old.host_id.is_empty() {
+            claim(tx, &old.host_id, &Claim::disk(old.size_gib), -1)?;
+        }
+        if !new.host_id.is_empty() {
+            claim(tx, &new.host_id, &Claim::disk(new.size_gib), 1)?;
+        }
+    }
+    let mut new = new.clone();
+    if new.instance_id != old.instance_id {
+        new.attachment_revision = tx.revision()?;
+    }
+    if new.releasing && !old.releasing {
+        new.released_revision = tx.revision()?;
+    }
+    write(tx, &new)?;
+    let as_wanted = DiskRecord {
+        reported: old.reported.clone(),
+        status: old.status.clone(),
+        tags: Vec::new(),
+        ..new.clone()
+    };
+    let kind = if as_wanted == old { "disk_status" } else { "disk" };
+    tx.change(kind, &new.disk_id, &new.host_id)
+}
+
+/// Writes the columns that change during a disk's life.
+fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
+    let revision = tx.revision()?;
+    let reported = &disk.reported;
+    tx.conn
+        .prepare_cached(
+            "UPDATE disks SET revision = ?2, name = ?3, description = ?4, category = ?5,
+                 performance_level = ?6, size_gib = ?7, iops = ?8, bytes_per_second = ?9,
+                 delete_with_instance = ?10, delete_auto_snapshot = ?11, host_id = ?12,
+                 instance_id = ?13, position = ?14, attached_ms = ?15, detached_ms = ?16,
+                 attachment_revision = ?17, generation = ?18, content_epoch = ?19,
+                 content_snapshot_id = ?20, releasing = ?21, released_revision = ?22,
+                 reported_state = ?23, reported_code = ?24, reported_message = ?25,
+                 reported_generation = ?26, reported_instance_id = ?27, reported_size_bytes = ?28,
+                 reported_epoch = ?29, status = ?30
+             WHERE disk_id = ?1",
+        )?
+        .execute(params![
+            disk.disk_id,
+            revision as i64,
+            disk.name,
+            disk.description,
+            disk.category,
+            disk.performance_level,
+            disk.size_gib as i64,
+            disk.iops as i64,
+            disk.bytes_per_second as i64,
+            disk.delete_with_instance,
+            disk.delete_auto_snapshot,
+            disk.host_id,
+            disk.instance_id,
+            disk.position,
+            disk.attached_ms,
+            disk.detached_ms,
+            disk.attachment_revision as i64,
+            disk.generation as i64,
+            disk.content_epoch as i64,
+            disk.content_snapshot_id,
+            disk.releasing,
+            disk.released_revision as i64,
+            reported.state,
+            reported.code,
+            reported.message,
+            reported.generation as i64,
+            reported.instance_id,
+            reported.size_bytes as i64,
+            reported.content_epoch as i64,
+            disk.status
+        ])?;
+    Ok(())
+}
+
+/// Removes a disk of which its host has nothing left.
+pub(super) fn purge(tx: &mut Tx<'_>, disk_id: &str) -> Result<(), StoreError> {
+    match disk(tx.conn, disk_id)? {
+        Some(disk) => remove(tx, &disk),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn remove(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
+    if !disk.host_id.is_empty() {
+        claim(tx, &disk.host_id, &Claim::disk(disk.size_gib), -1)?;
+    }
+    tx.conn.prepare_cached("DELETE FROM disks WHERE disk_id = ?1")?.execute([&disk.disk_id])?;
+    security_groups::delete_tags(tx, &disk.disk_id)?;
+    images::drop_if_unused(tx, &disk.image_id)?;
+    tx.change("disk", &disk.disk_id, &disk.host_id)
+}
+
+pub(super) fn list(
+    conn: &Connection,
+    filter: &DiskFilter,
+    page: Page,
+) -> Result<Listed<DiskRecord>, StoreError> {
+    let mut conditions = Conditions::default();
+    conditions.one_of("disk_id", &filter.disk_ids);
+    if !filter.instance_id.is_empty() {
+        // One that still leaves an instance is listed with it.
+        conditions.and(
+            "(instance_id = ? OR (instance_id = '' AND reported_instance_id = ?))",
+            [filter.instance_id.clone().into(), filter.instance_id.clone().into()],
+        );
+    }
+    conditions.matches("name", &filter.name);
+    conditions.equal("category", &filter.category);
+    conditions.equal("performance_level", &filter.performance_level);
+    conditions.equal("status", &filter.status);
+    conditions.equal("zone_id", &filter.zone_id);
+    conditions.equal("source_snapshot_id", &filter.source_snapshot_id);
+    for (column, wanted) in [
+        ("system", filter.system),
+        ("delete_with_instance", filter.delete_with_instance),
+        ("delete_auto_snapshot", filter.delete_auto_snapshot),
+    ] {
+        if let Some(wanted) = wanted {
+            conditions.and(format!("{column} = ?"), [i64::from(wanted).into()]);
+        }
+    }
+    conditions.tags("disk_id", &filter.tags);
+    let mut listed: Listed<DiskRecord> = query::list(conn, "disks", conditions, page)?;
+    for disk in &mut listed.items {
+        disk.tags = security_groups::tags_of(conn, &disk.disk_id)?;
+    }
+    Ok(listed)
+}
