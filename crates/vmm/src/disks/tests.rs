@@ -235,26 +235,33 @@ fn a_grown_disk_tells_its_driver_at_once_and_never_shrinks() {
     assert_eq!(disks.list()[0].size_bytes, 2 * SIZE);
 }
 
+fn overlay() -> File {
+    let file = tempfile::tempfile().unwrap();
+    let options = qcow2::CreateOptions { virtual_size: SIZE, ..Default::default() };
+    qcow2::create(&file, &options).unwrap();
+    file
+}
+
+/// An overlay, which is the second file, on what the disk is on, which is the first.
+fn switch(id: &str, chain_epoch: u64) -> SwitchLayers {
+    SwitchLayers {
+        disk_id: id.to_owned(),
+        chain_epoch,
+        top: Some(layer(1, DiskFormat::Qcow2)),
+        backing: vec![layer(0, DiskFormat::Raw)],
+    }
+}
+
 #[test]
 fn a_disk_goes_on_with_other_layers_once_for_each_epoch() {
     let (host, disks, _) = machine();
     let slot = plug(&disks, "d-1", 0);
     let (driver, mut queue) = drive(host, slot);
-    let dir = tempfile::tempdir().unwrap();
     let base = raw();
     let mut attach = request("d-2", 0);
     attach.disk.as_mut().unwrap().chain_epoch = 5;
     disks.plug(&attach, &mut files(vec![base.try_clone().unwrap()])).unwrap();
-    let path = dir.path().join("top.qcow2");
-    let top = File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    qcow2::create(&top, &qcow2::CreateOptions { virtual_size: SIZE, ..Default::default() })
-        .unwrap();
-    let switch = SwitchLayers {
-        disk_id: "d-2".to_owned(),
-        chain_epoch: 6,
-        top: Some(layer(1, DiskFormat::Qcow2)),
-        backing: vec![layer(0, DiskFormat::Raw)],
-    };
+    let (top, switch) = (overlay(), switch("d-2", 6));
     let wrong = disks.switch_layers(&switch, &mut files(vec![base.try_clone().unwrap()]));
     assert!(matches!(wrong, Err(DiskError::Argument { .. })), "{wrong:?}");
     let epoch = |id: &str| disks.list().iter().find(|d| d.disk_id == id).unwrap().chain_epoch;
@@ -308,8 +315,12 @@ fn many_come_and_go() {
     let mut before = None;
     for round in 0..60 {
         let id = format!("d-{round}");
-        let slot = plug(&disks, &id, 0);
+        let base = raw();
+        disks.plug(&request(&id, 0), &mut files(vec![base.try_clone().unwrap()])).unwrap();
+        let slot = disks.list()[0].slot as u8;
         let (driver, mut queue) = drive(host, slot);
+        assert_eq!(read_sector(&driver, &mut queue, 1), 0);
+        disks.switch_layers(&switch(&id, 1), &mut files(vec![base, overlay()])).unwrap();
         assert_eq!(read_sector(&driver, &mut queue, 1), 0);
         disks.resize(&ResizeDisk { disk_id: id.clone(), size_bytes: 2 * SIZE }).unwrap();
         if round % 2 == 0 {
