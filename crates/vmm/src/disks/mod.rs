@@ -4,6 +4,9 @@
 //! let it go, or it is off the bus and being closed. It is listed until its files are closed, so
 //! that who does not see it any more may use them.
 //!
+//! Force closes a disk's files under a driver that is at work. The device stays on the bus without
+//! them, and only fails, until the guest lets go of it.
+//!
 //! The guest has a say in one thing only: it may let go of a disk it was asked for. A disk that is
 //! ejected without having been asked for stays where it is; the guest finds it again by a scan of
 //! the bus, and meanwhile the list says that it is not in use.
@@ -34,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// Disks beside the system disk there are rings for: as many as an instance may have.
 const DATA_DISKS: u32 = 16;
 /// Descriptors a queue takes on top of its ring: doorbells, timers, interrupts, and what waits.
-const FILES_PER_QUEUE: u32 = 14;
+const FILES_PER_QUEUE: u32 = 15;
 
 /// Why a request about a disk was refused.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +94,8 @@ pub struct Disks {
     hotplug: Arc<HotplugController>,
     /// Held for a moment only: whatever takes long happens without.
     set: Mutex<Vec<Entry>>,
+    /// Devices whose disks are gone, and whose slots the guest has not given back yet.
+    husks: Mutex<Vec<Arc<DiskHandle>>>,
     this: Weak<Self>,
 }
 
@@ -112,6 +117,7 @@ impl Disks {
             rings: RingPool::new(rings as usize, QUEUE_DEPTH),
             hotplug: Arc::clone(hotplug),
             set: Mutex::new(Vec::new()),
+            husks: Mutex::new(Vec::new()),
             this: this.clone(),
         });
         let ejector: Weak<dyn Ejector> = disks.this.clone();
@@ -232,30 +238,46 @@ impl Disks {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn husks(&self) -> MutexGuard<'_, Vec<Arc<DiskHandle>>> {
+        self.husks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk in `slot` that the guest may let go of. It is this call's to take off the bus.
+    fn wanted_back(&self, slot: u8) -> Option<Arc<DiskHandle>> {
+        let mut set = self.set();
+        let mut husks = self.husks();
+        if let Some(at) = husks.iter().position(|husk| husk.slot().slot == slot) {
+            return Some(husks.swap_remove(at));
+        }
+        let entry = set.iter_mut().find(|entry| {
+            entry.present().is_some_and(|disk| disk.slot().slot == slot)
+                && entry.asked_unix_ms.is_some()
+        })?;
+        entry.out = true;
+        entry.disk.clone()
+    }
+
     /// Closes a disk that is off the bus, and lists it no more. May take long.
     fn finish(&self, disk: Arc<DiskHandle>) {
         disk.close();
-        self.set()
-            .retain(|entry| !entry.disk.as_ref().is_some_and(|other| Arc::ptr_eq(other, &disk)));
+        self.forget(&disk);
         // Its vectors go with it, and then their routes can.
         drop(disk);
         self.root.router().refresh();
+    }
+
+    /// Lists a disk no more whose files are closed.
+    fn forget(&self, disk: &Arc<DiskHandle>) {
+        let is_it = |other: &Arc<DiskHandle>| Arc::ptr_eq(other, disk);
+        self.set().retain(|entry| !entry.disk.as_ref().is_some_and(is_it));
     }
 }
 
 impl Ejector for Disks {
     fn ejected(&self, slot: u8) {
-        let disk = {
-            let mut set = self.set();
-            let entry = set.iter_mut().find(|entry| {
-                entry.present().is_some_and(|disk| disk.slot().slot == slot)
-                    && entry.asked_unix_ms.is_some()
-            });
-            let Some(entry) = entry else { return };
-            entry.out = true;
-            entry.disk.clone()
+        let (Some(disk), Some(this)) = (self.wanted_back(slot), self.this.upgrade()) else {
+            return;
         };
-        let (Some(disk), Some(this)) = (disk, self.this.upgrade()) else { return };
         // The guest sees at once that it is gone; the files take their time.
         self.root.detach(disk.slot());
         let closing = thread::spawn(ThreadKind::Disk, "detach", move || this.finish(disk));

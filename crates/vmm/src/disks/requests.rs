@@ -8,6 +8,16 @@ use std::sync::Arc;
 
 const SECTOR: u64 = 512;
 
+/// What is left to do to take a disk out.
+enum Rest {
+    /// It is off the bus, or whoever takes it off is at it: it is closed, once.
+    Close,
+    /// No driver has it: all of it.
+    Detach,
+    /// A driver has it, and keeps a device that does nothing any more.
+    Abandon,
+}
+
 impl Disks {
     /// Plugs a disk in and tells the guest.
     ///
@@ -92,7 +102,7 @@ impl Disks {
     /// # Errors
     /// [`DiskError`] for a disk that is not there, or must not be taken out.
     pub fn unplug(&self, disk_id: &str, force: bool) -> Result<(), DiskError> {
-        let (disk, by_us) = {
+        let (disk, rest) = {
             let mut set = self.set();
             let Some(entry) = set.iter_mut().find(|entry| entry.disk_id == disk_id) else {
                 return Err(DiskError::NotFound(disk_id.to_owned()));
@@ -108,27 +118,38 @@ impl Disks {
                 return Err(state("another request is attaching it; ask again"));
             };
             entry.asked_unix_ms.get_or_insert_with(now);
-            let slot = disk.slot().slot;
-            let by_us = force && !entry.out;
+            let mut rest = Rest::Close;
             if !entry.out {
                 // With force too, and before the slot is free: a guest that has the disk learns that
                 // it is gone, and learns it before it hears of the slot's next disk.
+                let slot = disk.slot().slot;
                 if let Err(error) = self.hotplug.want_back(slot) {
-                    crate::say::report(format_args!(
-                        "the guest is not asked for slot {slot}: {error}"
-                    ));
+                    let what = format_args!("the guest is not asked for slot {slot}: {error}");
+                    crate::say::report(what);
                 }
                 if !force {
                     return Ok(());
                 }
                 entry.out = true;
+                rest = Rest::Detach;
+                if disk.in_use() {
+                    self.husks().push(Arc::clone(&disk));
+                    rest = Rest::Abandon;
+                }
             }
-            (disk, by_us)
+            (disk, rest)
         };
-        if by_us {
-            self.root.detach(disk.slot());
+        match rest {
+            Rest::Close => self.finish(disk),
+            Rest::Detach => {
+                self.root.detach(disk.slot());
+                self.finish(disk);
+            }
+            Rest::Abandon => {
+                disk.abandon();
+                self.forget(&disk);
+            }
         }
-        self.finish(disk);
         Ok(())
     }
 

@@ -169,16 +169,37 @@ fn the_system_disk_stays_and_its_slot_is_no_guests_to_empty() {
 }
 
 #[test]
-fn by_force_a_disk_goes_without_the_guest_which_hears_of_it_before_the_next_one() {
+fn by_force_a_disk_goes_and_its_driver_keeps_a_device_that_fails_until_it_lets_go() {
+    let (host, disks, hotplug) = machine();
+    let spare = disks.rings.spare();
+    let slot = plug(&disks, "d-1", 0);
+    let (driver, mut queue) = drive(host, slot);
+    assert_eq!(read_sector(&driver, &mut queue, 0), 0);
+    register(&hotplug, WANTED);
+    disks.unplug("d-1", true).unwrap();
+    assert!(disks.list().is_empty(), "closed when it is answered");
+    assert_eq!(disks.rings.spare(), spare, "with all it had");
+    assert_eq!(register(&hotplug, WANTED), 1 << slot);
+    assert!(matches!(disks.unplug("d-1", true), Err(DiskError::NotFound(_))));
+    // Or else a driver waits for its answers for ever, and the guest's bus with it.
+    assert_eq!(read_sector(&driver, &mut queue, 0), 1);
+    assert_eq!(vendor(&driver.host, slot), 0x1042_1af4);
+    assert_ne!(plug(&disks, "d-1", 0), slot, "the same disk again");
+    driver.write8(0x14, 0);
+    eject(&hotplug, u32::MAX);
+    assert_eq!(vendor(&driver.host, slot), u32::MAX);
+    assert_eq!(disks.list().len(), 1);
+    assert_eq!(plug(&disks, "d-2", slot.into()), slot);
+}
+
+#[test]
+fn by_force_a_disk_without_a_driver_goes_at_once_and_the_guest_hears_of_it_before_the_next_one() {
     let (host, disks, hotplug) = machine();
     let slot = plug(&disks, "d-1", 0);
     register(&hotplug, PLUGGED);
-    let (driver, mut queue) = drive(host, slot);
-    assert_eq!(read_sector(&driver, &mut queue, 0), 0);
     disks.unplug("d-1", true).unwrap();
-    assert!(disks.list().is_empty(), "closed when it is answered");
-    assert_eq!(vendor(&driver.host, slot), u32::MAX);
-    assert!(driver.host.hypervisor.state().doorbells.is_empty());
+    assert!(disks.list().is_empty());
+    assert_eq!(vendor(&host, slot), u32::MAX);
     assert_eq!(plug(&disks, "d-2", slot.into()), slot);
     let bits = (register(&hotplug, WANTED), register(&hotplug, PLUGGED));
     assert_eq!(bits, (1 << slot, 1 << slot));
@@ -214,26 +235,33 @@ fn a_grown_disk_tells_its_driver_at_once_and_never_shrinks() {
     assert_eq!(disks.list()[0].size_bytes, 2 * SIZE);
 }
 
+fn overlay() -> File {
+    let file = tempfile::tempfile().unwrap();
+    let options = qcow2::CreateOptions { virtual_size: SIZE, ..Default::default() };
+    qcow2::create(&file, &options).unwrap();
+    file
+}
+
+/// An overlay, which is the second file, on what the disk is on, which is the first.
+fn switch(id: &str, chain_epoch: u64) -> SwitchLayers {
+    SwitchLayers {
+        disk_id: id.to_owned(),
+        chain_epoch,
+        top: Some(layer(1, DiskFormat::Qcow2)),
+        backing: vec![layer(0, DiskFormat::Raw)],
+    }
+}
+
 #[test]
 fn a_disk_goes_on_with_other_layers_once_for_each_epoch() {
     let (host, disks, _) = machine();
     let slot = plug(&disks, "d-1", 0);
     let (driver, mut queue) = drive(host, slot);
-    let dir = tempfile::tempdir().unwrap();
     let base = raw();
     let mut attach = request("d-2", 0);
     attach.disk.as_mut().unwrap().chain_epoch = 5;
     disks.plug(&attach, &mut files(vec![base.try_clone().unwrap()])).unwrap();
-    let path = dir.path().join("top.qcow2");
-    let top = File::options().read(true).write(true).create_new(true).open(path).unwrap();
-    qcow2::create(&top, &qcow2::CreateOptions { virtual_size: SIZE, ..Default::default() })
-        .unwrap();
-    let switch = SwitchLayers {
-        disk_id: "d-2".to_owned(),
-        chain_epoch: 6,
-        top: Some(layer(1, DiskFormat::Qcow2)),
-        backing: vec![layer(0, DiskFormat::Raw)],
-    };
+    let (top, switch) = (overlay(), switch("d-2", 6));
     let wrong = disks.switch_layers(&switch, &mut files(vec![base.try_clone().unwrap()]));
     assert!(matches!(wrong, Err(DiskError::Argument { .. })), "{wrong:?}");
     let epoch = |id: &str| disks.list().iter().find(|d| d.disk_id == id).unwrap().chain_epoch;
@@ -287,8 +315,12 @@ fn many_come_and_go() {
     let mut before = None;
     for round in 0..60 {
         let id = format!("d-{round}");
-        let slot = plug(&disks, &id, 0);
+        let base = raw();
+        disks.plug(&request(&id, 0), &mut files(vec![base.try_clone().unwrap()])).unwrap();
+        let slot = disks.list()[0].slot as u8;
         let (driver, mut queue) = drive(host, slot);
+        assert_eq!(read_sector(&driver, &mut queue, 1), 0);
+        disks.switch_layers(&switch(&id, 1), &mut files(vec![base, overlay()])).unwrap();
         assert_eq!(read_sector(&driver, &mut queue, 1), 0);
         disks.resize(&ResizeDisk { disk_id: id.clone(), size_bytes: 2 * SIZE }).unwrap();
         if round % 2 == 0 {
@@ -298,13 +330,15 @@ fn many_come_and_go() {
             eventually(|| disks.list().is_empty());
         } else {
             disks.unplug(&id, true).unwrap();
+            eject(&hotplug, 1 << slot);
+            eventually(|| disks.husks().is_empty() && vendor(&driver.host, slot) == u32::MAX);
         }
         host = driver.host;
         assert_eq!(ranges(&host), empty, "bus ranges");
-        {
+        eventually(|| {
             let state = host.hypervisor.state();
-            assert!(state.doorbells.is_empty() && state.interrupts.is_empty());
-        }
+            state.doorbells.is_empty() && state.interrupts.is_empty()
+        });
         assert_eq!(disks.rings.spare(), spare, "rings");
         eventually(|| host.hypervisor.state().routes.len() == routes);
         let now = || (count("fd"), count("task"));

@@ -65,6 +65,9 @@ pub trait VirtioDevice: Send {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
     /// Stops working. On return the device touches guest memory no more.
     fn reset(&mut self);
+    /// Lets go of what the device works on, under its driver, which is told from then on that nothing
+    /// works. Only for what can be taken out of a running machine.
+    fn abandon(&mut self) {}
     /// Gives up, after a reset, all the host gave: it is not activated any more. Only for what can be
     /// taken out of a running machine.
     fn close(&mut self) {}

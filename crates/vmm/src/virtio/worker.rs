@@ -53,6 +53,10 @@ pub trait Handler: Send {
     /// The `number`th queue of the activation interrupts elsewhere from now on. Those who signal
     /// through [`QueueInterrupt::signal`] need not care.
     fn interrupt_changed(&mut self, _number: usize, _interrupt: &QueueInterrupt) {}
+    /// The device is taken from under its driver: finish what is under way and let go of all the
+    /// host gave for it. From now on the driver is only told that nothing works. Sources may be
+    /// others afterwards.
+    fn abandon(&mut self) {}
     /// The queues are gone: finish what is under way, then forget them.
     fn stop(&mut self);
 }
@@ -60,6 +64,7 @@ pub trait Handler: Send {
 enum Order {
     Start(Box<Activation>),
     Interrupt(usize, QueueInterrupt),
+    Abandon(mpsc::Sender<()>),
     Stop(mpsc::Sender<()>),
     Exit,
 }
@@ -105,8 +110,18 @@ impl Worker {
 
     /// Takes the queues away. On return the thread touches guest memory no more.
     pub fn stop(&self) {
+        self.carry_out(Order::Stop);
+    }
+
+    /// Lets go of what the device works on. On return that is released; the driver is still served,
+    /// with errors.
+    pub fn abandon(&self) {
+        self.carry_out(Order::Abandon);
+    }
+
+    fn carry_out(&self, order: fn(mpsc::Sender<()>) -> Order) {
         let (done, wait) = mpsc::channel();
-        self.order(Order::Stop(done));
+        self.order(order(done));
         // An error means that the thread is gone, and then there is nothing to stop.
         let _ = wait.recv();
     }
@@ -147,16 +162,35 @@ impl Service {
     ) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
         let epoll = Epoll::new()?;
-        let add =
-            |fd, set, token| epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(set, token));
-        add(wake.as_raw_fd(), EventSet::IN, ORDERS)?;
-        let sources = handler.sources();
-        let more = vec![false; sources.len()];
+        let orders = EpollEvent::new(EventSet::IN, ORDERS);
+        epoll.ctl(ControlOperation::Add, wake.as_raw_fd(), orders)?;
+        let mut service = Self { epoll, handler, inbox, wake, doorbells: Vec::new(), more: vec![] };
+        service.listen()?;
+        Ok(service)
+    }
+
+    fn listen(&mut self) -> io::Result<()> {
+        let sources = self.handler.sources();
+        self.more = vec![false; sources.len()];
         for ((fd, edge), token) in sources.into_iter().zip(SOURCES..) {
             let set = if edge { EventSet::IN | EventSet::EDGE_TRIGGERED } else { EventSet::IN };
-            add(fd, set, token)?;
+            self.epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(set, token))?;
         }
-        Ok(Self { epoll, handler, inbox, wake, doorbells: Vec::new(), more })
+        Ok(())
+    }
+
+    /// The sources that were have gone to others, perhaps, so they must not be waited for any more.
+    fn abandon(&mut self) {
+        for (fd, _) in self.handler.sources() {
+            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        }
+        self.handler.abandon();
+        if let Err(error) = self.listen() {
+            crate::say::report(format_args!("an abandoned device is not served: {error}"));
+        }
+        for doorbell in &mut self.doorbells {
+            doorbell.more = true;
+        }
     }
 
     fn run(&mut self) {
@@ -224,6 +258,10 @@ impl Service {
                 Ok(Order::Start(activation)) => self.start(*activation),
                 Ok(Order::Interrupt(number, interrupt)) => {
                     self.handler.interrupt_changed(number, &interrupt);
+                }
+                Ok(Order::Abandon(done)) => {
+                    self.abandon();
+                    let _ = done.send(());
                 }
                 Ok(Order::Stop(done)) => {
                     self.halt();

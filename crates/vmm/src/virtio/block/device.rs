@@ -114,6 +114,14 @@ impl VirtioDevice for BlockDevice {
         }
     }
 
+    fn abandon(&mut self) {
+        // Nothing that fails anyway shall wait.
+        self.disk.limiter.set(Rates::default());
+        for worker in &self.workers {
+            worker.abandon();
+        }
+    }
+
     fn close(&mut self) {
         for worker in &mut self.workers {
             worker.close();

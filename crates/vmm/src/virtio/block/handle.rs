@@ -156,12 +156,25 @@ impl DiskHandle {
         self.function.reset();
     }
 
+    /// Finishes what is under way, makes it last and closes the files, under the guest's driver. That
+    /// is told that nothing works, so that it can let go of the disk: one that is not there at all
+    /// it waits for, and with it all that comes and goes later. May take long.
+    pub fn abandon(&self) {
+        self.function.abandon();
+        self.close_image();
+    }
+
     /// Finishes what is under way, makes it last and closes the files. For a disk that is off the
     /// bus already; does nothing the second time. May take long.
     pub fn close(&self) {
         self.function.close();
-        let taken = self.image.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(image) = taken
+        self.close_image();
+    }
+
+    fn close_image(&self) {
+        // Held until the files are closed: who finds no image here takes them for closed.
+        let mut image = self.image.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = image.take()
             && let Err(error) = image.flush()
         {
             // Nobody is left to tell but people: what the guest flushed itself has lasted before.

@@ -8,6 +8,7 @@ mod handle;
 mod image;
 mod limiter;
 mod queue;
+mod refuser;
 mod request;
 mod stats;
 

@@ -5,6 +5,7 @@ use super::{
     backend::{BackendQueue, Operation, Submission},
     config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
     limiter::{Limiter, Reservation},
+    refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
 };
@@ -103,6 +104,8 @@ impl DiskShared {
 pub struct BlockQueue {
     disk: Arc<DiskShared>,
     backend: Box<dyn BackendQueue>,
+    /// Takes the backend's place when the disk is taken away; made before, as it must not fail then.
+    refuser: Option<Refuser>,
     timer: TimerFd,
     retuned: EventFd,
     active: Option<Active>,
@@ -125,6 +128,7 @@ impl BlockQueue {
         Ok(Self {
             disk,
             backend,
+            refuser: Some(Refuser::new()?),
             timer: timer()?,
             retuned,
             active: None,
@@ -303,6 +307,18 @@ impl BlockQueue {
         Ok(())
     }
 
+    /// Waits until nothing is under way.
+    fn drain(&mut self) {
+        while self.in_flight() {
+            self.flush_submissions();
+            wait_readable(self.backend.event());
+            self.reap();
+        }
+        // The driver still learns of it, if its rings are sound.
+        let _ = self.publish();
+        self.used.clear();
+    }
+
     fn in_flight(&self) -> bool {
         self.free.len() < self.pending.len()
     }
@@ -348,20 +364,22 @@ impl Handler for BlockQueue {
         Ok(Progress::Idle)
     }
 
+    fn abandon(&mut self) {
+        if let Some(refuser) = self.refuser.take() {
+            self.drain();
+            self.backend = Box::new(refuser);
+            self.retry();
+            self.flush_submissions();
+        }
+    }
+
     fn stop(&mut self) {
         if let Some(stalled) = self.stalled.take() {
             self.disk.limiter.cancel(&stalled.reservation);
         }
         let _ = self.timer.clear();
         let _ = self.retuned.read();
-        while self.in_flight() {
-            self.flush_submissions();
-            wait_readable(self.backend.event());
-            self.reap();
-        }
-        // What was under way is done; the driver still learns of it, if its rings are sound.
-        let _ = self.publish();
-        self.used.clear();
+        self.drain();
         self.arrivals.clear();
         self.active = None;
     }

@@ -368,6 +368,24 @@ fn the_rate_holds_over_a_queue_and_changes_at_once() {
 }
 
 #[test]
+fn a_request_that_waits_behind_the_limit_counts_from_when_the_guest_put_it_up() {
+    let mut setup = set_up(false, Rates { iops: 10, bytes_per_second: 0 }, u64::MAX);
+    setup.header(0, 0);
+    for _ in 0..4 {
+        setup.queue.submit(&[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
+    }
+    setup.driver.ring(0);
+    for _ in 0..4 {
+        setup.queue.wait();
+    }
+    let stats = setup.shared.counters.snapshot("d");
+    assert_eq!((stats.reads, stats.throttled), (4, 3));
+    // They start at 0, 80, 180 and 280 ms.
+    let over_131_ms: u64 = stats.read_latency[18..].iter().sum();
+    assert_eq!(over_131_ms, 2, "{:?}", stats.read_latency);
+}
+
+#[test]
 fn a_reset_does_not_wait_for_the_rate() {
     let mut setup = set_up(false, Rates { iops: 0, bytes_per_second: 1 }, u64::MAX);
     setup.header(0, 0);

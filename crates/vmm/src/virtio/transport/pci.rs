@@ -137,6 +137,11 @@ impl VirtioPci {
         self.state().reset();
     }
 
+    /// Lets go of what the device works on. Its driver stays, and is told that nothing works.
+    pub fn abandon(&self) {
+        self.state().device.abandon();
+    }
+
     /// Stops the device and gives up what the host gave it. For a function that is off the bus.
     pub fn close(&self) {
         let mut state = self.state();
