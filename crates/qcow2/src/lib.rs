@@ -15,16 +15,20 @@ mod image;
 mod metadata;
 mod plan;
 mod probe;
+mod pull;
 mod queue;
 mod request;
 mod storage;
+mod usage;
 
 pub use check::{CheckReport, check, repair};
 pub use create::{Backing, CreateOptions, create};
 pub use error::Error;
-pub use image::{Format, Image, Layer, Op, OpenOptions, Switched};
+pub use image::{Extent, Format, Image, Layer, Op, OpenOptions, Switched};
 pub use probe::{Info, probe, probe_chain};
+pub use pull::{PullOptions, PullProgress, Pulled, pull, set_backing};
 pub use queue::{Completion, IoQueue, QueueFull, Request, RingPool};
+pub use usage::changed_bytes;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
@@ -25,6 +26,10 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn allocated(&self) -> io::Result<u64>;
     /// The descriptor for io_uring, when there is one.
     fn raw_fd(&self) -> Option<RawFd>;
+    /// The next range that may hold data, at `offset` or behind it; the rest are holes.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        Ok(Some(offset..u64::MAX))
+    }
     /// What tells this file from others: device and inode.
     fn identity(&self) -> io::Result<Option<(u64, u64)>> {
         Ok(None)
@@ -94,6 +99,31 @@ impl Storage for File {
 
     fn raw_fd(&self) -> Option<RawFd> {
         Some(self.as_raw_fd())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let seek = |offset: u64, whence| {
+            let Ok(offset) = i64::try_from(offset) else { return Ok(None) };
+            // SAFETY: lseek takes no pointers. The file's position is used by nobody.
+            let found = unsafe { libc::lseek(self.as_raw_fd(), offset, whence) };
+            if let Ok(found) = u64::try_from(found) {
+                return Ok(Some(found));
+            }
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
+        };
+        match seek(offset, libc::SEEK_DATA) {
+            Ok(None) => Ok(None),
+            Ok(Some(start)) => {
+                let end = seek(start, libc::SEEK_HOLE)?.filter(|end| *end > start);
+                Ok(Some(start..end.unwrap_or(u64::MAX)))
+            }
+            // A host that cannot tell.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+                Ok(Some(offset..u64::MAX))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     fn identity(&self) -> io::Result<Option<(u64, u64)>> {

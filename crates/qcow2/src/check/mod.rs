@@ -34,13 +34,13 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    fn new(file: &dyn Storage) -> Result<Self, Error> {
+    pub(crate) fn new(file: &dyn Storage) -> Result<Self, Error> {
         let taken = file.allocated().map_err(|e| Error::io("find the space the image takes", e))?;
         let whole = MIN_BUDGET.saturating_add(taken.saturating_mul(16));
         Ok(Self { left: whole, whole })
     }
 
-    fn charge(&mut self, work: u64) -> Result<(), Error> {
+    pub(crate) fn charge(&mut self, work: u64) -> Result<(), Error> {
         self.left = self.left.checked_sub(work).ok_or_else(|| Error::TooLarge {
             what: "what has to be read to check the image",
             limit: format!("{} MiB", self.whole >> 20),

@@ -25,12 +25,12 @@ pub(crate) const LAZY_REFCOUNTS: u64 = 1 << 0;
 pub(crate) const BITMAPS: u64 = 1 << 0;
 const RAW_EXTERNAL: u64 = 1 << 1;
 
-const EXT_END: u32 = 0;
-const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const EXT_END: u32 = 0;
+pub(super) const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXT_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXT_DATA_FILE: u32 = 0x4441_5441;
 const EXT_BITMAPS: u32 = 0x2385_2875;
-const V2_LEN: usize = 72;
+pub(super) const V2_LEN: usize = 72;
 const V3_LEN: usize = 104;
 
 /// The numbers every offset calculation needs.
@@ -101,6 +101,11 @@ pub(crate) struct Header {
 impl Header {
     /// Read and check the header of `file`.
     pub(crate) fn read(file: &dyn Storage) -> Result<Self, Error> {
+        Self::decode(&Self::bytes(file)?)
+    }
+
+    /// The beginning of `file`, which has what [`decode`](Self::decode) needs.
+    pub(crate) fn bytes(file: &dyn Storage) -> Result<Vec<u8>, Error> {
         let mut head = vec![0u8; V3_LEN + 8];
         let n = file.read_at(&mut head, 0).map_err(|e| Error::io("read the header", e))?;
         if n < V2_LEN || be32(&head, 0) != MAGIC {
@@ -121,7 +126,7 @@ impl Header {
         let mut bytes = vec![0u8; 1 << cluster_bits.min(16)];
         let n = file.read_at(&mut bytes, 0).map_err(|e| Error::io("read the header", e))?;
         bytes.truncate(n);
-        Self::decode(&bytes)
+        Ok(bytes)
     }
 
     /// Decode from the first cluster's bytes (at least 72, possibly cut at 64 KiB).

@@ -2,6 +2,7 @@
 
 pub(crate) mod entry;
 pub(crate) mod header;
+pub(crate) mod rebase;
 pub(crate) mod refcount;
 pub(crate) mod snapshot;
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Format;
+use super::below::Below;
 use crate::error::Error;
 use crate::format::header::{Compression, Geometry};
 use crate::metadata::Metadata;
@@ -15,6 +16,8 @@ use crate::storage::Storage;
 pub(crate) struct Chain {
     pub(crate) layers: Vec<Arc<LayerState>>,
     pub(crate) locks: RangeLocks,
+    /// What is below the top, in a long chain.
+    pub(crate) below: Option<Below>,
     read_only: bool,
 }
 
@@ -72,7 +75,14 @@ impl LayerState {
 
 impl Chain {
     pub(super) fn new(layers: Vec<Arc<LayerState>>, read_only: bool) -> Self {
-        Self { layers, locks: RangeLocks::default(), read_only }
+        // All layers below together keep as many tables in memory as the top.
+        for layer in &layers[1..] {
+            if let Ok(mut metadata) = layer.metadata() {
+                metadata.share_cache(layers.len() - 1);
+            }
+        }
+        let below = Below::new(&layers);
+        Self { layers, locks: RangeLocks::default(), below, read_only }
     }
 
     pub(crate) fn is_read_only(&self) -> bool {

@@ -1,10 +1,13 @@
 //! An open disk and the requests it takes.
 
+mod below;
 pub(crate) mod chain;
+mod extents;
 mod gate;
 mod grow;
 mod open;
 mod switch;
+mod walk;
 
 use std::fmt;
 use std::fs::File;
@@ -17,9 +20,11 @@ use crate::error::Error;
 use crate::queue::{IoQueue, RingPool};
 use crate::request::locks::Wake;
 use crate::request::{Job, Step};
-pub(crate) use chain::{Chain, Kind};
+pub(crate) use chain::{Chain, Kind, LayerState};
+pub use extents::Extent;
 use gate::Gate;
 pub use switch::Switched;
+pub(crate) use walk::Piece;
 
 /// How the bytes of a layer's file are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

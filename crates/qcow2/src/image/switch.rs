@@ -84,7 +84,9 @@ impl Image {
         check_same(old.top(), &*frozen, format).map_err(|e| e.in_layer(1))?;
         let below = open_below(backing, 2)?;
 
-        // Most of what there is to flush goes out while requests still run.
+        // Most of what there is to flush goes out while requests still run; the second time what
+        // was written during the first.
+        self.flush()?;
         self.flush()?;
         let closed = self.close()?;
         old.top().flush()?;

@@ -29,6 +29,8 @@ pub(crate) use writeback::Flush;
 /// L2 slices kept in memory per layer, in bytes. Unit tests make do with little, so that their
 /// small disks overflow it.
 const L2_CACHE: u64 = if cfg!(test) { 8 << 10 } else { 1 << 20 };
+/// Slices kept at least.
+const MIN_SLICES: u64 = 16;
 /// Refcount slices kept in memory, in bytes.
 const REFCOUNT_CACHE: u64 = if cfg!(test) { 2 << 10 } else { 128 << 10 };
 
@@ -251,6 +253,13 @@ impl Metadata {
             }
         }
         Ok(())
+    }
+
+    /// Keep only a share of the L2 slices in memory: this is one of so many layers below the top.
+    pub(crate) fn share_cache(&mut self, layers: usize) {
+        let share = L2_CACHE / self.slice_size / layers.max(1) as u64;
+        let least = MIN_SLICES.min(L2_CACHE / self.slice_size);
+        self.l2.set_capacity(share.max(least) as usize);
     }
 
     pub(crate) fn geometry(&self) -> Geometry {

@@ -27,6 +27,12 @@ impl SliceCache {
         Self { slices: HashMap::new(), capacity: capacity.max(2), clock: 0 }
     }
 
+    /// Hold fewer or more slices, all of which are clean.
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity.max(2);
+        while self.slices.len() > self.capacity && self.make_room() {}
+    }
+
     pub(crate) fn get(&mut self, offset: u64) -> Option<&mut Slice> {
         self.clock += 1;
         let slice = self.slices.get_mut(&offset)?;

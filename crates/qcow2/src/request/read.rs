@@ -8,8 +8,7 @@ use super::{Job, Phase, Step};
 use crate::compressed;
 use crate::error::Error;
 use crate::format::header::Compression;
-use crate::image::{Chain, Kind};
-use crate::plan::{self, Source};
+use crate::image::{Chain, Kind, Piece};
 
 /// A compressed cluster on its way.
 #[derive(Debug)]
@@ -42,7 +41,7 @@ impl Job {
     pub(super) fn read(&mut self, chain: &Chain) -> Result<Step, Error> {
         let mut plan = ReadPlan::default();
         let target = std::mem::take(&mut self.iovecs);
-        self.plan_read(chain, 0, (self.offset, self.len), &target, &mut plan)?;
+        self.plan_read(chain, (self.offset, self.len), &target, &mut plan)?;
         for part in &plan.zeroes {
             // SAFETY: a read request's iovecs name memory that may be written.
             unsafe { iov::fill_zero(part) };
@@ -54,69 +53,37 @@ impl Job {
         Ok(Step::Transfer(plan.transfers))
     }
 
-    /// Plan to read `range` (offset, length) as seen from `layer` down into `target`.
+    /// Plan to read `range` (offset, length) through all layers into `target`.
     pub(super) fn plan_read(
         &mut self,
         chain: &Chain,
-        layer: usize,
         range: (u64, u64),
         target: &[iovec],
         out: &mut ReadPlan,
     ) -> Result<(), Error> {
-        let (offset, mut len) = range;
-        let Some(state) = chain.layers.get(layer) else {
-            out.zeroes.push(target.to_vec());
-            return Ok(());
-        };
-        let size = state.size();
-        if offset.saturating_add(len) > size {
-            let inside = size.saturating_sub(offset);
-            out.zeroes.push(iov::slice(target, inside, len - inside));
-            len = inside;
-        }
-        if len == 0 {
-            return Ok(());
-        }
-        let extents = match &state.kind {
-            Kind::Raw => {
-                vec![plan::Extent { at: offset, len, source: Source::Data { host: offset } }]
-            }
-            Kind::Qcow2 { geometry, .. } => {
-                let bits = geometry.cluster_bits;
-                let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
-                let mut mappings = Vec::with_capacity((last - first + 1) as usize);
-                state
-                    .metadata()?
-                    .map(first, last - first + 1, &mut mappings)
-                    .map_err(|e| e.in_layer(layer))?;
-                plan::read(geometry, offset, len, &mappings)
-            }
-        };
-        for extent in extents {
-            let part = iov::slice(target, extent.at - offset, extent.len);
-            match extent.source {
-                Source::Data { host } => out.transfers.push(Transfer {
-                    direction: Direction::Read,
-                    layer,
-                    offset: host,
-                    iovecs: part,
-                    zero_past_end: false,
-                }),
-                Source::Zero => out.zeroes.push(part),
-                Source::Below => {
-                    self.plan_read(chain, layer + 1, (extent.at, extent.len), &part, out)?;
+        chain.walk(0, range, &mut |at, len, piece| {
+            let part = iov::slice(target, at - range.0, len);
+            let transfer = |layer, offset, iovecs, zero_past_end| Transfer {
+                direction: Direction::Read,
+                layer,
+                offset,
+                iovecs,
+                zero_past_end,
+            };
+            match piece {
+                Piece::Zero => out.zeroes.push(part),
+                Piece::Data { layer, host } => {
+                    out.transfers.push(transfer(layer, host, part, false));
                 }
-                Source::Compressed { host, packed, skip } => {
-                    let Kind::Qcow2 { geometry, compression, .. } = &state.kind else { continue };
+                Piece::Compressed { layer, host, packed, skip } => {
+                    let Kind::Qcow2 { geometry, compression, .. } = &chain.layers[layer].kind
+                    else {
+                        return;
+                    };
                     let mut bytes = vec![0u8; packed as usize];
                     let base = bytes.as_mut_ptr().cast();
-                    out.transfers.push(Transfer {
-                        direction: Direction::Read,
-                        layer,
-                        offset: host,
-                        iovecs: vec![iovec { iov_base: base, iov_len: bytes.len() }],
-                        zero_past_end: true,
-                    });
+                    let iovecs = vec![iovec { iov_base: base, iov_len: bytes.len() }];
+                    out.transfers.push(transfer(layer, host, iovecs, true));
                     out.unpacks.push(Unpack {
                         buffer: self.buffers.len(),
                         layer,
@@ -128,8 +95,7 @@ impl Job {
                     self.buffers.push(bytes);
                 }
             }
-        }
-        Ok(())
+        })
     }
 
     /// Unpack what was read and hand it to the targets.

@@ -171,7 +171,7 @@ impl Job {
         let mut bytes = vec![0u8; range.1 as usize];
         let target = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
         let mut plan = ReadPlan::default();
-        self.plan_read(chain, 0, range, &[target], &mut plan)?;
+        self.plan_read(chain, range, &[target], &mut plan)?;
         if plan.is_zero() && zeroed {
             return Ok(None);
         }

@@ -88,7 +88,7 @@ fn with_snapshot(start: &[u8], mut model: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// Write events cut at sectors: each sector arrives or does not.
-fn sectors(event: &Event) -> Vec<Event> {
+pub(super) fn sectors(event: &Event) -> Vec<Event> {
     let Event::Write { offset, bytes } = event else { return vec![event.clone()] };
     let mut out = Vec::new();
     let mut at = 0usize;
