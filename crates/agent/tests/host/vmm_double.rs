@@ -45,7 +45,7 @@ pub fn main() -> ! {
     });
     serve_console(&config, console);
     let listener = UnixListener::bind(&config.control_socket).unwrap();
-    let disks = Arc::new(Mutex::new(Disks::new(&config, root.clone())));
+    let disks = Arc::new(Mutex::new(Disks::new(&config, &root)));
     thread::spawn(move || {
         for stream in listener.incoming() {
             let (config, disks) = (config.clone(), Arc::clone(&disks));
@@ -128,7 +128,7 @@ fn serve(config: &VmConfig, disks: &Mutex<Disks>, mut stream: UnixStream) -> Opt
                 end = !config.instance_id.contains("mute");
                 ack()
             }
-            request::Op::AttachDisk(request) => disks.attach(request.disk.unwrap(), files),
+            request::Op::AttachDisk(request) => disks.attach(&request.disk.unwrap(), files),
             request::Op::DetachDisk(request) => disks.detach(&request.disk_id),
             request::Op::ResizeDisk(request) => {
                 disks.change(&request.disk_id, |d| d.size_bytes = request.size_bytes)

@@ -9,7 +9,7 @@ use api::vmm::{
 use std::{
     fs::File,
     os::fd::{FromRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +20,7 @@ pub struct Disks {
 }
 
 impl Disks {
-    pub fn new(config: &VmConfig, root: PathBuf) -> Self {
+    pub fn new(config: &VmConfig, root: &Path) -> Self {
         let inherited = |disk: &Disk| {
             let layers = disk.layers.iter().filter_map(|l| l.file.as_ref());
             layers
@@ -39,12 +39,12 @@ impl Disks {
         Self { all: all.collect(), cling }
     }
 
-    pub fn attach(&mut self, disk: Disk, files: Vec<File>) -> response::Result {
+    pub fn attach(&mut self, disk: &Disk, files: Vec<File>) -> response::Result {
         if files.len() != disk.layers.len() {
             return refuse("InvalidArgument", "as many files as layers are needed");
         }
         if !self.all.iter().any(|(d, _)| d.disk_id == disk.disk_id) {
-            self.all.push((attached(&disk, &files), files));
+            self.all.push((attached(disk, &files), files));
         }
         ack()
     }
