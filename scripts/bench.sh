@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures ecs-vmm against QEMU on this machine, or, where KVM here cannot run stock guests, inside
 # one QEMU machine whose own KVM can. Prints a table and writes target/bench/*.json.
-# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,net]
+# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,disks,net]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=env.sh

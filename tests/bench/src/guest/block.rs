@@ -116,7 +116,9 @@ pub fn run(path: &str, only: Option<&str>, duration: Duration) -> Result<()> {
             (format!("rand_{name}_qd{depth}"), load)
         };
         let sequential = Load { block: 1 << 20, depth: 4, write, random: false };
-        for (name, load) in [random(1), random(32), (format!("seq_{name}"), sequential)] {
+        for (name, load) in
+            [random(1), random(32), random(128), (format!("seq_{name}"), sequential)]
+        {
             if only.is_none_or(|only| only == name) {
                 figure(&name, measure(&file, size, &load, duration)?);
             }

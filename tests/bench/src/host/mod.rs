@@ -2,6 +2,7 @@
 
 mod block;
 mod boot;
+mod disks;
 mod machine;
 mod memory;
 mod net;
@@ -34,8 +35,8 @@ pub struct Options {
     /// Seconds per load.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Only these: boot, memory, block, net.
-    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,net")]
+    /// Only these: boot, memory, block, disks, net.
+    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net")]
     only: Vec<String>,
 }
 
@@ -45,6 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
         ("boot", boot::run as fn(&Options) -> Result<()>),
         ("memory", memory::run),
         ("block", block::run),
+        ("disks", disks::run),
         ("net", net::run),
     ] {
         if options.only.iter().any(|only| only == name) {
