@@ -233,7 +233,7 @@ fn framing_is_the_drivers_choice() {
 fn the_serial_number_is_the_disks_id_without_its_kind() {
     let mut setup = plain();
     assert_eq!(setup.request(8, 0, &[(DATA, 20, true)]), (0, 21));
-    assert_eq!(setup.get(DATA, 20), b"bp1234567890abcdef\0\0");
+    assert_eq!(setup.get(DATA, 20), b"bp1234567890abcdefgh");
     assert_eq!(setup.request(8, 0, &[(DATA, 19, true)]).0, 1);
 }
 
