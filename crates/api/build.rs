@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "ecs/v1/key_pair.proto",
     "ecs/v1/operator.proto",
     "ecs/v1/security_group.proto",
+    "ecs/v1/snapshot.proto",
     "ecs/v1/vpc.proto",
     "ecs/host/v1/host.proto",
     "ecs/vmm/v1/vmm.proto",

@@ -11,6 +11,8 @@ use crate::{
         instance::InstanceCommand,
         key_pair::KeyPairCommand,
         security_group::SecurityGroupCommand,
+        snapshot::SnapshotCommand,
+        snapshot_policy::SnapshotPolicyCommand,
         vpc::VpcCommand,
         vswitch::VswitchCommand,
     },
@@ -82,6 +84,12 @@ pub(crate) enum Command {
     /// Disks
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// Snapshots of disks
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Policies by which snapshots are taken
+    #[command(subcommand)]
+    SnapshotPolicy(SnapshotPolicyCommand),
     /// Elastic network interfaces
     #[command(subcommand)]
     Eni(EniCommand),

@@ -9,7 +9,7 @@ use api::v1::{
     image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
     key_pair_service_client::KeyPairServiceClient, operator_service_client::OperatorServiceClient,
     security_group_service_client::SecurityGroupServiceClient,
-    vpc_service_client::VpcServiceClient,
+    snapshot_service_client::SnapshotServiceClient, vpc_service_client::VpcServiceClient,
 };
 use std::{error::Error as _, time::Duration};
 use tonic::transport::{Channel, Endpoint};
@@ -72,6 +72,7 @@ services! {
     key_pairs: KeyPairServiceClient,
     operator: OperatorServiceClient,
     security_groups: SecurityGroupServiceClient,
+    snapshots: SnapshotServiceClient,
     vpcs: VpcServiceClient,
 }
 

@@ -28,6 +28,17 @@ pub(crate) fn disk_not_found(disk_id: &str) -> Refusal {
     not_found("InvalidDiskId.NotFound", "disk", disk_id, "DescribeDisks")
 }
 
+/// 404 of a snapshot.
+pub(crate) fn snapshot_not_found(snapshot_id: &str) -> Refusal {
+    not_found("InvalidSnapshotId.NotFound", "snapshot", snapshot_id, "DescribeSnapshots")
+}
+
+/// 404 of a snapshot policy.
+pub(crate) fn policy_not_found(policy_id: &str) -> Refusal {
+    let list = "DescribeAutoSnapshotPolicyEx";
+    not_found("InvalidAutoSnapshotPolicyId.NotFound", "snapshot policy", policy_id, list)
+}
+
 /// 404 of an image.
 pub(crate) fn image_not_found(image_id: &str) -> Refusal {
     not_found("InvalidImageId.NotFound", "image", image_id, "DescribeImages")

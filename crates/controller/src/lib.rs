@@ -16,6 +16,8 @@ mod images;
 pub mod instance_state;
 pub mod scheduler;
 mod server;
+mod snapshot_policies;
+pub mod snapshot_state;
 pub mod status_intake;
 mod timestamp;
 mod validation;

@@ -4,6 +4,7 @@ use crate::{
     api::Api,
     cloud::{Cloud, CloudOptions},
     hosts::{Registry, watch_leases},
+    snapshot_policies,
     timestamp::now_ms,
 };
 use api::{
@@ -14,7 +15,7 @@ use api::{
         key_pair_service_server::KeyPairServiceServer,
         operator_service_server::OperatorServiceServer,
         security_group_service_server::SecurityGroupServiceServer,
-        vpc_service_server::VpcServiceServer,
+        snapshot_service_server::SnapshotServiceServer, vpc_service_server::VpcServiceServer,
     },
 };
 use std::{future::Future, io, path::PathBuf, sync::Arc, time::Duration};
@@ -94,6 +95,7 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let leases = tokio::spawn(watch_leases(cloud.clone()));
+    let policies = tokio::spawn(snapshot_policies::run(cloud.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(api::DESCRIPTORS)
         .build_v1()?;
@@ -118,10 +120,12 @@ pub async fn serve(
         .add_service(KeyPairServiceServer::new(handler.clone()))
         .add_service(OperatorServiceServer::new(handler.clone()))
         .add_service(SecurityGroupServiceServer::new(handler.clone()))
+        .add_service(SnapshotServiceServer::new(handler.clone()))
         .add_service(VpcServiceServer::new(handler))
         // The builder's own tcp_nodelay does not reach connections that come from outside.
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await;
     leases.abort();
+    policies.abort();
     Ok(served?)
 }

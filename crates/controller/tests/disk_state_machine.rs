@@ -246,6 +246,7 @@ impl World {
             host: host(),
             instances: self.instances.clone(),
             disks: self.disks.iter().filter(on_host).cloned().collect(),
+            snapshots: Vec::new(),
         };
         let plan = status_intake::plan(&view, report, 7);
         for instance in plan.update {

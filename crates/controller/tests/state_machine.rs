@@ -108,6 +108,7 @@ fn view(instance: &InstanceRecord) -> HostView {
             generation: 1,
             ..Default::default()
         }],
+        snapshots: Vec::new(),
     }
 }
 

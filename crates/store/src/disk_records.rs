@@ -31,6 +31,10 @@ pub struct DiskRecord {
     pub delete_with_instance: bool,
     /// Its automatic snapshots go with it.
     pub delete_auto_snapshot: bool,
+    /// Policy by which snapshots of it are taken, empty: none.
+    pub policy_id: String,
+    /// No time point of the policy up to this one is due any more.
+    pub policy_point_ms: i64,
     /// Tags, key and value; only lists fill them in.
     pub tags: Vec<(String, String)>,
     /// When it was made.

@@ -1,14 +1,21 @@
 //! What goes into and comes out of transactions about disks.
 
-use crate::{disk_records::*, records::*, transactions::*};
+use crate::{disk_records::*, records::*, snapshot_records::*, transactions::*};
 
 /// What a decision about disks wants to see.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DisksLookup {
-    /// Disks to read, with the instances they are wanted at.
+    /// Disks to read, with the instances they are wanted at, their snapshots, and the snapshots they
+    /// were made from.
     pub disk_ids: Vec<String>,
-    /// Instances to read.
+    /// Instances to read, with the snapshots of their disks.
     pub instance_ids: Vec<String>,
+    /// Snapshots to read, with the disks that were made from them.
+    pub snapshot_ids: Vec<String>,
+    /// Image to read; empty: none.
+    pub image_id: String,
+    /// Snapshot policy to read; empty: none.
+    pub policy_id: String,
 }
 
 /// What a decision about disks sees.
@@ -20,7 +27,15 @@ pub struct DisksView {
     pub instances: Vec<InstanceDetails>,
     /// Disks that these instances are still to give up.
     pub leaving: Vec<DiskRecord>,
-    /// Hosts of the disks and of the instances.
+    /// Snapshots of the disks and of the instances' disks, those the disks were made from, and the asked ones.
+    pub snapshots: Vec<SnapshotRecord>,
+    /// Disks made from, or last reset to, the asked snapshots.
+    pub from_snapshots: Vec<DiskRecord>,
+    /// The image, if asked for and existing.
+    pub image: Option<ImageRecord>,
+    /// The policy, if asked for and existing.
+    pub policy: Option<PolicyRecord>,
+    /// Hosts of the disks, the instances and the snapshots.
     pub hosts: Vec<HostRecord>,
 }
 
@@ -32,6 +47,11 @@ pub struct DisksPlan {
     pub insert: Vec<DiskRecord>,
     /// Whole new records of disks in the view; their tags stay as they are.
     pub update: Vec<DiskRecord>,
+    /// New snapshots, with their tags. Fails with `AlreadyExists` if the disk has one for that time
+    /// point.
+    pub insert_snapshots: Vec<SnapshotRecord>,
+    /// Snapshots in the view: whether they are released, and what was reported.
+    pub update_snapshots: Vec<SnapshotRecord>,
     /// Whole new records of instances in the view.
     pub update_instances: Vec<InstanceRecord>,
     /// The answer.

@@ -89,8 +89,41 @@ pub struct DiskFilter {
     pub source_snapshot_id: String,
     pub delete_with_instance: Option<bool>,
     pub delete_auto_snapshot: Option<bool>,
+    pub policy_id: String,
     /// Key and value; an empty value matches any.
     pub tags: Vec<(String, String)>,
+}
+
+/// Filters of a list of snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct SnapshotFilter {
+    pub snapshot_ids: Vec<String>,
+    pub disk_id: String,
+    /// Of disks that are at this instance.
+    pub instance_id: String,
+    /// `*` is a wildcard.
+    pub name: String,
+    pub status: String,
+    /// Taken by a policy.
+    pub automatic: Option<bool>,
+    /// Of system disks.
+    pub disk_system: Option<bool>,
+    /// Disks were made from it.
+    pub used: Option<bool>,
+    /// Not released, and to go by this time.
+    pub expired_ms: Option<i64>,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
+}
+
+/// Filters of a list of snapshot policies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct PolicyFilter {
+    pub policy_ids: Vec<String>,
+    /// `*` is a wildcard.
+    pub name: String,
 }
 
 /// Filters of a list of interfaces.

@@ -10,6 +10,7 @@ mod disk_transactions;
 mod error;
 mod filters;
 mod records;
+mod snapshot_records;
 mod sqlite;
 mod transactions;
 
@@ -18,5 +19,6 @@ pub use disk_transactions::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;
 pub use records::*;
+pub use snapshot_records::*;
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub use transactions::*;

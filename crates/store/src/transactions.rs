@@ -1,6 +1,8 @@
 //! The trait, and what goes into and comes out of its transactions.
 
-use crate::{disk_records::*, disk_transactions::*, error::*, filters::*, records::*};
+use crate::{
+    disk_records::*, disk_transactions::*, error::*, filters::*, records::*, snapshot_records::*,
+};
 use async_trait::async_trait;
 use std::{fmt, net::Ipv4Addr};
 use tokio::sync::watch;
@@ -134,6 +136,8 @@ pub struct CreateLookup {
     pub security_group_ids: Vec<String>,
     /// Key pair to read; empty: none.
     pub key_pair_name: String,
+    /// Snapshots to read.
+    pub snapshot_ids: Vec<String>,
 }
 
 /// What a decision about new instances sees.
@@ -151,6 +155,8 @@ pub struct CreateView {
     pub security_groups: Vec<(SecurityGroupRecord, u64)>,
     /// The key pair, if asked for and existing.
     pub key_pair: Option<KeyPairRecord>,
+    /// Those of the snapshots that exist.
+    pub snapshots: Vec<SnapshotRecord>,
     /// Every host, so that a refusal can name what is wrong with each.
     pub hosts: Vec<HostRecord>,
 }
@@ -206,8 +212,8 @@ pub struct InstancesView {
     pub hosts: Vec<HostRecord>,
 }
 
-/// Instances to overwrite: what is wanted and reported, names, description, user data and
-/// protection. Claims follow `claimed`; the store sets `released_revision` when `releasing` is set.
+/// Instances to overwrite: what is wanted and reported, names, description, image, user
+/// data and protection. Claims follow `claimed`; the store sets `released_revision` when `releasing` is set.
 #[derive(Debug, Clone, Default)]
 pub struct InstancesPlan {
     /// Whole new records of instances in the view.
@@ -236,6 +242,8 @@ pub struct HostView {
     pub instances: Vec<InstanceRecord>,
     /// Every disk that lies on it.
     pub disks: Vec<DiskRecord>,
+    /// Every snapshot that lies on it.
+    pub snapshots: Vec<SnapshotRecord>,
 }
 
 /// What a report changes.
@@ -245,6 +253,10 @@ pub struct StatusPlan {
     pub update: Vec<InstanceRecord>,
     /// Whole new records of disks in the view.
     pub update_disks: Vec<DiskRecord>,
+    /// Snapshots in the view: whether they are released, and what was reported.
+    pub update_snapshots: Vec<SnapshotRecord>,
+    /// Snapshots of which nothing is left.
+    pub purge_snapshots: Vec<String>,
     /// Disks of which nothing is left.
     pub purge_disks: Vec<String>,
     /// Instances of which nothing is left: they, their interfaces and the disks that are theirs when
@@ -303,13 +315,15 @@ pub struct HostSnapshot {
     pub instances: Vec<InstanceDetails>,
     /// Its disks, except those that are to go.
     pub disks: Vec<DiskRecord>,
+    /// Its snapshots, except those that are to go.
+    pub snapshots: Vec<SnapshotRecord>,
     /// VPCs of their interfaces.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.
     pub vswitches: Vec<VSwitchRecord>,
     /// Groups of their interfaces, and the groups that rules of these name.
     pub groups: Vec<GroupMembers>,
-    /// Images of their disks.
+    /// Images that disks and snapshots lie on.
     pub images: Vec<ImageRecord>,
 }
 
@@ -318,8 +332,8 @@ pub struct HostSnapshot {
 pub struct Change {
     /// Revision of the transaction that made it.
     pub revision: u64,
-    /// `vpc vswitch security_group key_pair image instance instance_status disk disk_status host
-    /// event`; `..._status` when only what was reported changed, not what is wanted.
+    /// `vpc vswitch security_group key_pair image instance instance_status disk disk_status
+    /// snapshot snapshot_status snapshot_policy host event`; `..._status` when only what was reported changed, not what is wanted.
     pub kind: String,
     /// Id of the resource.
     pub id: String,
@@ -433,6 +447,21 @@ pub trait Store: Send + Sync + fmt::Debug {
         decide: Decide<DisksView, DisksPlan>,
     ) -> Result<Answer, StoreError>;
 
+    /// Makes a snapshot policy.
+    async fn create_snapshot_policy(&self, policy: PolicyRecord) -> Result<(), StoreError>;
+    /// Changes a snapshot policy as the decision says.
+    async fn change_snapshot_policy(
+        &self,
+        policy_id: &str,
+        decide: Decide<Option<PolicyRecord>, PolicyRecord>,
+    ) -> Result<(), StoreError>;
+    /// Takes a snapshot policy off its disks and removes it, if the decision agrees.
+    async fn delete_snapshot_policy(
+        &self,
+        policy_id: &str,
+        decide: Decide<Option<PolicyRecord>, ()>,
+    ) -> Result<(), StoreError>;
+
     /// Makes a host known, or known again. Answers the host's new session.
     async fn register_host(&self, registration: HostRegistration) -> Result<u64, StoreError>;
     /// Renews the lease of a host.
@@ -512,6 +541,18 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Lists disks.
     async fn disks(&self, filter: DiskFilter, page: Page)
     -> Result<Listed<DiskRecord>, StoreError>;
+    /// Lists snapshots, each with whether disks were made from it.
+    async fn snapshots(
+        &self,
+        filter: SnapshotFilter,
+        page: Page,
+    ) -> Result<Listed<(SnapshotRecord, bool)>, StoreError>;
+    /// Lists snapshot policies, each with its number of disks.
+    async fn snapshot_policies(
+        &self,
+        filter: PolicyFilter,
+        page: Page,
+    ) -> Result<Listed<(PolicyRecord, u64)>, StoreError>;
     /// Lists interfaces.
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
     /// Lists events.

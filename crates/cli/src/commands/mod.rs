@@ -10,6 +10,8 @@ pub(crate) mod instance;
 pub(crate) mod key_pair;
 mod pages;
 pub(crate) mod security_group;
+pub(crate) mod snapshot;
+pub(crate) mod snapshot_policy;
 mod terminal;
 pub(crate) mod vpc;
 pub(crate) mod vswitch;
@@ -83,6 +85,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Region(command) => catalog::region(&context.await?, command).await,
         Command::Zone(command) => catalog::zone(&context.await?, command).await,
         Command::Disk(command) => disk::run(&context.await?, command).await,
+        Command::Snapshot(command) => snapshot::run(&context.await?, command).await,
+        Command::SnapshotPolicy(command) => snapshot_policy::run(&context.await?, command).await,
         Command::Eni(command) => eni::run(&context.await?, command).await,
         Command::Host(command) => host::run(&context.await?, command).await,
     };

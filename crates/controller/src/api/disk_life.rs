@@ -9,13 +9,13 @@ use super::{
 use crate::{
     disk_state::{self, Seat},
     ecs_error::{from_store, instance_not_found, missing, refuse, unsupported},
-    ids,
+    ids, scheduler, snapshot_state,
     timestamp::now_ms,
     validation,
 };
 use api::v1::*;
 use prost::Message as _;
-use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, Refusal};
+use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, Refusal, SnapshotRecord};
 
 /// A disk and an instance to look up.
 fn both(disk_id: &str, instance_id: &str) -> Result<DisksLookup, Refusal> {
@@ -28,6 +28,7 @@ fn both(disk_id: &str, instance_id: &str) -> Result<DisksLookup, Refusal> {
     Ok(DisksLookup {
         disk_ids: vec![disk_id.to_owned()],
         instance_ids: vec![instance_id.to_owned()],
+        ..Default::default()
     })
 }
 
@@ -41,8 +42,8 @@ fn seat_at<'a>(view: &'a DisksView, instance_id: &str) -> Result<Seat<'a>, Refus
     Ok(Seat { details, leaving: &view.leaving, host })
 }
 
-/// The disk that a request describes, at no instance.
-fn new_disk(request: &CreateDiskRequest) -> Result<DiskRecord, Refusal> {
+/// The disk that a request describes, at no instance; without a size if it gives none.
+fn new_disk(request: &CreateDiskRequest) -> Result<(DiskRecord, Shape), Refusal> {
     if request.encrypted {
         return Err(unsupported("encrypted disks are not supported; leave encrypted out"));
     }
@@ -54,7 +55,7 @@ fn new_disk(request: &CreateDiskRequest) -> Result<DiskRecord, Refusal> {
     validation::display_name("InvalidDiskName.Malformed", "disk name", &request.disk_name)?;
     validation::description("InvalidDescription.Malformed", &request.description)?;
     let shape = Shape::parse(&request.disk_category, &request.performance_level, &DATA)?;
-    if request.size == 0 {
+    if request.size == 0 && request.snapshot_id.is_empty() {
         return Err(missing("size"));
     }
     let mut disk = DiskRecord {
@@ -65,8 +66,48 @@ fn new_disk(request: &CreateDiskRequest) -> Result<DiskRecord, Refusal> {
         generation: 1,
         ..Default::default()
     };
-    shape.give(&mut disk, request.size, &DATA)?;
-    Ok(disk)
+    if request.size > 0 {
+        shape.give(&mut disk, request.size, &DATA)?;
+    }
+    Ok((disk, shape))
+}
+
+/// An id to look up, if there is one.
+fn some(id: &str) -> Vec<String> {
+    if id.is_empty() { Vec::new() } else { vec![id.to_owned()] }
+}
+
+/// A disk made from a snapshot is where the snapshot is, from the beginning.
+fn place_with(
+    disk: &mut DiskRecord,
+    snapshot: &SnapshotRecord,
+    zone_id: &str,
+    view: &DisksView,
+) -> Result<(), Refusal> {
+    let (snapshot_id, host_id) = (&snapshot.snapshot_id, &snapshot.host_id);
+    let host = view.hosts.iter().find(|host| host.host_id == *host_id).ok_or_else(|| {
+        refuse(500, "InternalError", format!("the host of snapshot {snapshot_id} is not known"))
+    })?;
+    if !zone_id.is_empty() && zone_id != host.zone_id {
+        return Err(refuse(
+            400,
+            "InvalidParameter.Conflict",
+            format!("snapshot {snapshot_id} is in zone {}, not {zone_id}; give that", host.zone_id),
+        ));
+    }
+    if let Some(reason) = scheduler::no_disk_room(host, disk.size_gib) {
+        return Err(refuse(
+            403,
+            "OperationDenied.NoStock",
+            format!(
+                "a disk from snapshot {snapshot_id} has to be on the snapshot's host, but {reason}; \
+                 delete disks there"
+            ),
+        ));
+    }
+    disk.zone_id.clone_from(&host.zone_id);
+    disk.host_id.clone_from(host_id);
+    Ok(())
 }
 
 impl Api {
@@ -81,19 +122,25 @@ impl Api {
         } else if request.instance_id.is_empty() {
             return Err(missing("zone_id or instance_id"));
         }
-        let template = new_disk(&request)?;
-        let CreateDiskRequest { zone_id, instance_id, .. } = request;
+        let (template, shape) = new_disk(&request)?;
+        let CreateDiskRequest { zone_id, instance_id, snapshot_id, .. } = request;
         let lookup = DisksLookup {
-            instance_ids: Some(instance_id.clone())
-                .filter(|id| !id.is_empty())
-                .into_iter()
-                .collect(),
+            instance_ids: some(&instance_id),
+            snapshot_ids: some(&snapshot_id),
             ..Default::default()
         };
         let decide = move |view: &DisksView| {
             let now = now_ms();
             let mut disk = DiskRecord { disk_id: ids::disk(), created_ms: now, ..template.clone() };
             disk_state::refresh(&mut disk);
+            if !snapshot_id.is_empty() {
+                let snapshot = snapshot_state::ready(&view.snapshots, &snapshot_id)?;
+                let least = u32::try_from(snapshot.disk_size_gib).unwrap_or(u32::MAX);
+                let wanted = u32::try_from(disk.size_gib).unwrap_or(u32::MAX);
+                shape.give(&mut disk, wanted.max(least), &DATA)?;
+                snapshot_state::begin_with(&mut disk, snapshot);
+                place_with(&mut disk, snapshot, &zone_id, view)?;
+            }
             let mut update_instances = Vec::new();
             if !instance_id.is_empty() {
                 let seat = seat_at(view, &instance_id)?;
@@ -111,6 +158,7 @@ impl Api {
                 disk.zone_id.clone_from(of_instance);
                 update_instances.push(disk_state::attach(&mut disk, &seat, "", now)?);
             }
+            disk_state::refresh(&mut disk);
             let answer = CreateDiskResponse { disk_id: disk.disk_id.clone(), ..Default::default() };
             let answer = answer.encode_to_vec();
             Ok(DisksPlan { insert: vec![disk], update_instances, answer, ..Default::default() })
@@ -176,7 +224,10 @@ impl Api {
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
             disk_state::release(&mut disk)?;
-            Ok(DisksPlan { update: vec![disk], ..Default::default() })
+            let (disk_id, code) = (&disk.disk_id, "DiskCreatingSnapshot");
+            snapshot_state::check_none_in_progress(disk_id, &view.snapshots, code)?;
+            let update_snapshots = snapshot_state::going_with(&disk, &view.snapshots).collect();
+            Ok(DisksPlan { update: vec![disk], update_snapshots, ..Default::default() })
         };
         let changed = self.cloud.store.change_disks(None, lookup, Box::new(decide)).await;
         changed.map_err(from_store)?;

@@ -10,7 +10,7 @@ use crate::{
     disk_state::{self, AVAILABLE, IN_USE},
     ecs_error::{dry_run, from_store, invalid, missing, refuse},
     instance_state::RUNNING,
-    scheduler, validation,
+    scheduler, snapshot_state, validation,
 };
 use api::v1::*;
 use std::collections::BTreeSet;
@@ -122,6 +122,7 @@ fn resize(
 ) -> Result<(), Refusal> {
     disk_state::expect(disk, &[IN_USE, AVAILABLE], "ResizeDisk")?;
     let (disk_id, size_gib) = (&disk.disk_id, disk.size_gib);
+    snapshot_state::check_none_in_progress(disk_id, &view.snapshots, "DiskCreatingSnapshot")?;
     if u64::from(new_size) <= size_gib {
         return Err(refuse(
             403,

@@ -18,6 +18,9 @@ service!(DiskService => Api {
     modify_disk_attribute: ModifyDiskAttributeRequest => ModifyDiskAttributeResponse;
     modify_disk_spec: ModifyDiskSpecRequest => ModifyDiskSpecResponse;
     resize_disk: ResizeDiskRequest => ResizeDiskResponse;
+    reset_disk: ResetDiskRequest => ResetDiskResponse;
+    re_init_disk: ReInitDiskRequest => ReInitDiskResponse;
+    replace_system_disk: ReplaceSystemDiskRequest => ReplaceSystemDiskResponse;
     describe_disk_monitor_data:
         DescribeDiskMonitorDataRequest => DescribeDiskMonitorDataResponse;
 });
@@ -101,6 +104,7 @@ impl Api {
             source_snapshot_id: request.snapshot_id.clone(),
             delete_with_instance: request.delete_with_instance,
             delete_auto_snapshot: request.delete_auto_snapshot,
+            policy_id: request.auto_snapshot_policy_id.clone(),
             tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
         };
         let listed = self.cloud.store.disks(filter, page).await.map_err(from_store)?;
@@ -149,7 +153,11 @@ impl Api {
             category: record.category,
             performance_level: record.performance_level,
             size: u32::try_from(record.size_gib).unwrap_or(u32::MAX),
-            image_id: record.image_id,
+            image_id: if record.source_snapshot_id.is_empty() {
+                record.image_id
+            } else {
+                String::new()
+            },
             source_snapshot_id: record.source_snapshot_id,
             instance_id,
             device,
@@ -166,6 +174,7 @@ impl Api {
             multi_attach: "Disabled".to_owned(),
             disk_charge_type: "PostPaid".to_owned(),
             host_id: record.host_id,
+            auto_snapshot_policy_id: record.policy_id,
         }
     }
 }

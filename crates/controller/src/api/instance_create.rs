@@ -23,8 +23,8 @@ use api::v1::{
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    CreateLookup, CreatePlan, CreateView, DiskRecord, EniRecord, ImageRecord, InstanceRecord,
-    KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
+    CreateLookup, CreatePlan, CreateView, DiskRecord, EniRecord, HostRecord, ImageRecord,
+    InstanceRecord, KeyPairRecord, NewEni, NewInstance, Refusal, SnapshotRecord, VSwitchRecord,
 };
 use uuid::Uuid;
 
@@ -237,6 +237,14 @@ impl Order {
             vswitch_id: request.v_switch_id.clone(),
             security_group_ids: groups,
             key_pair_name: request.key_pair_name.clone(),
+            snapshot_ids: request
+                .data_disk
+                .iter()
+                .map(|disk| disk.snapshot_id.clone())
+                .filter(|id| !id.is_empty())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
         };
         Ok(Self {
             user_data: validation::user_data(&request.user_data)?,
@@ -278,7 +286,8 @@ impl Order {
             ));
         }
         let now = now_ms();
-        let disks = self.disks(image, &vswitch.zone_id, now)?;
+        let disks = self.disks(image, &view.snapshots, &vswitch.zone_id, now)?;
+        let candidates = self.candidates(view)?;
         let needs = Needs {
             zone_id: vswitch.zone_id.clone(),
             instance_type: self.instance_type.id.clone(),
@@ -287,9 +296,9 @@ impl Order {
             disk_gib: disks.iter().map(|disk| disk.size_gib).sum(),
         };
         let amount = self.request.amount;
-        let mut hosts = scheduler::place(&view.hosts, &needs, amount, now);
+        let mut hosts = scheduler::place(&candidates, &needs, amount, now);
         if hosts.len() < self.min_amount as usize {
-            return Err(scheduler::no_stock(&view.hosts, &needs, amount, hosts.len(), now));
+            return Err(scheduler::no_stock(&candidates, &needs, amount, hosts.len(), now));
         }
         let free = usize::try_from(view.free_addresses).unwrap_or(usize::MAX);
         if free < self.min_amount as usize {
@@ -510,10 +519,31 @@ impl Order {
         })
     }
 
+    /// The hosts to choose from: disks made from snapshots have to be where these are.
+    fn candidates(&self, view: &CreateView) -> Result<Vec<HostRecord>, Refusal> {
+        let places: BTreeSet<&str> =
+            view.snapshots.iter().map(|snapshot| snapshot.host_id.as_str()).collect();
+        if places.len() > 1 {
+            return Err(refuse(
+                403,
+                "OperationDenied",
+                format!(
+                    "the snapshots {} are on different hosts ({}); use snapshots of one host for \
+                     one instance",
+                    self.lookup.snapshot_ids.join(", "),
+                    places.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            ));
+        }
+        let fits = |host: &&HostRecord| places.is_empty() || places.contains(host.host_id.as_str());
+        Ok(view.hosts.iter().filter(fits).cloned().collect())
+    }
+
     /// The disks of one instance; ids are still to be given.
     fn disks(
         &self,
         image: &ImageRecord,
+        snapshots: &[SnapshotRecord],
         zone_id: &str,
         now: i64,
     ) -> Result<Vec<DiskRecord>, Refusal> {
@@ -522,7 +552,7 @@ impl Order {
         let system = self.request.system_disk.as_ref().unwrap_or(&default);
         let mut disks = vec![system_disk(system, image, image_gib)?];
         for (index, data) in self.request.data_disk.iter().enumerate() {
-            disks.push(data_disk(data, index)?);
+            disks.push(data_disk(data, index, snapshots)?);
         }
         for disk in &mut disks {
             disk.zone_id = zone_id.to_owned();

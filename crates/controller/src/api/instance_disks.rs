@@ -4,10 +4,10 @@ use super::disk_shape::{DATA, SYSTEM, Shape};
 use crate::{
     disk_state,
     ecs_error::{missing, refuse},
-    validation,
+    snapshot_state, validation,
 };
 use api::v1::{DataDisk, SystemDisk};
-use store::{DiskRecord, ImageRecord, Refusal};
+use store::{DiskRecord, ImageRecord, Refusal, SnapshotRecord};
 
 pub(super) fn system_disk(
     wanted: &SystemDisk,
@@ -39,20 +39,23 @@ pub(super) fn system_disk(
     Ok(disk)
 }
 
-pub(super) fn data_disk(wanted: &DataDisk, index: usize) -> Result<DiskRecord, Refusal> {
-    if !wanted.snapshot_id.is_empty() {
-        return Err(refuse(
-            404,
-            "InvalidSnapshotId.NotFound",
-            format!("snapshot {} does not exist", wanted.snapshot_id),
-        ));
-    }
+pub(super) fn data_disk(
+    wanted: &DataDisk,
+    index: usize,
+    snapshots: &[SnapshotRecord],
+) -> Result<DiskRecord, Refusal> {
     let shape = Shape::parse(&wanted.category, &wanted.performance_level, &DATA)?;
-    if wanted.size == 0 {
+    let mut disk = named(&wanted.disk_name, &wanted.description)?;
+    let mut size = wanted.size;
+    if !wanted.snapshot_id.is_empty() {
+        let snapshot = snapshot_state::ready(snapshots, &wanted.snapshot_id)?;
+        size = size.max(u32::try_from(snapshot.disk_size_gib).unwrap_or(u32::MAX));
+        snapshot_state::begin_with(&mut disk, snapshot);
+    }
+    if size == 0 {
         return Err(missing(&format!("data_disk[{index}].size")));
     }
-    let mut disk = named(&wanted.disk_name, &wanted.description)?;
-    shape.give(&mut disk, wanted.size, &DATA)?;
+    shape.give(&mut disk, size, &DATA)?;
     disk.position = u32::try_from(index + 1).unwrap_or(u32::MAX);
     disk.delete_with_instance = wanted.delete_with_instance.unwrap_or(true);
     Ok(disk)

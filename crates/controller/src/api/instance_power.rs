@@ -2,6 +2,7 @@
 
 use super::{Api, request};
 use crate::{
+    disk_state::{self, IN_USE, REINITING},
     ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
     instance_state::{self, StoppedMode},
     scheduler::{self, Needs},
@@ -10,7 +11,9 @@ use crate::{
 use api::v1::*;
 use prost::Message as _;
 use std::collections::BTreeSet;
-use store::{ClientToken, HostRecord, InstanceRecord, InstancesPlan, InstancesView, Refusal};
+use store::{
+    ClientToken, DiskRecord, HostRecord, InstanceRecord, InstancesPlan, InstancesView, Refusal,
+};
 
 /// Most instances of one call.
 const MOST: usize = 100;
@@ -25,16 +28,21 @@ enum Move {
 }
 
 impl Move {
-    /// Changes one instance. `hosts` have what earlier instances of the call have taken.
+    /// Changes one instance, which has these disks. `hosts` have what earlier instances of the call have taken.
     fn apply(
         self,
         instance: &mut InstanceRecord,
+        disks: &[DiskRecord],
         hosts: &mut [HostRecord],
         now: i64,
     ) -> Result<(), Refusal> {
         match self {
             Self::Start => {
                 let claimed = instance.claimed;
+                // A guest that runs would keep its host from making the content anew.
+                if let Some(disk) = disks.iter().find(|disk| disk.status == REINITING) {
+                    disk_state::expect(disk, &[IN_USE], "StartInstance")?;
+                }
                 instance_state::start(instance)?;
                 let Some(host) = hosts.iter_mut().find(|host| host.host_id == instance.host_id)
                 else {
@@ -237,7 +245,7 @@ fn plan(
             Some(details) => {
                 let mut instance = details.instance.clone();
                 asked
-                    .apply(&mut instance, &mut hosts, now)
+                    .apply(&mut instance, &details.disks, &mut hosts, now)
                     .map(|()| (details.instance.status.as_str(), instance))
                     .map_err(|refusal| (refusal, details.instance.status.as_str()))
             }

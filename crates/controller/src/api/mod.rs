@@ -2,6 +2,7 @@
 //! a refusal; request ids and gRPC are added here.
 
 mod console;
+mod disk_content;
 mod disk_life;
 mod disk_modify;
 mod disk_monitor;
@@ -23,6 +24,8 @@ mod paging;
 mod request;
 mod security_group_rules;
 mod security_groups;
+mod snapshot_policies;
+mod snapshots;
 
 use crate::cloud::Cloud;
 

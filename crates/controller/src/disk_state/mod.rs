@@ -15,7 +15,7 @@ use store::DiskRecord;
 
 /// At no instance.
 pub const AVAILABLE: &str = "Available";
-/// Being made with its instance.
+/// Being made, with its instance or from a snapshot.
 pub const CREATING: &str = "Creating";
 /// Wanted at an instance that does not have it yet.
 pub const ATTACHING: &str = "Attaching";
@@ -38,11 +38,17 @@ pub fn derive(disk: &DiskRecord) -> &'static str {
     if disk.content_epoch > reported.content_epoch {
         return REINITING;
     }
-    if disk.instance_id.is_empty() {
-        return if reported.instance_id.is_empty() { AVAILABLE } else { DETACHING };
-    }
     // One that was there and now has a fault is still there.
     let made = reported.state == "ready" || reported.size_bytes > 0;
+    if disk.instance_id.is_empty() {
+        return if !reported.instance_id.is_empty() {
+            DETACHING
+        } else if !made && !disk.host_id.is_empty() && disk.attached_ms == 0 {
+            CREATING
+        } else {
+            AVAILABLE
+        };
+    }
     if made && reported.instance_id == disk.instance_id {
         IN_USE
     } else if !made && disk.attached_ms == disk.created_ms {

@@ -3,12 +3,12 @@
 use crate::cloud::CloudOptions;
 use api::host::{
     DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, VSwitchSpec, VpcSpec,
+    RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
     DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails, RuleRecord,
-    VSwitchRecord, VpcRecord,
+    SnapshotRecord, VSwitchRecord, VpcRecord,
 };
 
 /// The spec a snapshot means.
@@ -31,7 +31,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
-        snapshots: Vec::new(),
+        snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
     }
 }
 
@@ -124,6 +124,14 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         performance_level: record.performance_level.clone(),
         source_snapshot_id: record.content_snapshot_id.clone(),
         content_epoch: record.content_epoch,
+    }
+}
+
+fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
+    SnapshotSpec {
+        snapshot_id: record.snapshot_id.clone(),
+        disk_id: record.disk_id.clone(),
+        disk_size_gib: record.disk_size_gib,
     }
 }
 

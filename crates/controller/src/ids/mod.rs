@@ -22,7 +22,7 @@ macro_rules! ids {
 }
 
 ids!(
-    instance "i", disk "d", eni "eni", vpc "vpc", vswitch "vsw", security_group "sg",
+    instance "i", disk "d", snapshot "s", snapshot_policy "sp", eni "eni", vpc "vpc", vswitch "vsw", security_group "sg",
     rule "sgr", key_pair "skp", image "m", event "e"
 );
 

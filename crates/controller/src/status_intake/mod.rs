@@ -2,8 +2,9 @@
 //! wanted only if it speaks of the boot and the generation that are wanted now.
 
 mod disks;
+mod snapshots;
 
-use crate::{ids, instance_state};
+use crate::{ids, instance_state, snapshot_state};
 use api::host::{HostStatus, InstanceState, InstanceStatus};
 use std::collections::HashMap;
 use store::{EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan};
@@ -14,6 +15,7 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
         report.instances.iter().map(|status| (status.instance_id.as_str(), status)).collect();
     let mut plan = StatusPlan::default();
     let mut disks_now = disks::take_in(&view.disks, report, &mut plan.purge_disks);
+    snapshots::take_in(&view.snapshots, report, &mut plan);
 
     for old in &view.instances {
         let status = instances.get(old.instance_id.as_str());
@@ -24,6 +26,9 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
             && !disks::anything_left(old, &view.disks, report)
         {
             disks::set_free(&mut disks_now, &old.instance_id, now_ms);
+            let gone = disks_now.iter().filter(|disk| disk.instance_id == old.instance_id);
+            let with_them = gone.flat_map(|disk| snapshot_state::going_with(disk, &view.snapshots));
+            plan.update_snapshots.extend(with_them);
             plan.purge.push(old.instance_id.clone());
             continue;
         }

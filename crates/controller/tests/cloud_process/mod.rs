@@ -10,7 +10,7 @@ use api::{
         key_pair_service_client::KeyPairServiceClient,
         operator_service_client::OperatorServiceClient,
         security_group_service_client::SecurityGroupServiceClient,
-        vpc_service_client::VpcServiceClient, *,
+        snapshot_service_client::SnapshotServiceClient, vpc_service_client::VpcServiceClient, *,
     },
 };
 use futures::stream;
@@ -118,6 +118,10 @@ impl CloudProcess {
 
     pub fn disks(&self) -> DiskServiceClient<Channel> {
         DiskServiceClient::new(self.channel())
+    }
+
+    pub fn snapshots(&self) -> SnapshotServiceClient<Channel> {
+        SnapshotServiceClient::new(self.channel())
     }
 
     pub fn catalog(&self) -> CatalogServiceClient<Channel> {

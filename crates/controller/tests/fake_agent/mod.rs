@@ -5,7 +5,7 @@
 use crate::cloud_process::{CloudProcess, ZONE};
 use api::host::{
     DiskMetrics, DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState,
-    InstanceStatus, Power, RegisterHostRequest, WatchHostSpecRequest,
+    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, WatchHostSpecRequest,
     host_registry_client::HostRegistryClient,
 };
 use std::{
@@ -73,6 +73,12 @@ pub struct Behaviour {
     pub disks: BTreeMap<String, FakeDisk>,
     /// Disks whose guest does not let go of them, with a reason.
     pub holding: BTreeMap<String, String>,
+    /// Snapshots on the host, by the disk they are of.
+    pub snapshots: BTreeMap<String, String>,
+    /// Takes no snapshots while set.
+    pub slow_snapshots: bool,
+    /// What was asked for and makes no sense.
+    pub faults: Vec<String>,
     /// The spec that was acted on last.
     pub acted_on: HostSpec,
     /// Acts on no spec while set; it goes on reporting.
@@ -176,7 +182,8 @@ fn reconcile(
     }
     let spec = behaviour.acted_on.clone();
     guests.retain(|id, _| spec.instances.iter().any(|wanted| wanted.instance_id == *id));
-    take_disks(behaviour, &spec);
+    take_snapshots(behaviour, &spec);
+    take_disks(behaviour, &spec, guests);
     for wanted in &spec.instances {
         let id = &wanted.instance_id;
         let guest = guests.entry(id.clone()).or_insert_with(|| InstanceStatus {
@@ -240,12 +247,16 @@ fn reconcile(
             .collect(),
         events: behaviour.events.clone(),
         complete: true,
-        snapshots: Vec::new(),
+        snapshots: snapshot_statuses(behaviour, &spec),
     }
 }
 
 /// Makes the disks of the spec, and removes others.
-fn take_disks(behaviour: &mut Behaviour, spec: &HostSpec) {
+fn take_disks(
+    behaviour: &mut Behaviour,
+    spec: &HostSpec,
+    guests: &BTreeMap<String, InstanceStatus>,
+) {
     if !behaviour.keeps_disks {
         behaviour.disks.retain(|id, _| spec.disks.iter().any(|wanted| wanted.disk_id == *id));
     }
@@ -260,7 +271,18 @@ fn take_disks(behaviour: &mut Behaviour, spec: &HostSpec) {
         }
         let new = disk.size_bytes == 0;
         disk.size_bytes = wanted.size_gib << 30;
-        if new || disk.content_epoch < wanted.content_epoch {
+        let running =
+            guests.get(&disk.attached).is_some_and(|guest| guest.state() == InstanceState::Running);
+        if new || (disk.content_epoch < wanted.content_epoch && !running) {
+            let from = &wanted.source_snapshot_id;
+            if !from.is_empty() && !behaviour.snapshots.contains_key(from) {
+                behaviour
+                    .faults
+                    .push(format!("disk {id} is to be made from {from}, which is gone"));
+            }
+            if !from.is_empty() && !wanted.image_id.is_empty() {
+                behaviour.faults.push(format!("disk {id} is to be made from two things"));
+            }
             disk.content_epoch = wanted.content_epoch;
             disk.source = format!("{}{}", wanted.image_id, wanted.source_snapshot_id);
         }
@@ -268,4 +290,35 @@ fn take_disks(behaviour: &mut Behaviour, spec: &HostSpec) {
             disk.attached = place.map(|i| i.instance_id.clone()).unwrap_or_default();
         }
     }
+}
+
+/// Takes the snapshots of the spec, and removes others.
+fn take_snapshots(behaviour: &mut Behaviour, spec: &HostSpec) {
+    let wanted = |id: &String| spec.snapshots.iter().any(|snapshot| snapshot.snapshot_id == *id);
+    behaviour.snapshots.retain(|id, _| wanted(id));
+    for snapshot in &spec.snapshots {
+        let there = behaviour.disks.contains_key(&snapshot.disk_id);
+        if there && !behaviour.slow_snapshots {
+            let of = snapshot.disk_id.clone();
+            behaviour.snapshots.entry(snapshot.snapshot_id.clone()).or_insert(of);
+        }
+    }
+}
+
+fn snapshot_statuses(behaviour: &Behaviour, spec: &HostSpec) -> Vec<SnapshotStatus> {
+    let taken = behaviour.snapshots.keys().map(|id| SnapshotStatus {
+        snapshot_id: id.clone(),
+        state: "accomplished".to_owned(),
+        changed_bytes: 7 << 20,
+        taken_unix_ms: 1_795_431_667_000,
+        ..Default::default()
+    });
+    let under_way =
+        spec.snapshots.iter().filter(|s| !behaviour.snapshots.contains_key(&s.snapshot_id));
+    let under_way = under_way.map(|snapshot| SnapshotStatus {
+        snapshot_id: snapshot.snapshot_id.clone(),
+        state: "progressing".to_owned(),
+        ..Default::default()
+    });
+    taken.chain(under_way).collect()
 }

@@ -2,7 +2,7 @@
 
 use super::{
     claims::{Claim, claim},
-    hosts, images, instances,
+    disk_snapshots, hosts, images, instances,
     query::{self, Conditions},
     security_groups,
     writer::Tx,
@@ -54,10 +54,45 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
             view.disks.push(found);
         }
     }
+    let mut snapshot_ids: BTreeSet<String> = lookup.snapshot_ids.iter().cloned().collect();
+    for disk in &view.disks {
+        snapshot_ids.insert(disk.source_snapshot_id.clone());
+        view.snapshots.extend(disk_snapshots::of_disk(conn, &disk.disk_id)?);
+    }
+    for snapshot_id in snapshot_ids {
+        if view.snapshots.iter().any(|known| known.snapshot_id == snapshot_id) {
+            continue;
+        }
+        if let Some(found) = disk_snapshots::snapshot(conn, &snapshot_id)? {
+            host_ids.insert(found.host_id.clone());
+            view.snapshots.push(found);
+        }
+    }
+    for snapshot_id in &lookup.snapshot_ids {
+        view.from_snapshots.extend(query::all(
+            conn,
+            "SELECT * FROM disks WHERE source_snapshot_id = ?1 OR content_snapshot_id = ?1",
+            [snapshot_id],
+        )?);
+    }
+    if !lookup.image_id.is_empty() {
+        view.image = images::image(conn, &lookup.image_id)?;
+    }
+    if !lookup.policy_id.is_empty() {
+        view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
+    }
     for instance_id in instance_ids {
         if let Some(found) = instances::instance(conn, &instance_id)? {
             host_ids.insert(found.host_id.clone());
-            view.instances.push(instances::details(conn, found)?);
+            let details = instances::details(conn, found)?;
+            if lookup.instance_ids.contains(&instance_id) {
+                for disk in &details.disks {
+                    if !lookup.disk_ids.contains(&disk.disk_id) {
+                        view.snapshots.extend(disk_snapshots::of_disk(conn, &disk.disk_id)?);
+                    }
+                }
+            }
+            view.instances.push(details);
             view.leaving.extend(query::all(
                 conn,
                 "SELECT * FROM disks WHERE instance_id = '' AND reported_instance_id = ?1",
@@ -78,6 +113,12 @@ pub(super) fn apply(tx: &mut Tx<'_>, plan: &DisksPlan) -> Result<(), StoreError>
     }
     for disk in &plan.insert {
         insert(tx, disk)?;
+    }
+    for snapshot in &plan.update_snapshots {
+        disk_snapshots::update(tx, snapshot)?;
+    }
+    for snapshot in &plan.insert_snapshots {
+        disk_snapshots::insert(tx, snapshot)?;
     }
     for instance in &plan.update_instances {
         instances::update(tx, instance)?;
@@ -164,7 +205,8 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
                  content_snapshot_id = ?20, releasing = ?21, released_revision = ?22,
                  reported_state = ?23, reported_code = ?24, reported_message = ?25,
                  reported_generation = ?26, reported_instance_id = ?27, reported_size_bytes = ?28,
-                 reported_epoch = ?29, status = ?30
+                 reported_epoch = ?29, status = ?30,
+                 policy_id = ?31, policy_point_ms = ?32
              WHERE disk_id = ?1",
         )?
         .execute(params![
@@ -197,7 +239,9 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
             reported.instance_id,
             reported.size_bytes as i64,
             reported.content_epoch as i64,
-            disk.status
+            disk.status,
+            disk.policy_id,
+            disk.policy_point_ms
         ])?;
     Ok(())
 }
@@ -249,6 +293,7 @@ pub(super) fn list(
             conditions.and(format!("{column} = ?"), [i64::from(wanted).into()]);
         }
     }
+    conditions.equal("policy_id", &filter.policy_id);
     conditions.tags("disk_id", &filter.tags);
     let mut listed: Listed<DiskRecord> = query::list(conn, "disks", conditions, page)?;
     for disk in &mut listed.items {

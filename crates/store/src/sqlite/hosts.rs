@@ -1,7 +1,7 @@
 //! Hosts, their leases, reports and events.
 
 use super::{
-    disks, instances,
+    disk_snapshots, disks, instances,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -121,6 +121,7 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
             [&report.host_id],
         )?,
         disks: disks::on_host(tx.conn, &report.host_id)?,
+        snapshots: disk_snapshots::on_host(tx.conn, &report.host_id)?,
         host,
     };
     let plan = (report.decide)(&view)?;
@@ -129,6 +130,12 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
     }
     for disk in &plan.update_disks {
         disks::update(tx, disk)?;
+    }
+    for snapshot in &plan.update_snapshots {
+        disk_snapshots::update(tx, snapshot)?;
+    }
+    for snapshot_id in &plan.purge_snapshots {
+        disk_snapshots::purge(tx, snapshot_id)?;
     }
     for disk_id in &plan.purge_disks {
         disks::purge(tx, disk_id)?;

@@ -122,13 +122,14 @@ pub(super) fn delete(tx: &mut Tx<'_>, image_id: &str) -> Result<(), StoreError> 
     drop_if_unused(tx, image_id)
 }
 
-/// Removes an image that is marked deleted and that no disk lies on any more.
+/// Removes an image that is marked deleted and that no disk and no snapshot lies on any more.
 pub(super) fn drop_if_unused(tx: &mut Tx<'_>, image_id: &str) -> Result<(), StoreError> {
     let dropped = tx
         .conn
         .prepare_cached(
             "DELETE FROM images WHERE image_id = ?1 AND status = 'Deleted'
-                 AND NOT EXISTS (SELECT 1 FROM disks WHERE disks.image_id = ?1)",
+                 AND NOT EXISTS (SELECT 1 FROM disks WHERE disks.image_id = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM snapshots WHERE snapshots.image_id = ?1)",
         )?
         .execute([image_id])?;
     if dropped > 0 {

@@ -2,7 +2,7 @@
 
 use super::{
     claims::{Claim, claim},
-    disks, hosts, images, key_pairs, networks,
+    disk_snapshots, disks, hosts, images, key_pairs, networks,
     query::{self, Conditions},
     rows::state_number,
     security_groups,
@@ -54,6 +54,7 @@ pub(super) fn create_view(
         free_addresses: 0,
         security_groups: Vec::new(),
         key_pair: None,
+        snapshots: Vec::new(),
         hosts: hosts::all(conn)?,
         vswitch: None,
     };
@@ -68,6 +69,9 @@ pub(super) fn create_view(
             let members = security_groups::member_count(conn, group_id)?;
             view.security_groups.push((group, members));
         }
+    }
+    for snapshot_id in &lookup.snapshot_ids {
+        view.snapshots.extend(disk_snapshots::snapshot(conn, snapshot_id)?);
     }
     if !lookup.key_pair_name.is_empty() {
         view.key_pair = key_pairs::key_pair(conn, &lookup.key_pair_name)?;
@@ -267,6 +271,7 @@ fn write_attributes(
     let same = old.name == new.name
         && old.description == new.description
         && old.host_name == new.host_name
+        && old.image_id == new.image_id
         && old.user_data == new.user_data
         && old.deletion_protection == new.deletion_protection;
     if same {
@@ -275,7 +280,7 @@ fn write_attributes(
     tx.conn
         .prepare_cached(
             "UPDATE instances SET name = ?2, description = ?3, host_name = ?4, user_data = ?5,
-                 deletion_protection = ?6
+                 deletion_protection = ?6, image_id = ?7
              WHERE instance_id = ?1",
         )?
         .execute(params![
@@ -284,7 +289,8 @@ fn write_attributes(
             new.description,
             new.host_name,
             new.user_data,
-            new.deletion_protection
+            new.deletion_protection,
+            new.image_id
         ])?;
     Ok(true)
 }

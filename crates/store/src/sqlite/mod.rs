@@ -1,6 +1,7 @@
 //! The embedded backend: SQLite in WAL mode with `synchronous=FULL`.
 
 mod claims;
+mod disk_snapshots;
 mod disks;
 mod feed;
 mod hosts;
@@ -27,7 +28,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use writer::Writer;
 
 /// Every step from an empty database to the present schema. Only ever appended to.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("disks.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema.sql"), include_str!("disks.sql"), include_str!("snapshots.sql")];
 
 /// How to open a store.
 #[derive(Debug, Clone)]

@@ -215,6 +215,8 @@ impl FromRow for DiskRecord {
             system: row.get("system")?,
             delete_with_instance: row.get("delete_with_instance")?,
             delete_auto_snapshot: row.get("delete_auto_snapshot")?,
+            policy_id: row.get("policy_id")?,
+            policy_point_ms: row.get("policy_point_ms")?,
             tags: Vec::new(),
             created_ms: row.get("created_ms")?,
             host_id: row.get("host_id")?,

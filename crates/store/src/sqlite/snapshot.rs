@@ -1,6 +1,6 @@
 //! Everything one host's spec is made from.
 
-use super::{disks, hosts, images, instances, networks, query, security_groups};
+use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -33,6 +33,13 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
             image_ids.insert(disk.image_id.clone());
         }
     }
+    let mut snapshots = disk_snapshots::on_host(conn, host_id)?;
+    for snapshot in &snapshots {
+        if !snapshot.image_id.is_empty() {
+            image_ids.insert(snapshot.image_id.clone());
+        }
+    }
+    snapshots.retain(|snapshot| !snapshot.releasing);
     for group_id in group_ids.clone() {
         for rule in security_groups::rules_of(conn, &group_id)? {
             group_ids.extend(rule.peer_group_id);
@@ -43,6 +50,7 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         host,
         instances: placed,
         disks,
+        snapshots,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,

@@ -1,8 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disks, feed, hosts, images, instances, key_pairs, networks, security_groups,
-    snapshot, tokens,
+    SqliteStore, disk_snapshots, disks, feed, hosts, images, instances, key_pairs, networks,
+    security_groups, snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;
@@ -229,6 +229,38 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn create_snapshot_policy(&self, policy: PolicyRecord) -> Result<(), StoreError> {
+        self.writer.run(move |tx| disk_snapshots::put_policy(tx, &policy)).await
+    }
+
+    async fn change_snapshot_policy(
+        &self,
+        policy_id: &str,
+        decide: Decide<Option<PolicyRecord>, PolicyRecord>,
+    ) -> Result<(), StoreError> {
+        let policy_id = policy_id.to_owned();
+        self.writer
+            .run(move |tx| {
+                let policy = decide(&disk_snapshots::policy(tx.conn, &policy_id)?)?;
+                disk_snapshots::put_policy(tx, &policy)
+            })
+            .await
+    }
+
+    async fn delete_snapshot_policy(
+        &self,
+        policy_id: &str,
+        decide: Decide<Option<PolicyRecord>, ()>,
+    ) -> Result<(), StoreError> {
+        let policy_id = policy_id.to_owned();
+        self.writer
+            .run(move |tx| {
+                decide(&disk_snapshots::policy(tx.conn, &policy_id)?)?;
+                disk_snapshots::delete_policy(tx, &policy_id)
+            })
+            .await
+    }
+
     async fn register_host(&self, registration: HostRegistration) -> Result<u64, StoreError> {
         self.writer.run(move |tx| hosts::register(tx, &registration)).await
     }
@@ -343,6 +375,22 @@ impl Store for SqliteStore {
         page: Page,
     ) -> Result<Listed<DiskRecord>, StoreError> {
         self.read(move |conn| disks::list(conn, &filter, page)).await
+    }
+
+    async fn snapshots(
+        &self,
+        filter: SnapshotFilter,
+        page: Page,
+    ) -> Result<Listed<(SnapshotRecord, bool)>, StoreError> {
+        self.read(move |conn| disk_snapshots::list(conn, &filter, page)).await
+    }
+
+    async fn snapshot_policies(
+        &self,
+        filter: PolicyFilter,
+        page: Page,
+    ) -> Result<Listed<(PolicyRecord, u64)>, StoreError> {
+        self.read(move |conn| disk_snapshots::list_policies(conn, &filter, page)).await
     }
 
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {

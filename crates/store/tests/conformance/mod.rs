@@ -8,6 +8,7 @@ pub mod feed;
 pub mod lists;
 pub mod records;
 pub mod reports;
+pub mod snapshots;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -50,6 +51,12 @@ macro_rules! suite {
             reports::old_sessions_are_refused,
             reports::hosts_expire_and_return,
             reports::leases_can_be_extended_but_not_shortened,
+            snapshots::a_snapshot_outlives_its_disk_and_keeps_its_image,
+            snapshots::a_released_snapshot_goes_when_its_host_says_so,
+            snapshots::one_snapshot_for_one_time_point,
+            snapshots::a_decision_sees_what_hangs_together,
+            snapshots::policies_come_and_go,
+            snapshots::lists_of_snapshots_narrow,
             tokens::a_token_repeats_its_answer,
             tokens::concurrent_calls_with_one_token_make_one,
             tokens::an_import_does_not_take_a_token_that_has_an_answer,

@@ -182,6 +182,7 @@ pub fn lookup() -> CreateLookup {
         vswitch_id: "vsw-1".to_owned(),
         security_group_ids: vec!["sg-1".to_owned()],
         key_pair_name: String::new(),
+        snapshot_ids: Vec::new(),
     }
 }
 

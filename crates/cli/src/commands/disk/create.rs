@@ -10,7 +10,8 @@ use clap::{ArgGroup, Args};
 
 pub(super) const EXAMPLES: &str = "Examples:
   ecsctl disk create --zone cn-lab-1a --size 100
-  ecsctl disk create --instance i-1 --size 500 --performance-level PL2 --name data --wait";
+  ecsctl disk create --instance i-1 --size 500 --performance-level PL2 --name data --wait
+  ecsctl disk create --zone cn-lab-1a --snapshot s-1";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("place").required(true).multiple(true).args(["zone", "instance"]))]
@@ -21,9 +22,17 @@ pub(crate) struct CreateArguments {
     /// Instance to attach it to
     #[arg(long, default_value = "", hide_default_value = true)]
     instance: String,
-    /// GiB
-    #[arg(long)]
+    /// GiB; with --snapshot at least the snapshot's, which is the default
+    #[arg(
+        long,
+        required_unless_present = "snapshot",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     size: u32,
+    /// Snapshot whose content it begins with
+    #[arg(long, default_value = "", hide_default_value = true)]
+    snapshot: String,
     /// cloud_essd (default), cloud_auto, cloud_essd_entry, cloud_ssd, cloud_efficiency or cloud
     #[arg(long, default_value = "", hide_default_value = true)]
     category: String,
@@ -57,6 +66,7 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         description: arguments.description,
         client_token: token.clone(),
         instance_id: arguments.instance,
+        snapshot_id: arguments.snapshot,
         tag: arguments.tags,
         ..Default::default()
     };

@@ -1,6 +1,7 @@
 //! `ecsctl disk`.
 
 mod change;
+mod content;
 mod create;
 mod monitor;
 mod wait;
@@ -47,6 +48,16 @@ pub(crate) enum DiskCommand {
     #[command(after_help = "Example:\n  ecsctl disk resize d-1 100 --online --wait\n\n\
         Then grow the partition and the file system in the guest, e.g. growpart and resize2fs.")]
     Resize(change::ResizeArguments),
+    /// Gives a disk the content of one of its snapshots again; its instance must be stopped
+    #[command(after_help = "Example:\n  ecsctl disk reset d-1 s-1 --wait")]
+    Reset(content::ResetArguments),
+    /// Makes a disk as it was at first: its image, its snapshot, or empty; its instance must be
+    /// stopped
+    #[command(after_help = "Example:\n  ecsctl disk reinit d-1 --wait")]
+    Reinit(content::ReinitArguments),
+    /// Gives a stopped instance a new system disk from an image; the present one is deleted
+    #[command(after_help = "Example:\n  ecsctl disk replace-system i-1 m-2 --size 60 --wait")]
+    ReplaceSystem(content::ReplaceArguments),
     /// Shows what a disk does at the moment, and how near it is to its level
     #[command(after_help = "Examples:\n  ecsctl disk monitor d-1\n  \
         ecsctl disk monitor d-1 --every 5")]
@@ -77,6 +88,9 @@ pub(crate) struct ListArguments {
     /// Only disks made from this snapshot
     #[arg(long, default_value = "", hide_default_value = true)]
     snapshot: String,
+    /// Only disks under this snapshot policy
+    #[arg(long, default_value = "", hide_default_value = true)]
+    snapshot_policy: String,
     #[arg(long, value_name = "true|false")]
     delete_with_instance: Option<bool>,
     /// KEY=VALUE, or KEY= for any value; several for more
@@ -123,6 +137,9 @@ pub(crate) async fn run(context: &Context, command: DiskCommand) -> Result<()> {
         DiskCommand::Modify(arguments) => change::modify(context, arguments).await,
         DiskCommand::Spec(arguments) => change::spec(context, arguments).await,
         DiskCommand::Resize(arguments) => change::resize(context, arguments).await,
+        DiskCommand::Reset(arguments) => content::reset(context, arguments).await,
+        DiskCommand::Reinit(arguments) => content::reinit(context, arguments).await,
+        DiskCommand::ReplaceSystem(arguments) => content::replace(context, arguments).await,
         DiskCommand::Monitor(arguments) => monitor::monitor(context, arguments).await,
         DiskCommand::Show { id } => {
             table::print_one(context.format, &find(context, &id).await?);
@@ -139,6 +156,7 @@ pub(crate) async fn run(context: &Context, command: DiskCommand) -> Result<()> {
                 disk_name: arguments.name,
                 zone_id: arguments.zone,
                 snapshot_id: arguments.snapshot,
+                auto_snapshot_policy_id: arguments.snapshot_policy,
                 delete_with_instance: arguments.delete_with_instance,
                 tag: arguments.tags,
                 ..Default::default()

@@ -74,7 +74,8 @@ struct InstanceArguments {
     /// category=,size=GiB,performance-level=,name=
     #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
     system_disk: DiskText,
-    /// As --system-disk, and keep=true to outlive the instance; several for more
+    /// As --system-disk, and keep=true to outlive the instance, snapshot=s-1 for its content; several
+    /// for more
     #[arg(long = "data-disk", value_parser = disk)]
     data_disks: Vec<DiskText>,
     /// Private address; default: a free one
@@ -108,6 +109,7 @@ struct DiskText {
     performance_level: String,
     name: String,
     keep: bool,
+    snapshot: String,
 }
 
 fn disk(text: &str) -> Result<DiskText, String> {
@@ -123,12 +125,13 @@ fn disk(text: &str) -> Result<DiskText, String> {
             }
             "performance-level" => value.clone_into(&mut disk.performance_level),
             "name" => value.clone_into(&mut disk.name),
+            "snapshot" => value.clone_into(&mut disk.snapshot),
             "keep" => {
                 disk.keep = value.parse().map_err(|_| "keep is true or false".to_owned())?;
             }
             _ => {
                 return Err(format!(
-                    "{key} is none of category, size, performance-level, name, keep"
+                    "{key} is none of category, size, performance-level, name, keep, snapshot"
                 ));
             }
         }
@@ -170,6 +173,7 @@ impl InstanceArguments {
             performance_level: disk.performance_level,
             disk_name: disk.name,
             delete_with_instance: disk.keep.then_some(false),
+            snapshot_id: disk.snapshot,
             ..Default::default()
         });
         (system, data.collect())
