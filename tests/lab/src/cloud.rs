@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::{
     env,
     ffi::OsStr,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     thread,
@@ -246,6 +246,14 @@ impl Cloud {
         Ok(hosts.iter().filter_map(|host| host["name"].as_str()).map(str::to_owned).collect())
     }
 
+    /// Whether the lab's host is this machine itself.
+    ///
+    /// # Errors
+    /// When there is no lab.
+    pub fn is_native(&self) -> Result<bool> {
+        Ok(self.json(["lab", "status"])?["lab"]["kind"] == "native")
+    }
+
     /// Where agents keep their things on their hosts: `state`, `run`, `netns` or `cgroup`.
     ///
     /// # Errors
@@ -279,7 +287,47 @@ impl Cloud {
         Ok(())
     }
 
-    /// Kills a process of the cloud as a crash would: `controller`, `agent`, or `vmm` of an instance.
+    /// Types on the serial console of an instance and gives the first whole line with `answer` in it.
+    /// What was typed is shown too, so `answer` must not be in it.
+    ///
+    /// # Errors
+    /// When the console closes or `limit` passes first.
+    pub fn ask(&self, id: &str, text: &str, answer: &str, limit: Duration) -> Result<String> {
+        let mut child = Command::new("timeout")
+            .args(["--kill-after=10", &limit.as_secs().to_string()])
+            .arg(&self.program)
+            .args(["console", id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run ecsctl")?;
+        let mut keys = child.stdin.take().context("no standard input")?;
+        let mut screen = BufReader::new(child.stdout.take().context("no standard output")?);
+        // One that has ended already says so on its screen.
+        let _ = keys.write_all(text.as_bytes());
+        let (mut line, mut last) = (Vec::new(), String::new());
+        while screen.read_until(b'\n', &mut line)? > 0 {
+            last = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if line.ends_with(b"\n") && last.contains(answer) {
+                // The end of input detaches.
+                drop(keys);
+                child.wait()?;
+                return Ok(last);
+            }
+            line.clear();
+        }
+        drop(keys);
+        let output = child.wait_with_output()?;
+        bail!(
+            "no {answer:?} on the console of {id} ({}): {} ... {last}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+
+    /// Kills a process of the cloud as a crash would: `controller`, `agent`, `vmm` of an instance, or a
+    /// whole `host`.
     ///
     /// # Errors
     /// When there is no such process, nor comes to be: what died a moment ago may not be back yet.

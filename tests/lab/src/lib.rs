@@ -2,9 +2,13 @@
 //! that `ECS_LAB_DIR` names; `scripts/test.sh` starts one for all of them.
 
 pub mod cloud;
+pub mod frozen;
 pub mod leaks;
+pub mod load;
 pub mod network;
 pub mod wait;
 
 pub use cloud::{Cloud, Refusal};
+pub use frozen::Frozen;
+pub use load::Load;
 pub use network::Network;

@@ -1,7 +1,7 @@
 //! `kill -9` of everything that may die, at the worst moments.
 
 use anyhow::{Context as _, Result, ensure};
-use lab_tests::{Cloud, Network, leaks, wait};
+use lab_tests::{Cloud, Frozen, Network, leaks, wait};
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicBool, Ordering},
@@ -17,32 +17,6 @@ const LONG: Duration = Duration::from_secs(420);
 /// Repeats an order with its token until the cloud answers, as a client must.
 fn insist(cloud: &Cloud, order: &[String]) -> Result<String> {
     wait::until("an answer to an order", LONG, || cloud.id(order).map(Some))
-}
-
-/// A host's agent that does nothing until this is dropped, and so repairs nothing.
-struct Frozen<'a> {
-    cloud: &'a Cloud,
-    agent: String,
-}
-
-impl<'a> Frozen<'a> {
-    fn new(cloud: &'a Cloud) -> Result<Self> {
-        // Of this lab's agent; the brackets keep pgrep from finding the shell it is in.
-        let pattern =
-            format!("[e]cs-agent --controller .*--state-dir {}( |$)", cloud.path("state")?);
-        let agent = cloud.on_host("lab-1", &format!("pgrep -f '{pattern}'"))?;
-        ensure!(agent.parse::<u32>().is_ok(), "not one agent: {agent:?}");
-        cloud.on_host("lab-1", &format!("kill -STOP {agent}"))?;
-        Ok(Self { cloud, agent })
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.cloud.on_host("lab-1", &format!("kill -CONT {}", self.agent)) {
-            eprintln!("the agent stays frozen: {error:#}");
-        }
-    }
 }
 
 #[test]
