@@ -182,9 +182,13 @@ pub(super) async fn spec(context: &Context, arguments: SpecArguments) -> Result<
     let ids = [arguments.id];
     wait::until(context, &ids, Goal::InEffect, &arguments.wait).await?;
     let disk = find(context, &ids[0]).await?;
+    let kind = format!("{} {}", disk.category, disk.performance_level);
     let sentence = format!(
-        "disk {} is {} {} now: {} IOPS, {} MB/s",
-        ids[0], disk.category, disk.performance_level, disk.iops, disk.throughput
+        "disk {} is {} now: {} IOPS, {} MB/s",
+        ids[0],
+        kind.trim_end(),
+        disk.iops,
+        disk.throughput
     );
     context.done(&answer, &ids, &sentence);
     Ok(())

@@ -103,7 +103,7 @@ impl Row for Disk {
         "ID", "NAME", "TYPE", "CATEGORY", "LEVEL", "GIB", "STATUS", "INSTANCE", "DEVICE", "IMAGE",
         "IOPS", "MB/S", "HOST", "SNAPSHOT", "REASON",
     ];
-    const WIDE: usize = 7;
+    const WIDE: usize = 6;
     fn id(&self) -> String {
         self.disk_id.clone()
     }
