@@ -57,17 +57,20 @@ impl ImageFiles {
 
     /// Opens a new file for an image of `expected` bytes; 0: not known yet.
     pub async fn create(&self, image_id: &str, expected: u64) -> io::Result<Incoming> {
-        fs::create_dir_all(&self.directory).await?;
-        let partial = self.directory.join(format!("{image_id}{PARTIAL}"));
-        let file = File::create(&partial).await?;
-        check_room(&file, expected)?;
-        Ok(Incoming {
-            file,
-            partial,
-            complete: self.path(image_id),
-            hash: Sha256::new(),
-            length: 0,
-        })
+        let directory = self.directory.clone();
+        let partial = directory.join(format!("{image_id}{PARTIAL}"));
+        let complete = self.path(image_id);
+        // In one piece: where nobody waits for it any more, what was made is dropped, and with that
+        // removed.
+        let create = move || {
+            std::fs::create_dir_all(directory)?;
+            let file = std::fs::File::create(&partial)?;
+            let (file, hash) = (File::from_std(file), Sha256::new());
+            let incoming = Incoming { file, partial, complete, hash, length: 0 };
+            check_room(&incoming.file, expected)?;
+            Ok(incoming)
+        };
+        tokio::task::spawn_blocking(create).await?
     }
 
     /// The bytes of an image from `offset` on.
@@ -147,7 +150,7 @@ impl ImageFiles {
     }
 }
 
-/// A file on its way in.
+/// A file on its way in; removed when it is dropped before it is complete.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     file: File,
@@ -194,9 +197,46 @@ impl Incoming {
     }
 }
 
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Under its final name it is not there any more.
+        if let Err(error) = std::fs::remove_file(&self.partial)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.partial.display(), %error, "an image file stays behind");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_given_up_is_removed_even_while_it_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ImageFiles::new(folder.path().join("images"));
+        let left = || std::fs::read_dir(folder.path().join("images")).map_or(0, Iterator::count);
+        for _ in 0..50 {
+            let files = files.clone();
+            let making = tokio::spawn(async move { files.create("m-1", 0).await });
+            tokio::task::yield_now().await;
+            making.abort();
+            let _ = making.await;
+        }
+        // What runs beside has ended when this has.
+        for _ in 0..100 {
+            if left() == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        assert_eq!(left(), 0);
+        drop(files.create("m-1", 0).await.unwrap());
+        assert_eq!(left(), 0);
+        files.create("m-1", 0).await.unwrap().complete().await.unwrap();
+        assert_eq!(left(), 1);
+    }
 
     #[test]
     fn a_file_that_would_fill_the_disk_is_refused() {
