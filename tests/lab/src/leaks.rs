@@ -71,6 +71,7 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
     let (instances, disks) = (ids(&["instance", "list"])?, ids(&["disk", "list"])?);
     let (images, enis) = (ids(&["image", "list"])?, ids(&["eni", "list"])?);
     let vpcs = ids(&["vpc", "list"])?;
+    let snapshots = ids(&["snapshot", "list"])?;
     let command = listing(cloud)?;
     let mut left = Vec::new();
     for host in cloud.hosts()? {
@@ -80,6 +81,7 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
             let id = name.trim_end_matches(".part").trim_end_matches(".qcow2");
             let known = match *kind {
                 "disks" => disks.contains(id),
+                "layers" => snapshots.contains(id),
                 "images" => images.contains(id),
                 "instances" | "vmm" | "process" | "cgroup" => instances.contains(id),
                 // Their names come from numbers and hashes, so that they are counted below.

@@ -35,7 +35,9 @@ pub async fn list(host: &Host) -> Result<Vec<HostObject>> {
         add("cgroup", host.cgroups.path(&id).display().to_string(), &id);
     }
     for (path, id) in host.images.files()?.into_iter().chain(host.disks.files()?) {
-        add("file", path.display().to_string(), &id);
+        // A layer outlives its snapshot for the disks that are read through it.
+        let owner = if owners.contains(&id) { None } else { host.disks.user_of(&id) };
+        add("file", path.display().to_string(), &owner.unwrap_or(id));
     }
     for dir in [host.layout.instances(), host.layout.vmm()] {
         for id in names_in(&dir)? {

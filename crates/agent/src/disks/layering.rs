@@ -186,7 +186,7 @@ impl Layering {
     }
 
     /// Disks whose chain goes through a layer.
-    fn through(&self, layer: &str) -> Vec<String> {
+    pub fn through(&self, layer: &str) -> Vec<String> {
         let goes = |disk: &DiskEntry| {
             let chain = disk.below.as_ref().and_then(|below| self.chain(below).ok());
             chain.is_some_and(|(layers, _)| layers.contains(&layer))

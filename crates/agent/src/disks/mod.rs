@@ -293,6 +293,11 @@ impl Disks {
         Ok(files)
     }
 
+    /// A disk that is read through a layer, if there is one.
+    pub(crate) fn user_of(&self, layer: &str) -> Option<String> {
+        self.layering().through(layer).into_iter().next()
+    }
+
     fn allocated(&self, disk_id: &str) -> u64 {
         held_bytes(&self.layout.disk(disk_id))
     }

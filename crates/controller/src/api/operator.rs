@@ -100,6 +100,8 @@ impl Api {
                 owners.extend(details.enis.into_iter().map(|eni| eni.eni_id));
                 owners.insert(details.instance.instance_id);
             }
+            owners.extend(snapshot.disks.into_iter().map(|disk| disk.disk_id));
+            owners.extend(snapshot.snapshots.into_iter().map(|one| one.snapshot_id));
             owners.extend(snapshot.vpcs.into_iter().map(|vpc| vpc.vpc_id));
             owners.extend(snapshot.groups.into_iter().map(|members| members.group.group_id));
             owners.extend(snapshot.images.into_iter().map(|image| image.image_id));
