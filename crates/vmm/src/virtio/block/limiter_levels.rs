@@ -13,7 +13,7 @@ const SIZES: [u64; 3] = [4 * KIB, 64 * KIB, MIB];
 const TOLERANCE: f64 = 0.02;
 /// Simulated time of a run, and the requests after which a quick one ends early.
 const RUN: u64 = 20 * SECOND;
-const QUICK: f64 = 30_000.0;
+const QUICK: f64 = 20_000.0;
 
 /// Queues, depth of each, percent of reads.
 const SHAPES: [(usize, usize, u64); 12] = [
@@ -80,13 +80,14 @@ fn load(bytes: u64, reads: u64, guest: Guest) -> Load {
 
 /// Runs every disk with every size of request and prints what came out. If `thorough`, in each of the
 /// shapes, for 20 seconds; otherwise in two of them in turn, and for as long as it is cheap.
-fn run_all(thorough: bool) {
+/// Returns the worst error of all.
+fn run_all(thorough: bool) -> f64 {
     let mut turn = 0;
     println!(
         "{:<17} {:>6} {:>8} {:>6} | worst error and IOPS of it at 4 KiB, 64 KiB, 1 MiB",
         "disk", "GiB", "IOPS", "MiB/s"
     );
-    let (mut runs, mut full, mut at_rate) = (0, 0, 0);
+    let (mut runs, mut full, mut at_rate, mut worst_of_all) = (0, 0, 0, 0.0f64);
     for (kind, size) in disks() {
         let rates = rates(kind, size);
         let mut line = String::new();
@@ -123,6 +124,7 @@ fn run_all(thorough: bool) {
                 if error.abs() >= worst.0.abs() {
                     worst = (error, measured);
                 }
+                worst_of_all = worst_of_all.max(error.abs());
                 runs += 1;
                 full += usize::from(length == RUN);
                 at_rate += usize::from(reach > allowed(rates, bytes));
@@ -133,6 +135,7 @@ fn run_all(thorough: bool) {
         println!("{:<17} {size:>6} {:>8} {mib:>6.1} |{line}", name(kind), rates.iops);
     }
     println!("{runs} runs, {at_rate} of them held by the limit; {full} over 20 s");
+    worst_of_all
 }
 
 #[test]
@@ -164,12 +167,12 @@ fn a_change_is_exact_from_the_first_second_on() {
         let mut worst = [0.0f64; 2];
         for bytes in SIZES {
             // With little under way, the disk was below its level before, and could be ahead.
-            for (queues, depth, reads) in [(1, 1, 50), (1, 32, 100), (4, 32, 0), (4, 8, 50)] {
+            for (queues, depth, reads) in [(1, 1, 50), (1, 32, 100), (4, 32, 0)] {
                 let reach = Medium::FAST.reach(queues * depth, bytes, reads);
                 let expected = allowed(to, bytes).min(reach);
                 let loads = vec![load(bytes, reads, Guest::Depth(depth)); queues];
                 let mut simulation = Simulation::new(from, Medium::FAST, &loads);
-                simulation.run(SECOND / 5 + 1_234_567);
+                simulation.run(SECOND / 15 + 1_234_567);
                 simulation.retune(to);
                 for error in &mut worst {
                     let first = simulation.started();
@@ -200,7 +203,7 @@ fn half_a_level_never_waits() {
                 let guest = Guest::Poisson(rate / queues as f64);
                 let loads = vec![load(bytes, 50, guest); queues];
                 let mut simulation = Simulation::new(rates, Medium::FAST, &loads);
-                simulation.run((QUICK / 4.0 / rate * SECOND as f64) as u64);
+                simulation.run((QUICK / 3.0 / rate * SECOND as f64) as u64);
                 let mut waits = std::mem::take(&mut simulation.waits);
                 waits.sort_unstable();
                 let p99 = waits[waits.len() * 99 / 100];
@@ -218,9 +221,27 @@ fn half_a_level_never_waits() {
     }
 }
 
-/// All shapes, 20 simulated seconds each: for an optimised build.
+/// All shapes, 20 simulated seconds each: for an optimised build. Prints the row of the benchmark.
 #[test]
 #[ignore = "hundreds of millions of simulated requests"]
 fn every_disk_keeps_to_its_formula_in_every_shape() {
-    run_all(true);
+    let percent = run_all(true) * 100.0;
+    let allowed = TOLERANCE * 100.0;
+    let ratio = percent / allowed;
+    // A line for `ecs-bench report`.
+    let row = serde_json::json!({
+        "group": "disk_limiter",
+        "name": "disk_limiter_error_percent",
+        "unit": "% (simulated)",
+        "ours": percent,
+        "peer": allowed,
+        "ratio": ratio,
+        "runs": 1,
+        "min": ratio,
+        "max": ratio,
+        "against": "what a level may be off by",
+        "goal": { "ours_below": allowed },
+        "met": percent < allowed,
+    });
+    println!("ECS-BENCH-ROW {row}");
 }
