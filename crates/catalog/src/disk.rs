@@ -64,6 +64,18 @@ pub enum Error {
         /// The sizes there are.
         range: SizeRange,
     },
+    /// More `ProvisionedIops` than a `cloud_auto` disk of this size can have.
+    #[error(
+        "a cloud_auto disk of {size_gib} GiB can have up to {most} provisioned IOPS, not {provisioned_iops}; ask for less or for a larger disk"
+    )]
+    ProvisionedIops {
+        /// The size asked for.
+        size_gib: u32,
+        /// What was asked for.
+        provisioned_iops: u64,
+        /// The most there is at that size.
+        most: u64,
+    },
 }
 
 /// `Category` of a disk.

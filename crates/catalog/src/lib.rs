@@ -28,9 +28,11 @@
 //! - Data disks per instance: the article says 16; the newest pages list 5 to 32 by type, but only
 //!   for some families. 16 is taken for all ([`MAX_DATA_DISKS`]).
 
+pub mod auto;
 pub mod disk;
 pub mod instance;
 
+pub use auto::{burst_performance, most_provisioned_iops, provisioned_performance};
 pub use disk::{
     DiskCategory, Error, Performance, PerformanceLevel, SizeRange, disk_performance, size_range,
 };

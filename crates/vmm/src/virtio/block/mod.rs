@@ -13,6 +13,12 @@ mod request;
 mod stats;
 
 #[cfg(test)]
+mod limiter_levels;
+#[cfg(test)]
+mod limiter_model;
+#[cfg(test)]
+mod limiter_shares;
+#[cfg(test)]
 mod limiter_tests;
 #[cfg(test)]
 mod tests;

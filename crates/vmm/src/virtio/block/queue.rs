@@ -4,7 +4,7 @@ use super::{
     arrivals::Arrivals,
     backend::{BackendQueue, Operation, Submission},
     config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
-    limiter::{Limiter, Reservation},
+    limiter::{LEAST_SLEEP, Limiter, Place},
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
@@ -55,7 +55,6 @@ struct Pending {
 struct Stalled {
     request: Pending,
     submission: Submission,
-    reservation: Reservation,
     since: u64,
 }
 
@@ -108,6 +107,7 @@ pub struct BlockQueue {
     refuser: Option<Refuser>,
     timer: TimerFd,
     retuned: EventFd,
+    place: Place,
     active: Option<Active>,
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
@@ -124,13 +124,14 @@ impl BlockQueue {
     /// If no descriptor is left.
     pub fn new(disk: Arc<DiskShared>, backend: Box<dyn BackendQueue>) -> io::Result<Self> {
         let retuned = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        disk.limiter.subscribe(retuned.try_clone()?);
+        let place = disk.limiter.join(retuned.try_clone()?);
         Ok(Self {
             disk,
             backend,
             refuser: Some(Refuser::new()?),
             timer: timer()?,
             retuned,
+            place,
             active: None,
             pending: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH as usize).collect(),
@@ -199,27 +200,26 @@ impl BlockQueue {
             Operation::Flush => return self.launch(request, submission),
             Operation::Discard | Operation::WriteZeroes { .. } => 0,
         };
-        let mut reservation = self.disk.limiter.reserve(now, moved);
-        match self.disk.limiter.claim(now, &mut reservation) {
+        match self.disk.limiter.ask(self.place, now, moved) {
             Ok(()) => self.launch(request, submission),
             Err(wait) => {
-                self.arm(wait);
-                self.stalled = Some(Stalled { request, submission, reservation, since: now });
+                self.arm(wait.max(LEAST_SLEEP));
+                self.stalled = Some(Stalled { request, submission, since: now });
             }
         }
     }
 
     /// Looks whether the stalled request may go.
     fn retry(&mut self) {
-        let Some(mut stalled) = self.stalled.take() else { return };
+        let Some(stalled) = self.stalled.take() else { return };
         let now = self.disk.limiter.now();
-        match self.disk.limiter.claim(now, &mut stalled.reservation) {
+        match self.disk.limiter.again(self.place, now) {
             Ok(()) => {
                 self.disk.counters.throttled(now.saturating_sub(stalled.since));
                 self.launch(stalled.request, stalled.submission);
             }
             Err(wait) => {
-                self.arm(wait);
+                self.arm(wait.max(LEAST_SLEEP));
                 self.stalled = Some(stalled);
             }
         }
@@ -374,8 +374,8 @@ impl Handler for BlockQueue {
     }
 
     fn stop(&mut self) {
-        if let Some(stalled) = self.stalled.take() {
-            self.disk.limiter.cancel(&stalled.reservation);
+        if self.stalled.take().is_some() {
+            self.disk.limiter.cancel(self.place);
         }
         let _ = self.timer.clear();
         let _ = self.retuned.read();
