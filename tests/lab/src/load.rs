@@ -67,7 +67,8 @@ impl Load {
         Ok(())
     }
 
-    /// Waits until the guest has booted once more, and hears what it had said before.
+    /// Waits until the guest has booted once more, and hears what it had said before. Starts it where
+    /// its agent has given up, as a VMM that ends again and again soon after its start is left alone.
     ///
     /// # Errors
     /// When it does not.
@@ -76,8 +77,17 @@ impl Load {
         let what = format!("another boot than {before} of {}", self.id);
         wait::until(&what, BACK, || {
             self.listen()?;
+            if self.boots == before && self.is_given_up()? {
+                self.cloud.run(["instance", "start", &self.id])?;
+            }
             Ok((self.boots > before).then_some(()))
         })
+    }
+
+    fn is_given_up(&self) -> Result<bool> {
+        let instance = self.cloud.instance(&self.id)?.context("the instance is gone")?;
+        let reason = instance["status_reason"].as_str().unwrap_or_default();
+        Ok(instance["status"] == "Stopped" && reason.starts_with("SystemFailure.VmmCrash:"))
     }
 
     /// Lets the guest look whether the last `window` of the flushed blocks are there, and then write
