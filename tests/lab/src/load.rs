@@ -60,7 +60,9 @@ impl Load {
             ensure!(!line.starts_with("failed "), "a write failed in {}: {line}", self.id);
             if let Some(number) = flushed_number(line) {
                 self.flushed = self.flushed.max(number + 1);
-            } else if let Some(boot) = line.strip_prefix("tiny: userland, boot ") {
+            }
+            // The line before may have been cut off by a kill.
+            if let Some((_, boot)) = line.split_once("tiny: userland, boot ") {
                 self.boots = self.boots.max(boot.parse().unwrap_or(0));
             }
         }
