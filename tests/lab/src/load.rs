@@ -60,14 +60,17 @@ impl Load {
             ensure!(!line.starts_with("failed "), "a write failed in {}: {line}", self.id);
             if let Some(number) = flushed_number(line) {
                 self.flushed = self.flushed.max(number + 1);
-            } else if let Some(boot) = line.strip_prefix("tiny: userland, boot ") {
+            }
+            // The line before may have been cut off by a kill.
+            if let Some((_, boot)) = line.split_once("tiny: userland, boot ") {
                 self.boots = self.boots.max(boot.parse().unwrap_or(0));
             }
         }
         Ok(())
     }
 
-    /// Waits until the guest has booted once more, and hears what it had said before.
+    /// Waits until the guest has booted once more, and hears what it had said before. Starts it where
+    /// its agent has given up, as a VMM that ends again and again soon after its start is left alone.
     ///
     /// # Errors
     /// When it does not.
@@ -76,8 +79,17 @@ impl Load {
         let what = format!("another boot than {before} of {}", self.id);
         wait::until(&what, BACK, || {
             self.listen()?;
+            if self.boots == before && self.is_given_up()? {
+                self.cloud.run(["instance", "start", &self.id])?;
+            }
             Ok((self.boots > before).then_some(()))
         })
+    }
+
+    fn is_given_up(&self) -> Result<bool> {
+        let instance = self.cloud.instance(&self.id)?.context("the instance is gone")?;
+        let reason = instance["status_reason"].as_str().unwrap_or_default();
+        Ok(instance["status"] == "Stopped" && reason.starts_with("SystemFailure.VmmCrash:"))
     }
 
     /// Lets the guest look whether the last `window` of the flushed blocks are there, and then write
