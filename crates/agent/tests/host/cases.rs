@@ -345,9 +345,19 @@ async fn a_boot_finder_left_behind_is_listed_and_ended() {
         .spawn()
         .unwrap();
     let mut access = host.access().await;
-    let objects = access.list_host_objects(ListHostObjectsRequest {}).await.unwrap().into_inner();
-    let listed = objects.objects.iter().find(|o| o.name.contains("ecs-bootimage i-gone"));
-    assert_eq!(listed.map(|o| (o.kind.as_str(), o.owner.as_str())), Some(("process", "")));
+    // A process that has just been started has no arguments to be known by for a moment.
+    let mut listed = None;
+    for _ in 0..100 {
+        let list = access.list_host_objects(ListHostObjectsRequest {}).await.unwrap();
+        let objects = list.into_inner().objects;
+        listed = objects.into_iter().find(|o| o.name.contains("ecs-bootimage i-gone"));
+        if listed.is_some() {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    let listed = listed.map(|o| (o.kind, o.owner));
+    assert_eq!(listed, Some(("process".to_owned(), String::new())));
     drop(access);
     host.kill_agent();
     host.start_agent();
