@@ -1,7 +1,7 @@
 //! `kill -9` of the VMM, the agent and the whole host under a load that verifies: what a guest has
 //! flushed is there afterwards, and the disks are whole.
 //!
-//! There are 20 kills by default. `ECS_KILLS` is another number of them, `ECS_SEED` what they are drawn
+//! There are 10 kills by default, for the time they take under emulation. `ECS_KILLS` is another number of them, `ECS_SEED` what they are drawn
 //! from; every run says its seed. The long run, in a lab that is up:
 //!
 //! ```text
@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-const KILLS: usize = 20;
+const KILLS: usize = 10;
 /// Blocks that are looked at after each kill; all of them are after a host's, and at the end.
 const WINDOW: u64 = 1024;
 /// The load writes for up to this long before a kill.

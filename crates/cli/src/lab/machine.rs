@@ -14,6 +14,10 @@ use std::{
     time::Duration,
 };
 
+/// A processor that has been stuck in the kernel for a minute does not come back: the host panics,
+/// boots again and is counted.
+const HANGS: &str = "softlockup_panic=1 watchdog_thresh=30";
+
 /// Region of every lab.
 pub(crate) const REGION: &str = "cn-lab-1";
 /// Zone of every host of a lab.
@@ -90,8 +94,8 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
         .arg(image.join("initrd.img"))
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 {CLOCKS} lab.host={} lab.zone={ZONE} lab.access={access} \
-             lab.peer=10.111.0.{number}",
+            "console=ttyS0 quiet panic=-1 {HANGS} {CLOCKS} lab.host={} lab.zone={ZONE} \
+             lab.access={access} lab.peer=10.111.0.{number}",
             name(number)
         ))
         .args(drive("lab-root", &image.join("root.ext4"), "readonly=on,file.locking=off"))
