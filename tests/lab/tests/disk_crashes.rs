@@ -1,8 +1,9 @@
 //! `kill -9` of the VMM, the agent and the whole host under a load that verifies: what a guest has
 //! flushed is there afterwards, and the disks are whole.
 //!
-//! There are 10 kills by default, for the time they take under emulation. `ECS_KILLS` is another number of them, `ECS_SEED` what they are drawn
-//! from; every run says its seed. The long run, in a lab that is up:
+//! There are 10 kills by default, for the time they take under emulation. `ECS_KILLS` is another
+//! number of them, `ECS_SEED` what they are drawn from; every run says its seed. The long run, in a
+//! lab that is up:
 //!
 //! ```text
 //! ECS_KILLS=200 cargo test -p lab-tests --locked --test disk_crashes -- --nocapture
