@@ -1,6 +1,6 @@
 //! Waiting for what takes time, with a limit and a reason.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -49,4 +49,15 @@ pub fn for_console(cloud: &crate::Cloud, id: &str, text: &str, limit: Duration) 
         let tail: Vec<_> = console.lines().rev().take(15).collect();
         error.context(tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
     })
+}
+
+/// Types a command in the guest and waits for what it must print. The console shows what was typed
+/// too, so the text must differ from the command.
+///
+/// # Errors
+/// When it is not printed in a minute and a half.
+pub fn in_guest(cloud: &crate::Cloud, id: &str, command: &str, prints: &str) -> Result<()> {
+    ensure!(!command.contains(prints), "{command:?} would show {prints:?} by itself");
+    cloud.type_in(id, &format!("{command}\n"))?;
+    for_console(cloud, id, prints, Duration::from_secs(90)).map(drop)
 }

@@ -8,14 +8,6 @@ use std::time::Duration;
 const SECTORS_OF_GIB: u64 = 2 << 20;
 const SOON: Duration = Duration::from_secs(60);
 
-/// Types a command in the guest and waits for what it must print. The console shows what was typed
-/// too, so the text must differ from the command.
-fn in_guest(cloud: &Cloud, id: &str, command: &str, prints: &str) -> Result<()> {
-    ensure!(!command.contains(prints), "{command:?} would show {prints:?} by itself");
-    cloud.type_in(id, &format!("{command}\n"))?;
-    wait::for_console(cloud, id, prints, SOON).map(drop)
-}
-
 fn disk(cloud: &Cloud, id: &str) -> Result<Value> {
     let list = cloud.json(["disk", "list", id])?;
     list.pointer("/0").cloned().with_context(|| format!("there is no disk {id}"))
@@ -49,15 +41,15 @@ fn a_disk_comes_to_a_running_guest_grows_under_it_and_moves_with_its_data() -> R
     let serial = data.trim_start_matches("d-");
     let look = "echo \"disk $(cat /sys/block/vdb/serial) of $(cat /sys/block/vdb/size)\"";
     let of = |gib: u64| format!("disk {serial} of {}", gib * SECTORS_OF_GIB);
-    in_guest(&cloud, &first, look, &of(20))?;
+    wait::in_guest(&cloud, &first, look, &of(20))?;
     // Direct, so that it is on the disk when it has been said.
     let write = "for i in 1 2 3 4; do echo line $i; done >/tmp/l; \
                  dd if=/tmp/l of=/dev/vdb bs=1M seek=19000 conv=sync,fsync 2>/dev/null; echo written $?";
-    in_guest(&cloud, &first, write, "written 0")?;
+    wait::in_guest(&cloud, &first, write, "written 0")?;
 
     // Grown and given another level while the guest has it; never smaller.
     cloud.run(["disk", "resize", &data, "30", "--online"].iter().chain(&wait))?;
-    in_guest(&cloud, &first, look, &of(30))?;
+    wait::in_guest(&cloud, &first, look, &of(30))?;
     cloud
         .refused(["disk", "resize", &data, "25"])?
         .says(&["InvalidDiskSize.TooSmall", "30 GiB"])?;
@@ -69,19 +61,19 @@ fn a_disk_comes_to_a_running_guest_grows_under_it_and_moves_with_its_data() -> R
     cloud.crash(&["agent"])?;
     cloud.run(["disk", "detach", &data].iter().chain(&wait))?;
     ensure!(status(&cloud, &data)? == "Available");
-    in_guest(&cloud, &first, "echo \"now $(ls /sys/block | tr '\\n' ' ').\"", "now vda .")?;
+    wait::in_guest(&cloud, &first, "echo \"now $(ls /sys/block | tr '\\n' ' ').\"", "now vda .")?;
 
     let second = booted(&cloud, &network, &image, &kind)?;
     cloud.run(["disk", "attach", &data, &second].iter().chain(&wait))?;
     let read = "dd if=/dev/vdb bs=1M skip=19000 count=1 2>/dev/null | head -c 28 | tail -c 7 | sed s/line/read/";
-    in_guest(&cloud, &second, read, "read 4")?;
+    wait::in_guest(&cloud, &second, read, "read 4")?;
 
     // It is at its instance after a stop and a start, and outlives it.
     cloud.run(["instance", "stop", &second].iter().chain(&wait))?;
     cloud.run(["disk", "resize", &data, "40"].iter().chain(&wait))?;
     cloud.run(["instance", "start", &second].iter().chain(&wait))?;
     wait::for_console(&cloud, &second, "tiny: userland, boot 2", wait::TINY_BOOT)?;
-    in_guest(&cloud, &second, look, &of(40))?;
+    wait::in_guest(&cloud, &second, look, &of(40))?;
     cloud.run(["instance", "delete", &second, "--force"].iter().chain(&wait))?;
     wait::until("the disk without its instance", SOON, || {
         Ok((status(&cloud, &data)? == "Available").then_some(()))

@@ -7,19 +7,12 @@ use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// Types a command in the guest and waits for what it must print, which the command does not hold.
-fn in_guest(cloud: &Cloud, id: &str, command: &str, prints: &str) -> Result<()> {
-    ensure!(!command.contains(prints), "{command:?} would show {prints:?} by itself");
-    cloud.type_in(id, &format!("{command}\n"))?;
-    wait::for_console(cloud, id, prints, SOON).map(drop)
-}
-
 /// Has the guest write a number to the start of a disk, flushed.
 fn write(cloud: &Cloud, id: &str, number: u32) -> Result<()> {
     let command = format!(
         "echo {number} | dd of=/dev/vdb bs=4k conv=sync,fsync 2>/dev/null; echo \"wrote $? {number}\""
     );
-    in_guest(cloud, id, &command, &format!("wrote 0 {number}"))
+    wait::in_guest(cloud, id, &command, &format!("wrote 0 {number}"))
 }
 
 /// Has the guest say the number at the start of a disk.
@@ -27,7 +20,7 @@ fn reads(cloud: &Cloud, id: &str, device: &str, number: u32, at: &str) -> Result
     let command = format!(
         "echo \"{at} reads $(dd if=/dev/{device} bs=4k count=1 2>/dev/null | head -n 1).\""
     );
-    in_guest(cloud, id, &command, &format!("{at} reads {number}."))
+    wait::in_guest(cloud, id, &command, &format!("{at} reads {number}."))
 }
 
 fn layers(cloud: &Cloud) -> Result<Vec<String>> {
@@ -52,7 +45,7 @@ fn snapshots_are_taken_under_load_and_disks_made_from_and_set_back_to_them() -> 
     // Writes and flushes that never stop.
     let load = "(while :; do dd if=/dev/urandom of=/dev/vdb bs=64k seek=$((RANDOM % 500 + 1)) \
                 conv=fsync count=1 2>/dev/null; done) & echo \"load is $((1 + 1))\"";
-    in_guest(&cloud, &id, load, "load is 2")?;
+    wait::in_guest(&cloud, &id, load, "load is 2")?;
     write(&cloud, &id, 1)?;
     let first = take()?;
     write(&cloud, &id, 2)?;

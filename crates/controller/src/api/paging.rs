@@ -1,6 +1,6 @@
 //! Pages by number and by token.
 
-use crate::ecs_error::refuse;
+use crate::ecs_error::{invalid, refuse};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prost::Message;
 use sha2::{Digest as _, Sha256};
@@ -21,6 +21,25 @@ pub(super) fn numbered(number: u32, size: u32, largest: u32) -> Result<(Page, u3
     }
     let offset = u64::from(number - 1) * u64::from(size);
     Ok((Page::Offset { offset, limit: size }, number, size))
+}
+
+/// The page a request asks for, by number and size or by token, with the number and size to answer:
+/// zeroes for a page by token. `filter` is as for [`by_token`].
+pub(super) fn either<M: Message>(
+    (number, size): (u32, u32),
+    (token, max_results): (&str, u32),
+    largest: u32,
+    filter: &M,
+) -> Result<(Page, u32, u32), Refusal> {
+    if token.is_empty() && max_results == 0 {
+        return numbered(number, size, largest);
+    }
+    if number > 0 || size > 0 {
+        return Err(invalid(
+            "give page_number and page_size, or next_token and max_results, not both",
+        ));
+    }
+    Ok((by_token(token, max_results, largest, filter)?, 0, 0))
 }
 
 /// A page by token. `filter` is the request without its paging fields: a token is good for the

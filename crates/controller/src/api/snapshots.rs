@@ -129,17 +129,9 @@ impl Api {
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
         (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
-        let by_token = !token.is_empty() || max_results > 0;
-        if by_token && (number > 0 || size > 0) {
-            return Err(invalid(
-                "give page_number and page_size, or next_token and max_results, not both",
-            ));
-        }
-        let (page, page_number, page_size) = if by_token {
-            (paging::by_token(&token, max_results, 100, &request)?, 0, 0)
-        } else {
-            paging::numbered(number, size, 100)?
-        };
+        let (page, page_number, page_size) =
+            paging::either((number, size), (&token, max_results), 100, &request)?;
+        let by_token = page_size == 0;
         let status = match request.status.as_str() {
             "" | "all" => "",
             status if snapshot_state::ALL.contains(&status) => status,
