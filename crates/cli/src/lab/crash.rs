@@ -3,7 +3,7 @@
 use super::{
     existing, host_number,
     layout::{HostPaths, Kind, Layout},
-    machine, process, up,
+    machine, monitor, process, up,
 };
 use crate::error::{Error, Result};
 use clap::ValueEnum;
@@ -27,9 +27,6 @@ pub(crate) enum Victim {
 /// The agent as `files.rs` starts it; not its keepers, `ecs-agent keep-vmm`, which are to outlive it.
 const AGENT_PATTERN: &str = "[e]cs-agent --controller ";
 
-/// A reset with nothing written first. Later than the answer to the command that asks for it.
-const RESET: &str = "setsid sh -c 'sleep 0.3; echo b >/proc/sysrq-trigger' >/dev/null 2>&1 &";
-
 /// The VMM alone; the instance's id is in its keeper's command line too.
 fn vmm_pattern(paths: &HostPaths, id: &str) -> Result<String> {
     if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
@@ -47,6 +44,15 @@ pub(super) fn crash(
 ) -> Result<()> {
     let record = existing(layout)?;
     let number = host_number(&record, host)?;
+    if what == Victim::Host {
+        return match record.kind {
+            Kind::Emulated => monitor::reset(layout, number),
+            Kind::Native => Err(Error::Local(
+                "this machine itself is the lab's host and is not reset; only emulated hosts are"
+                    .to_owned(),
+            )),
+        };
+    }
     let supervisor = match what {
         Victim::Controller => Some(up::CONTROLLER),
         Victim::Agent if record.kind == Kind::Native => Some(up::NATIVE_AGENT),
@@ -57,15 +63,6 @@ pub(super) fn crash(
             let pid = process::running(&layout.pid(name))
                 .ok_or_else(|| Error::Local(format!("the {name} does not run")))?;
             format!("pkill -KILL -P {pid}")
-        }
-        None if what == Victim::Host => {
-            if record.kind == Kind::Native {
-                return Err(Error::Local(
-                    "this machine itself is the lab's host and is not reset; only emulated hosts are"
-                        .to_owned(),
-                ));
-            }
-            RESET.to_owned()
         }
         None => {
             let pattern = if what == Victim::Vmm {
@@ -91,10 +88,7 @@ pub(super) fn crash(
     if status.success() {
         return Ok(());
     }
-    Err(Error::Local(match what {
-        Victim::Host => format!("{host} does not answer; `ecsctl lab up` starts it if it is down"),
-        _ => format!("there is no such process on {host}"),
-    }))
+    Err(Error::Local(format!("there is no such process on {host}")))
 }
 
 #[cfg(test)]

@@ -79,6 +79,10 @@ impl Layout {
     pub(crate) fn host_console(&self, number: u32) -> PathBuf {
         self.host(number).join("console.log")
     }
+    /// QEMU's own control socket.
+    pub(crate) fn host_monitor(&self, number: u32) -> PathBuf {
+        self.host(number).join("qmp.sock")
+    }
     pub(crate) fn host_log(&self, number: u32) -> PathBuf {
         self.host(number).join("qemu.log")
     }

@@ -51,6 +51,11 @@ pub(crate) fn is_running(layout: &Layout, number: u32) -> bool {
     process::running(&pid_file(layout, number)).is_some()
 }
 
+/// A path among QEMU's comma-separated options.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}
+
 /// Starts host `number`, counted from 1.
 pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32) -> Result<()> {
     let directory = layout.host(number);
@@ -63,7 +68,7 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
     let (access, ssh) = (record.access_ports[index], record.ssh_ports[index]);
     let image = images.join("lab-host");
     let drive = |id: &str, path: &Path, more: &str| {
-        let path = path.display().to_string().replace(',', ",,");
+        let path = escaped(path);
         [
             "-drive".to_owned(),
             format!("if=none,id={id},file={path},format=raw,{more}"),
@@ -86,6 +91,8 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
         // What QEMU itself has to say once it is a daemon, such as why it gave up.
         .args(["-d", "guest_errors", "-D"])
         .arg(layout.host_log(number))
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", escaped(&layout.host_monitor(number))))
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .arg("-kernel")

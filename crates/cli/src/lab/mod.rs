@@ -4,6 +4,7 @@ mod crash;
 mod files;
 mod layout;
 mod machine;
+mod monitor;
 mod native;
 mod probe;
 mod process;
@@ -70,6 +71,9 @@ pub(crate) enum LabCommand {
         /// The host's own console instead of its agent's log
         #[arg(long, requires = "host")]
         console: bool,
+        /// Where the processors of an emulated host are now; for one that hangs
+        #[arg(long, requires = "host", conflicts_with_all = ["console", "follow"])]
+        processors: bool,
     },
     /// Kills a process or a host at once, as a crash would; what it takes to see the cloud recover
     #[command(
@@ -156,7 +160,10 @@ pub(crate) async fn run(command: LabCommand, format: Format) -> Result<ExitCode>
         }
         LabCommand::Status => status(&layout, format).await?,
         LabCommand::Ssh { host, command } => return ssh(&layout, &host, &command),
-        LabCommand::Logs { host, follow, console } => {
+        LabCommand::Logs { host: Some(host), processors: true, .. } => {
+            return processors(&layout, &host);
+        }
+        LabCommand::Logs { host, follow, console, .. } => {
             return logs(&layout, host.as_deref(), follow, console);
         }
         LabCommand::Crash { what, instance, host } => {
@@ -353,6 +360,16 @@ fn ssh(layout: &Layout, host: &str, command: &[String]) -> Result<ExitCode> {
     let mut ssh = machine::ssh(layout, &record, number, &options);
     ssh.args(command);
     become_program(ssh)
+}
+
+fn processors(layout: &Layout, host: &str) -> Result<ExitCode> {
+    let record = existing(layout)?;
+    let number = host_number(&record, host)?;
+    if record.kind == Kind::Native {
+        return Err(Error::Local(format!("{host} is this machine itself, not an emulated one")));
+    }
+    print!("{}", monitor::processors(layout, number)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn logs(layout: &Layout, host: Option<&str>, follow: bool, console: bool) -> Result<ExitCode> {
