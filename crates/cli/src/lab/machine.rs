@@ -15,8 +15,10 @@ use std::{
 };
 
 /// A processor that has been stuck in the kernel for a minute does not come back: the host panics,
-/// boots again and is counted.
-const HANGS: &str = "softlockup_panic=1 watchdog_thresh=30";
+/// boots again and is counted. Reports of RCU stalls put off those of soft lockups, for ever if they
+/// come first, so that it is the stall that has to panic.
+const HANGS: &str = "softlockup_panic=1 watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=50 \
+                     sysctl.kernel.panic_on_rcu_stall=1";
 
 /// Region of every lab.
 pub(crate) const REGION: &str = "cn-lab-1";
