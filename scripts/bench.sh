@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures ecs-vmm against QEMU on this machine, or, where KVM here cannot run stock guests, inside
 # one QEMU machine whose own KVM can. Prints a table and writes target/bench/*.json.
-# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,disks,net]
+# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,disks,net,tiers]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=env.sh
@@ -15,6 +15,14 @@ mkdir -p "$work"
 
 cargo build --release -p vmm -p bench -p cli
 
+as_root=()
+((EUID == 0)) || as_root=(sudo)
+# The load of the disks' levels; only here, as it brings half a storage cluster's libraries.
+command -v fio >/dev/null || {
+    "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends fio >&2
+}
+
 # The kernel both guests boot: Debian's, unpacked, not installed.
 find_kernel() {
     { apt-cache depends linux-image-cloud-amd64 2>/dev/null || true; } |
@@ -23,8 +31,6 @@ find_kernel() {
 kernel_package=$(find_kernel)
 if [ -z "$kernel_package" ]; then
     # A new machine has no package lists yet.
-    as_root=()
-    ((EUID == 0)) || as_root=(sudo)
     "${as_root[@]}" apt-get -q -o Acquire::Retries=3 update >&2
     kernel_package=$(find_kernel)
 fi
@@ -97,10 +103,15 @@ poweroff -f
 INIT
 chmod +x "$guest/init"
 pack "$guest" "$work/guest.cpio.gz"
+# The same with fio, apart, as it is large.
+fio=$work/fio
+root_folder "$fio" "$bin/ecs-bench" "$(command -v fio)" -- virtio_pci virtio_blk
+cp "$guest/init" "$fio/init"
+pack "$fio" "$work/fio.cpio.gz"
 
 if "$bin/ecsctl" lab probe --quiet; then
     "$bin/ecs-bench" host --vmm "$bin/ecs-vmm" --kernel "$kernel_tree/boot/vmlinuz-$release" \
-        --initrd "$work/guest.cpio.gz" --work "$work" "$@" | tee "$work/rows.txt"
+        --initrd "$work/guest.cpio.gz" --fio-initrd "$work/fio.cpio.gz" --work "$work" "$@" | tee "$work/rows.txt"
 else
     host=$work/host
     root_folder "$host" "$bin/ecs-bench" "$bin/ecs-vmm" "$(command -v qemu-system-x86_64)" \
@@ -113,6 +124,7 @@ else
     done
     cp "$kernel_tree/boot/vmlinuz-$release" "$host/bench/kernel"
     cp "$work/guest.cpio.gz" "$host/bench/initrd"
+    cp "$work/fio.cpio.gz" "$host/bench/fio-initrd"
     cat > "$host/init" <<INIT
 #!/bin/sh
 mount -t proc proc /proc
@@ -123,7 +135,7 @@ ip link set lo up
 for module in virtio_pci virtio_blk kvm-amd tun vhost_net; do modprobe \$module; done
 mount -t ext4 /dev/vda /var/tmp
 # The first processor runs no guest, see docs/design.md, "The lab".
-taskset 6 ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
+taskset 6 ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --fio-initrd /bench/fio-initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
 poweroff -f
 INIT
     chmod +x "$host/init"

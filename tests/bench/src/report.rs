@@ -26,6 +26,8 @@ pub enum Goal {
     RatioAtMost(f64),
     /// Larger is better, and ours / peer is no less than this.
     RatioAtLeast(f64),
+    /// Ours is the peer's, up to this share of it.
+    RatioWithin(f64),
     /// Smaller is better, and ours is below this, whatever the peer's is.
     OursBelow(f64),
 }
@@ -35,6 +37,7 @@ impl Goal {
         match self {
             Self::RatioAtMost(most) => ratio <= most,
             Self::RatioAtLeast(least) => ratio >= least,
+            Self::RatioWithin(share) => (ratio - 1.0).abs() <= share,
             Self::OursBelow(limit) => ours < limit,
         }
     }
@@ -45,6 +48,7 @@ impl fmt::Display for Goal {
         match self {
             Self::RatioAtMost(most) => write!(f, "ratio <= {most}"),
             Self::RatioAtLeast(least) => write!(f, "ratio >= {least}"),
+            Self::RatioWithin(share) => write!(f, "ratio 1 ± {share}"),
             Self::OursBelow(limit) => write!(f, "ours < {limit}"),
         }
     }
@@ -216,6 +220,7 @@ mod tests {
         let met = |goal| Row::new("g", "n", "u", "p", goal, &[(6.0, 8.0)]).met;
         assert!(met(Goal::RatioAtMost(0.75)) && !met(Goal::RatioAtMost(0.5)));
         assert!(met(Goal::RatioAtLeast(0.75)) && !met(Goal::RatioAtLeast(1.0)));
+        assert!(met(Goal::RatioWithin(0.25)) && !met(Goal::RatioWithin(0.2)));
         assert!(met(Goal::OursBelow(6.5)) && !met(Goal::OursBelow(6.0)));
     }
 

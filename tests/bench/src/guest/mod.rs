@@ -1,6 +1,7 @@
-//! The load inside a guest. The kernel command line says which: `bench=blk` or `bench=net`.
+//! The load inside a guest. The kernel command line says which: `bench=blk`, `bench=fio` or `bench=net`.
 
 mod block;
+mod fio;
 pub mod net;
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +26,11 @@ pub fn run() -> Result<()> {
         Some("blk") => {
             let only = argument(&cmdline, "bench_load").filter(|load| load != "all");
             block::run("/dev/vda", only.as_deref(), duration)
+        }
+        Some("fio") => {
+            let rates = argument(&cmdline, "bench_rates").unwrap_or_default();
+            let waits = argument(&cmdline, "bench_waits").unwrap_or_default();
+            fio::run(&rates, &waits, duration)
         }
         Some("net") => {
             let peer = argument(&cmdline, "bench_peer").context("bench_peer= is missing")?;

@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
         memory_mib: 512,
         vcpus: 1,
         disk: Some(disk),
-        tap: None,
+        ..Guest::default()
     };
     let limit = Duration::from_secs(120 + 12 * options.seconds);
     let plain = guest("all", Disk::Plain(disk.clone()));

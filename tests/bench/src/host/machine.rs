@@ -3,7 +3,8 @@
 use super::Options;
 use anyhow::{Context as _, Result, bail, ensure};
 use api::vmm::{
-    Boot, Console, Disk as VmDisk, DiskFormat, DiskLayer, FileRef, Nic, VmConfig, file_ref::Source,
+    Boot, Console, Disk as VmDisk, DiskFormat, DiskLayer, DiskLimit, FileRef, Nic, VmConfig,
+    file_ref::Source,
 };
 use std::{
     collections::BTreeMap,
@@ -45,7 +46,16 @@ pub struct Guest {
     pub memory_mib: u64,
     pub vcpus: u32,
     pub disk: Option<Disk>,
+    /// More disks, which QEMU is not given.
+    pub limited: Vec<Limited>,
     pub tap: Option<String>,
+}
+
+/// A disk of ours that is kept to a rate, or to none.
+#[derive(Debug, Clone)]
+pub struct Limited {
+    pub file: PathBuf,
+    pub limit: Option<DiskLimit>,
 }
 
 /// A disk of a guest.
@@ -105,7 +115,7 @@ fn ours(
             initrd: Some(file(&options.initrd)),
             cmdline: cmdline.to_owned(),
         }),
-        disks: if layers.is_empty() { Vec::new() } else { vec![disk(layers)] },
+        disks: disks(guest, layers),
         nics: guest.tap.iter().map(|tap| nic(tap)).collect(),
         console: Some(Console { stdio: true, ..Console::default() }),
         ..VmConfig::default()
@@ -114,6 +124,17 @@ fn ours(
     let mut command = Command::new(&options.vmm);
     command.arg("run").arg("--config").arg(config);
     Ok(command)
+}
+
+fn disks(guest: &Guest, layers: &[PathBuf]) -> Vec<VmDisk> {
+    let first = (!layers.is_empty()).then(|| disk(layers));
+    let limited = guest.limited.iter().enumerate().map(|(n, limited)| VmDisk {
+        disk_id: format!("d-bench{n}"),
+        limit: limited.limit,
+        queues: guest.vcpus,
+        ..disk(std::slice::from_ref(&limited.file))
+    });
+    first.into_iter().chain(limited).collect()
 }
 
 fn disk(layers: &[PathBuf]) -> VmDisk {

@@ -6,13 +6,14 @@ mod disks;
 mod machine;
 mod memory;
 mod net;
+mod tiers;
 
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
 
 /// What to measure with.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Options {
     /// The ecs-vmm binary.
     #[arg(long, default_value = "ecs-vmm")]
@@ -26,6 +27,9 @@ pub struct Options {
     /// Initrd of both guests, with `ecs-bench guest` inside.
     #[arg(long)]
     initrd: PathBuf,
+    /// Initrd of guests that run fio.
+    #[arg(long)]
+    fio_initrd: Option<PathBuf>,
     /// Folder on a real file system for disk images.
     #[arg(long, default_value = "/var/tmp")]
     work: PathBuf,
@@ -35,8 +39,8 @@ pub struct Options {
     /// Seconds per load.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Only these: boot, memory, block, disks, net.
-    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net")]
+    /// Only these: boot, memory, block, disks, net, tiers.
+    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net,tiers")]
     only: Vec<String>,
 }
 
@@ -48,6 +52,7 @@ pub fn run(options: &Options) -> Result<()> {
         ("block", block::run),
         ("disks", disks::run),
         ("net", net::run),
+        ("tiers", tiers::run),
     ] {
         if options.only.iter().any(|only| only == name) {
             eprintln!("measuring {name}, {} pairs", options.runs);

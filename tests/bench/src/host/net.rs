@@ -54,8 +54,8 @@ pub fn run(options: &Options) -> Result<()> {
         ),
         memory_mib: 256,
         vcpus: 1,
-        disk: None,
         tap: Some(TAP.to_owned()),
+        ..Guest::default()
     };
     let limit = Duration::from_secs(120 + 8 * options.seconds);
     let figures = pairs(options, Q35, &guest, limit)?;
