@@ -12,6 +12,10 @@ use vm_memory::{
 /// Guest RAM as every part of the machine sees it. Cloning shares it.
 pub type GuestMemory = GuestMemoryMmap<()>;
 
+/// Of an x86-64 processor.
+const LARGE_PAGE: usize = 2 << 20;
+const SMALL_PAGE: usize = 4 << 10;
+
 /// Why guest RAM could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -48,7 +52,8 @@ pub fn ranges(bytes: u64) -> Vec<(u64, u64)> {
     pieces
 }
 
-/// Maps `bytes` of guest RAM. Pages are only taken from the host when they are touched.
+/// Maps `bytes` of guest RAM. Pages are only taken from the host when they are touched. It stays
+/// mapped for as long as the process lives, as does the guest.
 ///
 /// # Errors
 /// [`MemoryError`] if the host refuses.
@@ -58,19 +63,43 @@ pub fn allocate(bytes: u64) -> Result<GuestMemory, MemoryError> {
         let refused = |source| MemoryError::Map { bytes: len, source };
         let size = usize::try_from(len)
             .map_err(|_| refused(io::Error::from_raw_os_error(libc::ENOMEM)))?;
-        let mapping = MmapRegion::<()>::build(
-            None,
-            size,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-        )
-        .map_err(|error| refused(io::Error::other(error)))?;
+        let mapping = map(size).map_err(refused)?;
         advise(&mapping);
         let region = GuestRegionMmap::new(mapping, GuestAddress(start))
             .ok_or_else(|| MemoryError::Layout(format!("{start:#x}+{len:#x} overflows")))?;
         regions.push(region);
     }
     GuestMemory::from_regions(regions).map_err(|error| MemoryError::Layout(error.to_string()))
+}
+
+/// KVM maps a large page only where host and guest addresses agree in all bits below its size. Pieces
+/// begin at multiples of it in the guest; the host aligns to small pages before Linux 6.7.
+fn map(size: usize) -> io::Result<MmapRegion<()>> {
+    let (prot, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+    );
+    let with_spare =
+        size.checked_add(LARGE_PAGE).ok_or(io::Error::from_raw_os_error(libc::ENOMEM))?;
+    // SAFETY: a new mapping, which takes the place of no other.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), with_spare, prot, flags, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let front = base.align_offset(LARGE_PAGE);
+    let start = base.wrapping_byte_add(front);
+    // Up to the end of the last page: RAM may have any size.
+    let end = start.wrapping_byte_add(size.next_multiple_of(SMALL_PAGE));
+    let back = (LARGE_PAGE - front).saturating_sub(size.next_multiple_of(SMALL_PAGE) - size);
+    for (at, len) in [(base, front), (end, back / SMALL_PAGE * SMALL_PAGE)] {
+        if len > 0 {
+            // SAFETY: this part of the mapping above is not used and was given to nobody. If it
+            // stays mapped, it is never touched.
+            unsafe { libc::munmap(at, len) };
+        }
+    }
+    // SAFETY: the mapping has at least `size` bytes from there and is never unmapped.
+    unsafe { MmapRegion::build_raw(start.cast(), size, prot, flags) }.map_err(io::Error::other)
 }
 
 fn advise(mapping: &MmapRegion<()>) {
@@ -116,6 +145,19 @@ mod tests {
         assert_eq!(ranges(3 * GIB), vec![(0, 3 * GIB)]);
         assert_eq!(ranges(3 * GIB + 2), vec![(0, 3 * GIB), (4 * GIB, 2)]);
         assert_eq!(ranges(64 * GIB), vec![(0, 3 * GIB), (4 * GIB, 61 * GIB)]);
+    }
+
+    #[test]
+    fn the_host_can_map_large_pages() {
+        for bytes in [2 * GIB, 5 * GIB, GIB + 4097] {
+            let memory = allocate(bytes).unwrap();
+            for region in memory.iter() {
+                assert_eq!(region.as_ptr().align_offset(LARGE_PAGE), 0);
+            }
+            let last = GuestAddress(memory.last_addr().0);
+            memory.write_obj(0x77u8, last).unwrap();
+            assert_eq!(memory.read_obj::<u8>(last).unwrap(), 0x77);
+        }
     }
 
     #[test]

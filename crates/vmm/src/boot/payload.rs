@@ -43,6 +43,10 @@ pub(super) enum Unfit {
     /// What came out cannot be loaded.
     #[error("what is in it is no x86-64 ELF file that can be loaded: {0}")]
     Elf(&'static str),
+    /// Segments are moved one after the other, which is right only if none moves up, where others
+    /// still are.
+    #[error("a segment is nearer to the front of its file than of the kernel")]
+    Upwards,
     /// It cannot be moved.
     #[error("its relocations are broken")]
     Relocations,

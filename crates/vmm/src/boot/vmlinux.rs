@@ -26,6 +26,10 @@ const KERNEL_MAP_SIZE: u64 = 1 << 30;
 /// The least alignment of a kernel: it maps itself with pages of this size.
 const LARGE_PAGE: u64 = 2 << 20;
 
+/// Where in its file a kernel's first segment is, which is that of large pages' alignment. A file
+/// unpacked so far below the kernel's place has most of it in place already.
+const FIRST_SEGMENT: u64 = LARGE_PAGE;
+
 const ELF_HEADER: usize = 64;
 const ELF_SEGMENT: usize = 56;
 const ELF_SECTION: usize = 64;
@@ -53,12 +57,28 @@ pub(super) fn load(
     if start < layout::HIGH_MEMORY || end > low_end {
         return Err(Unfit::Room { start });
     }
-    let room =
-        memory.get_slice(GuestAddress(start), size as usize).map_err(|_| Unfit::Room { start })?;
-    // SAFETY: no vCPU runs yet, so neither the guest nor a device on its behalf uses its memory.
-    let room = unsafe { bytes(room) };
-    let unpacked = Compressed::read(file, &header)?.unpack_to(room)?;
-    let kernel = place(room, unpacked, start)?;
+    let compressed = Compressed::read(file, &header)?;
+    let unpack = |base: u64| {
+        let size = size as usize + (start - base) as usize;
+        let room = memory.get_slice(GuestAddress(base), size).map_err(|_| Unfit::Room { start })?;
+        // SAFETY: no vCPU runs yet, so neither the guest nor a device on its behalf uses its memory,
+        // and of the slices made here one lives at a time.
+        let room = unsafe { bytes(room) };
+        let unpacked = compressed.unpack_to(room)?;
+        Ok((place(room, unpacked, base, start)?, room))
+    };
+    let mut base = start.saturating_sub(FIRST_SEGMENT);
+    if base < layout::HIGH_MEMORY {
+        base = start;
+    }
+    let (kernel, room) = match unpack(base) {
+        Err(Unfit::Upwards) if base < start => {
+            base = start;
+            unpack(base)?
+        }
+        outcome => outcome?,
+    };
+    drop(compressed);
     header.loadflags &= !KASLR;
     if !kernel.table.is_empty() && !cmdline.split_ascii_whitespace().any(|word| word == "nokaslr") {
         let shift = choose_shift(start, end, header.kernel_alignment.into(), random()?)?;
@@ -66,7 +86,7 @@ pub(super) fn load(
             .split_at_mut_checked(kernel.table.start)
             .ok_or(Unfit::Relocations)?;
         let code = code.get_mut(..kernel.data_end).ok_or(Unfit::Relocations)?;
-        relocate(code, table, start, shift)?;
+        relocate(code, table, base, shift)?;
         header.loadflags |= KASLR;
     }
     Ok(Kernel { header, end, entry: kernel.entry })
@@ -103,8 +123,8 @@ struct Placed {
 }
 
 /// Moves the segments of the ELF file in the front of `room` to where they run, the first address
-/// of `room` being `start`.
-fn place(room: &mut [u8], len: usize, start: u64) -> Result<Placed, Unfit> {
+/// of `room` being `base`, and the first one of the kernel `start`.
+fn place(room: &mut [u8], len: usize, base: u64, start: u64) -> Result<Placed, Unfit> {
     const CUT: Unfit = Unfit::Elf("it is cut off");
     let file = room.get(..len).ok_or(CUT)?;
     if len < ELF_HEADER || !file.starts_with(b"\x7fELF\x02\x01") {
@@ -144,7 +164,7 @@ fn place(room: &mut [u8], len: usize, start: u64) -> Result<Placed, Unfit> {
         let (address, in_file, in_memory) = (field(24, 8)?, field(32, 8)?, field(40, 8)?);
         let source = extent(at + 8, in_file).ok_or(CUT)?;
         file_end = file_end.max(source.end);
-        let offset = address.checked_sub(start);
+        let offset = address.checked_sub(base).filter(|_| address >= start);
         let end = offset.and_then(|offset| offset.checked_add(in_file.max(in_memory)));
         let (Some(offset), Some(end)) = (offset, end) else {
             return Err(Unfit::Elf("a segment is not where the kernel is to be"));
@@ -154,14 +174,19 @@ fn place(room: &mut [u8], len: usize, start: u64) -> Result<Placed, Unfit> {
         }
         // Both at most `end`.
         let offset = offset as usize;
+        if offset > source.start {
+            return Err(Unfit::Upwards);
+        }
         data_end = data_end.max(offset + source.len());
         moves.push((source, offset));
     }
-    if entry.checked_sub(start).is_none_or(|entry| entry >= data_end as u64) {
+    if entry < start || entry - base >= data_end as u64 {
         return Err(Unfit::Elf("its entry point is not in it"));
     }
     for (source, offset) in moves {
-        room.copy_within(source, offset);
+        if source.start != offset {
+            room.copy_within(source, offset);
+        }
     }
     Ok(Placed { entry, data_end, table: file_end..len })
 }

@@ -30,14 +30,19 @@ fn put(bytes: &mut [u8], at: usize, value: u64, size: usize) {
 
 /// A kernel as the build makes it, with two segments, the second of which is that of per-CPU data.
 fn elf() -> Vec<u8> {
-    let mut file = vec![0; ELF_END];
+    elf_after(0)
+}
+
+/// The same with `front` bytes more before its segments.
+fn elf_after(front: usize) -> Vec<u8> {
+    let mut file = vec![0; front + ELF_END];
     file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     for (at, value, size) in [
         (16, 2, 2),
         (18, 62, 2),
         (24, START + 0x40, 8),
         (32, 64, 8),
-        (40, SECTIONS as u64, 8),
+        (40, (front + SECTIONS) as u64, 8),
         (54, 56, 2),
         (56, 3, 2),
         (58, 64, 2),
@@ -46,7 +51,7 @@ fn elf() -> Vec<u8> {
         put(&mut file, at, value, size);
     }
     for (index, (at, offset, len)) in SEGMENTS.into_iter().enumerate() {
-        let header = 64 + 56 * index;
+        let (header, at) = (64 + 56 * index, front + at);
         put(&mut file, header, 1, 4);
         put(&mut file, header + 8, at as u64, 8);
         put(&mut file, header + 24, START + offset, 8);
@@ -56,9 +61,10 @@ fn elf() -> Vec<u8> {
     }
     // A note, which is not loaded, and a section of zeroes, which is not in the file.
     put(&mut file, 64 + 2 * 56, 4, 4);
-    put(&mut file, SECTIONS + 64 + 4, 8, 4);
-    put(&mut file, SECTIONS + 64 + 24, 0x4000, 8);
-    put(&mut file, SECTIONS + 64 + 32, 1 << 40, 8);
+    let section = front + SECTIONS + 64;
+    put(&mut file, section + 4, 8, 4);
+    put(&mut file, section + 24, 0x4000, 8);
+    put(&mut file, section + 32, 1 << 40, 8);
     file
 }
 
@@ -191,6 +197,18 @@ fn a_kernel_of_several_lz4_blocks_is_unpacked() {
     let (memory, entry) = boot(&image(&lz4(&file)), None, "").unwrap();
     assert_eq!(entry, UNPACKED);
     shift(&memory, &INVERSE);
+}
+
+#[test]
+fn a_kernel_laid_out_for_large_pages_is_unpacked_where_it_runs() {
+    // The second segment has to move, as that of per-CPU data in a real one.
+    let front = (2 << 20) - SEGMENTS[0].0;
+    let kernel = [elf_after(front), table(&[&WIDE, &INVERSE, &NARROW])].concat();
+    let (memory, entry) = boot(&image(&lz4(&kernel)), Some(b"initrd"), "").unwrap();
+    assert_eq!((entry, loadflags(&memory)), (UNPACKED, 1 | 2));
+    shift(&memory, &INVERSE);
+    // Its file lies around it, not in front of it.
+    assert_eq!(read(&memory, START - (2 << 20)), *b"\x7fELF");
 }
 
 #[test]
