@@ -147,7 +147,9 @@ fn as_qcow2(image: &Image, out: &mut Output<'_>) -> Result<Option<u64>, Error> {
     let size = image.virtual_size();
     let entries = GEOMETRY.l1_entries(size);
     if entries * 8 > MAX_L1_BYTES {
-        return Err(Error::InvalidArgument(format!("{size} bytes are too many for one qcow2 file")));
+        return Err(Error::InvalidArgument(format!(
+            "{size} bytes are too many for one qcow2 file"
+        )));
     }
     let mut l1 = Vec::with_capacity(entries as usize * 8);
     // The next cluster of the file.

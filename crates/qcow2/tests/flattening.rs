@@ -18,7 +18,12 @@ fn to_file(image: &Image, format: Format, path: &Path) -> (u64, usize) {
     let (mut pieces, mut seen) = (0, 0);
     let length = flatten(image, format, |piece| {
         assert!(piece.data.len() <= 1 << 20 && !piece.data.is_empty());
-        assert!(piece.done >= seen && piece.done <= piece.total, "{} of {}", piece.done, piece.total);
+        assert!(
+            piece.done >= seen && piece.done <= piece.total,
+            "{} of {}",
+            piece.done,
+            piece.total
+        );
         seen = piece.done;
         pieces += 1;
         file.write_all_at(piece.data, piece.offset).unwrap();
@@ -40,11 +45,10 @@ fn a_chain_becomes_one_file_with_the_same_content() {
         open_rw(&raw).set_len(size / 2 / 512 * 512).unwrap();
         let mut chain = Chain { paths: vec![(raw, Format::Raw)] };
         for (step, cluster_bits) in [9, 16, 13].into_iter().enumerate() {
-            chain.overlay(dir.path(), &CreateOptions {
-                virtual_size: size,
-                cluster_bits,
-                ..Default::default()
-            });
+            chain.overlay(
+                dir.path(),
+                &CreateOptions { virtual_size: size, cluster_bits, ..Default::default() },
+            );
             let image = chain.open();
             for part in 0..12 {
                 let long = (size as usize / 8).min(90_000);

@@ -19,7 +19,8 @@ fn image(id: &str, status: &str) -> ImageRecord {
 
 /// An image with a data disk of its own.
 fn made(id: &str) -> ImageRecord {
-    let of = |snapshot_id: &str, size_gib| ImageDisk { snapshot_id: snapshot_id.to_owned(), size_gib };
+    let of =
+        |snapshot_id: &str, size_gib| ImageDisk { snapshot_id: snapshot_id.to_owned(), size_gib };
     ImageRecord {
         source_snapshot_id: "s-1".to_owned(),
         disks: vec![of("s-1", 20), of("s-2", 40), of("", 30)],
@@ -62,7 +63,8 @@ pub async fn names_are_unique_and_attributes_change(backend: &impl Backend) {
     };
     let update = DisksPlan { update_images: vec![renamed.clone()], ..Default::default() };
     change(&*store, update).await.unwrap();
-    let filter = ImageFilter { tags: vec![("env".to_owned(), String::new())], ..Default::default() };
+    let filter =
+        ImageFilter { tags: vec![("env".to_owned(), String::new())], ..Default::default() };
     assert_eq!(list(&*store, filter).await, [renamed.clone()]);
     let taken = ImageRecord { name: "name of m-2".to_owned(), ..renamed };
     let update = DisksPlan { update_images: vec![taken], ..Default::default() };
@@ -116,10 +118,7 @@ pub async fn an_image_deleted_while_it_is_made_stays_deleted(backend: &impl Back
 pub async fn the_newest_image_of_a_family_makes_instances(backend: &impl Backend) {
     let store = backend.open();
     site(&*store, 4).await;
-    let of = |id: &str, status: &str| ImageRecord {
-        family: "web".to_owned(),
-        ..image(id, status)
-    };
+    let of = |id: &str, status: &str| ImageRecord { family: "web".to_owned(), ..image(id, status) };
     for new in [of("m-1", "Available"), of("m-2", "Available"), of("m-3", "Creating")] {
         insert(&*store, new).await.unwrap();
     }
@@ -145,11 +144,8 @@ pub async fn the_newest_image_of_a_family_makes_instances(backend: &impl Backend
 pub async fn snapshots_know_the_images_made_from_them(backend: &impl Backend) {
     let store = backend.open();
     site(&*store, 4).await;
-    let on_host = DiskRecord {
-        host_id: "h-1".to_owned(),
-        image_id: "m-base".to_owned(),
-        ..disk("d-1")
-    };
+    let on_host =
+        DiskRecord { host_id: "h-1".to_owned(), image_id: "m-base".to_owned(), ..disk("d-1") };
     let taken = |id: &str| SnapshotRecord { image_id: "m-base".to_owned(), ..snapshot(id, "d-1") };
     let plan = DisksPlan {
         insert: vec![on_host],
