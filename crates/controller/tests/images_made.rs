@@ -310,7 +310,7 @@ async fn an_image_is_made_from_a_snapshot_and_instances_from_the_image() {
     assert_eq!(code(&refused), "DryRunOperation");
     drop_image(cloud, &id, true).await.unwrap();
     assert!(find_image(cloud, &id).await.is_none());
-    assert_eq!(place.files(), [id.clone()], "instances lie on it");
+    assert_eq!(place.files(), std::slice::from_ref(&id), "instances lie on it");
     for instance_id in expected {
         let request = DeleteInstanceRequest { instance_id, force: true, ..Default::default() };
         cloud.instances().delete_instance(request).await.unwrap();
@@ -416,7 +416,7 @@ async fn a_content_that_does_not_come_is_asked_for_again_or_fails_with_the_reaso
     until_so(cloud, &id, |image| image.status_reason.contains("busy")).await;
     place.has(&snapshot_id, whole);
     until_image(cloud, &id, "Available").await;
-    assert_eq!(place.files(), [id.clone()]);
+    assert_eq!(place.files(), std::slice::from_ref(&id));
     assert_eq!(first_byte(File::open(cloud.path("images").join(&id)).unwrap()), 3);
 
     // A damaged one, and one that is no image, stay failed.
@@ -522,7 +522,7 @@ async fn an_image_of_an_instance_has_its_data_disks() {
     place.agent.behaviour.lock().unwrap().slow_snapshots = false;
     until_image(cloud, &id, "Available").await;
     let asked = place.contents.lock().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(asked, [system.snapshot_id.clone()], "data disks stay snapshots");
+    assert_eq!(asked, std::slice::from_ref(&system.snapshot_id), "data disks stay snapshots");
     let refused = forget(cloud, &data_disk.snapshot_id, false).await.unwrap_err();
     assert_eq!(code(&refused), "SnapshotCreatedImage");
 
