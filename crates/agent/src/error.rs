@@ -3,13 +3,14 @@
 use std::{io, path::PathBuf};
 
 /// Codes of disks that stay unusable by themselves.
-const PERMANENT: [&str; 6] = [
+const PERMANENT: [&str; 7] = [
     "DiskMissing",
     "DiskCorrupt",
     "InvalidDiskSize.TooSmall",
     "InvalidImageFormat.Unsupported",
     "LayerMissing",
     "SnapshotDamaged",
+    "SnapshotMissing",
 ];
 
 /// Errors of the agent.

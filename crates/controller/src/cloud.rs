@@ -4,7 +4,7 @@ use crate::{
     data_dir::DataDir,
     disk_metrics::DiskMetricsBook,
     hosts::HostAccess,
-    images::{ImageFiles, Imports},
+    images::{Builds, Exports, ImageFiles, Imports},
 };
 use std::{sync::Arc, time::Duration};
 use store::{Refusal, Store};
@@ -43,6 +43,8 @@ pub struct Cloud {
     pub(crate) options: Arc<CloudOptions>,
     pub(crate) images: ImageFiles,
     pub(crate) imports: Imports,
+    pub(crate) builds: Builds,
+    pub(crate) exports: Exports,
     pub(crate) access: HostAccess,
     pub(crate) metrics: DiskMetricsBook,
 }
@@ -53,8 +55,18 @@ impl Cloud {
         let images = ImageFiles::new(options.data_dir.path().join("images"));
         let access = HostAccess::new(options.join_token.clone());
         let imports = Imports::default();
+        let (builds, exports) = (Builds::default(), Exports::default());
         let metrics = DiskMetricsBook::default();
-        Self { store, options: Arc::new(options), images, imports, access, metrics }
+        Self {
+            store,
+            options: Arc::new(options),
+            images,
+            imports,
+            builds,
+            exports,
+            access,
+            metrics,
+        }
     }
 
     /// An empty region is the cloud's own.

@@ -12,6 +12,7 @@ mod ecs_error;
 pub mod host_spec;
 mod hosts;
 mod ids;
+mod image_state;
 mod images;
 pub mod instance_state;
 pub mod scheduler;

@@ -4,7 +4,7 @@ use crate::{
     api::Api,
     cloud::{Cloud, CloudOptions},
     hosts::{Registry, watch_leases},
-    snapshot_policies,
+    images, snapshot_policies,
     timestamp::now_ms,
 };
 use api::{
@@ -96,6 +96,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let leases = tokio::spawn(watch_leases(cloud.clone()));
     let policies = tokio::spawn(snapshot_policies::run(cloud.clone()));
+    let builds = tokio::spawn(images::run_builds(cloud.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(api::DESCRIPTORS)
         .build_v1()?;
@@ -127,5 +128,6 @@ pub async fn serve(
         .await;
     leases.abort();
     policies.abort();
+    builds.abort();
     Ok(served?)
 }

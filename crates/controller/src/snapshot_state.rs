@@ -5,7 +5,7 @@ use crate::{
     ecs_error::refuse,
     ids,
 };
-use store::{DiskRecord, Refusal, SnapshotRecord};
+use store::{DiskRecord, ImageRecord, Refusal, SnapshotRecord};
 
 /// Being taken.
 pub const PROGRESSING: &str = "progressing";
@@ -146,14 +146,16 @@ pub(crate) fn begin_with(disk: &mut DiskRecord, snapshot: &SnapshotRecord) {
     disk.image_id.clone_from(&snapshot.image_id);
 }
 
-/// Wants nothing left of a snapshot. `disks` are those made from it or reset to it. Asking twice is
-/// asking once.
+/// Wants nothing left of a snapshot. `disks` are those made from it or reset to it, `images` those
+/// made from it or with data disks that are. Asking twice is asking once.
 ///
 /// # Errors
-/// `SnapshotCreatedDisk` unless forced, `Operation.Conflict` while a disk is still being made.
+/// `SnapshotCreatedDisk` and `SnapshotCreatedImage` unless forced, `Operation.Conflict` while a disk
+/// or image is still being made.
 pub(crate) fn release(
     snapshot: &mut SnapshotRecord,
     disks: &[DiskRecord],
+    images: &[ImageRecord],
     force: bool,
 ) -> Result<(), Refusal> {
     if snapshot.releasing {
@@ -173,6 +175,30 @@ pub(crate) fn release(
             format!(
                 "disk {} is being made from snapshot {snapshot_id}; wait until it is there",
                 disk.disk_id
+            ),
+        ));
+    }
+    if let Some(image) = images.iter().find(|image| image.status == "Creating") {
+        return Err(refuse(
+            403,
+            "Operation.Conflict",
+            format!(
+                "image {} is being made from snapshot {snapshot_id}; wait until it is Available, \
+                 or delete it",
+                image.image_id
+            ),
+        ));
+    }
+    if !images.is_empty() && !force {
+        let images: Vec<&str> =
+            images.iter().map(|image| image.image_id.as_str()).take(10).collect();
+        return Err(refuse(
+            403,
+            "SnapshotCreatedImage",
+            format!(
+                "{} made from snapshot {snapshot_id}; delete the images first, or use force: \
+                 system disks are made from them all the same, data disks no more",
+                images.join(", ")
             ),
         ));
     }

@@ -106,7 +106,7 @@ pub fn create(file: &File, options: &CreateOptions) -> Result<(), Error> {
 
 /// Clusters of the refcount table and number of blocks that describe everything, themselves
 /// included.
-fn refcount_layout(l1_clusters: u64, per_block: u64, cluster: u64) -> (u64, u64) {
+pub(crate) fn refcount_layout(l1_clusters: u64, per_block: u64, cluster: u64) -> (u64, u64) {
     let (mut table, mut blocks) = (1, 1);
     loop {
         let total = 1 + table + blocks + l1_clusters;

@@ -8,6 +8,7 @@ mod check;
 mod compressed;
 mod create;
 mod error;
+mod flatten;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
@@ -24,6 +25,7 @@ mod usage;
 pub use check::{CheckReport, check, repair};
 pub use create::{Backing, CreateOptions, create};
 pub use error::Error;
+pub use flatten::{Piece, flatten};
 pub use image::{Extent, Format, Image, Layer, Op, OpenOptions, Switched};
 pub use probe::{Info, probe, probe_chain};
 pub use pull::{PullOptions, PullProgress, Pulled, pull, set_backing};

@@ -14,6 +14,8 @@ pub struct DisksLookup {
     pub snapshot_ids: Vec<String>,
     /// Image to read; empty: none.
     pub image_id: String,
+    /// Also read the images that the asked snapshots and the asked instances' disks lie on.
+    pub images_below: bool,
     /// Snapshot policy to read; empty: none.
     pub policy_id: String,
 }
@@ -33,6 +35,10 @@ pub struct DisksView {
     pub from_snapshots: Vec<DiskRecord>,
     /// The image, if asked for and existing.
     pub image: Option<ImageRecord>,
+    /// Images made from the asked snapshots, or whose data disks are.
+    pub made_images: Vec<ImageRecord>,
+    /// Images that the asked snapshots and the asked instances' disks lie on, if asked for.
+    pub images_below: Vec<ImageRecord>,
     /// The policy, if asked for and existing.
     pub policy: Option<PolicyRecord>,
     /// Hosts of the disks, the instances and the snapshots.
@@ -52,6 +58,11 @@ pub struct DisksPlan {
     pub insert_snapshots: Vec<SnapshotRecord>,
     /// Snapshots in the view: whether they are released, and what was reported.
     pub update_snapshots: Vec<SnapshotRecord>,
+    /// New images, with their tags. Fails with `AlreadyExists` if a name is taken.
+    pub insert_images: Vec<ImageRecord>,
+    /// Images of the view: their names, descriptions, families and versions. Fails with
+    /// `AlreadyExists` if a name is taken.
+    pub update_images: Vec<ImageRecord>,
     /// Whole new records of instances in the view.
     pub update_instances: Vec<InstanceRecord>,
     /// The answer.

@@ -69,6 +69,10 @@ pub struct ImageFilter {
     pub family: String,
     pub statuses: Vec<String>,
     pub architecture: String,
+    /// Made from it, or with disks from it.
+    pub snapshot_id: String,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
 }
 
 /// Filters of a list of disks.

@@ -112,8 +112,8 @@ pub struct KeyPairRecord {
     pub created_ms: i64,
 }
 
-/// An image and where its import stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An image and where its making stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageRecord {
     /// `m-...`
     pub image_id: String,
@@ -133,6 +133,8 @@ pub struct ImageRecord {
     pub platform: String,
     /// Family name, may be empty.
     pub family: String,
+    /// Version, for people.
+    pub version: String,
     /// `qcow2 raw`
     pub format: String,
     /// Size of the file.
@@ -141,8 +143,25 @@ pub struct ImageRecord {
     pub virtual_bytes: u64,
     /// Of the file, lower-case hex.
     pub sha256: String,
-    /// When the import began.
+    /// When it was asked for.
     pub created_ms: i64,
+    /// Snapshot whose content it has, empty: none. The snapshot may be gone.
+    pub source_snapshot_id: String,
+    /// Image it is a copy of, empty: none. That image may be gone.
+    pub source_image_id: String,
+    /// Disks of instances made from it, the system disk first; none of an imported image.
+    pub disks: Vec<ImageDisk>,
+    /// Tags, key and value; only lists fill them in.
+    pub tags: Vec<(String, String)>,
+}
+
+/// A disk that instances made from an image have. Its place in the list is that among the devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageDisk {
+    /// Snapshot whose content it has, empty: a blank disk. The snapshot may be gone.
+    pub snapshot_id: String,
+    /// Least size.
+    pub size_gib: u64,
 }
 
 /// An instance: what is wanted of it, and what its host last said.

@@ -123,13 +123,17 @@ pub struct ImageView {
     pub image: Option<ImageRecord>,
     /// Instances made from it, at most ten of them.
     pub used_by: Vec<String>,
+    /// Copies of it that are still being made.
+    pub copies: Vec<String>,
 }
 
 /// What is needed to create instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CreateLookup {
-    /// Image to read.
+    /// Image to read, with the snapshots of its data disks; empty: see `image_family`.
     pub image_id: String,
+    /// Family whose newest available image to read.
+    pub image_family: String,
     /// VSwitch to read.
     pub vswitch_id: String,
     /// Groups to read.
@@ -155,7 +159,7 @@ pub struct CreateView {
     pub security_groups: Vec<(SecurityGroupRecord, u64)>,
     /// The key pair, if asked for and existing.
     pub key_pair: Option<KeyPairRecord>,
-    /// Those of the snapshots that exist.
+    /// Those of the snapshots that exist, also those of the image's data disks.
     pub snapshots: Vec<SnapshotRecord>,
     /// Every host, so that a refusal can name what is wrong with each.
     pub hosts: Vec<HostRecord>,
@@ -405,14 +409,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Records that an import has begun. Fails with `AlreadyExists` if the name is taken.
     async fn begin_image(&self, image: ImageRecord) -> Result<(), StoreError>;
-    /// Records how an import ended; with a token, the answer is kept if it became available. Fails
-    /// with `AlreadyExists` if the token has an answer already: another import gave it.
+    /// Records how the making of an image ended that is `Creating`; with a token, the answer is kept
+    /// if it became available. Fails with `AlreadyExists` if the token has an answer already: another
+    /// import gave it. Refuses with `InvalidImageId.NotFound` if the image is not `Creating` any more.
     async fn finish_image(
         &self,
         token: Option<ClientToken>,
         image: Planned<ImageRecord>,
     ) -> Result<Answer, StoreError>;
-    /// Marks every import that is still `Creating` as failed: the process that ran it is gone.
+    /// Marks every import that is still `Creating` as failed: the process that ran it is gone. What
+    /// is made from snapshots and other images is not an import.
     async fn fail_unfinished_images(&self, reason: &str) -> Result<u64, StoreError>;
     /// Removes an image if the decision agrees. While disks lie on it, it stays with the status
     /// `Deleted`, and goes with the last of them.

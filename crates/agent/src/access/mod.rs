@@ -2,6 +2,7 @@
 
 mod console;
 mod objects;
+mod snapshot;
 mod token;
 mod tunnel;
 
@@ -10,22 +11,26 @@ pub use token::CheckToken;
 use crate::{controller_link::MESSAGE_LIMIT, error::Result, host::Host, layout::is_safe_id};
 use api::host::{
     ConsoleInput, ConsoleOutput, InstanceSpec, ListHostObjectsRequest, ListHostObjectsResponse,
-    ReadConsoleLogRequest, ReadConsoleLogResponse, TunnelData,
+    ReadConsoleLogRequest, ReadConsoleLogResponse, ReadSnapshotPart, ReadSnapshotRequest,
+    TunnelData,
     host_access_server::{HostAccess, HostAccessServer},
 };
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming, service::interceptor::InterceptedService};
 
 /// Chunks on the way to a slow reader.
 const IN_FLIGHT: usize = 32;
+/// The same of a snapshot, of 1 MiB each.
+const SNAPSHOT_PIECES: usize = 4;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub struct Access {
     host: Arc<Host>,
     keyboards: Arc<console::Keyboards>,
+    snapshot_reads: Arc<Semaphore>,
 }
 
 impl Access {
@@ -34,8 +39,9 @@ impl Access {
         host: Arc<Host>,
         token: CheckToken,
     ) -> InterceptedService<HostAccessServer<Self>, CheckToken> {
-        let server = HostAccessServer::new(Self { host, keyboards: Arc::default() })
-            .max_encoding_message_size(MESSAGE_LIMIT);
+        let snapshot_reads = Arc::new(Semaphore::new(snapshot::AT_ONCE));
+        let access = Self { host, keyboards: Arc::default(), snapshot_reads };
+        let server = HostAccessServer::new(access).max_encoding_message_size(MESSAGE_LIMIT);
         InterceptedService::new(server, token)
     }
 
@@ -113,6 +119,31 @@ impl HostAccess for Access {
         let connection = tunnel::connect(&self.host, &instance, &first).await?;
         let (output, stream) = mpsc::channel(IN_FLIGHT);
         tokio::spawn(tunnel::carry(connection, first.data, input, output));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    type ReadSnapshotStream = ReceiverStream<Result<ReadSnapshotPart, Status>>;
+
+    async fn read_snapshot(
+        &self,
+        request: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<Self::ReadSnapshotStream>, Status> {
+        let id = request.into_inner().snapshot_id;
+        let permit = Arc::clone(&self.snapshot_reads).try_acquire_owned().map_err(|_| {
+            let message = "this host already reads as many snapshots as it does at once; ask again";
+            error(Code::Unavailable, "HostBusy", message)
+        })?;
+        let (output, stream) = mpsc::channel(SNAPSHOT_PIECES);
+        let host = Arc::clone(&self.host);
+        // Opening reads tables.
+        let opened = tokio::task::spawn_blocking(move || {
+            snapshot::open(&host, &id).map(|image| (id, image))
+        });
+        let (id, image) = opened
+            .await
+            .map_err(|e| error(Code::Internal, "InternalError", e.to_string()))
+            .flatten()?;
+        tokio::task::spawn_blocking(move || snapshot::send(&id, &image, &output, permit));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

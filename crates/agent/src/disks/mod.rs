@@ -234,6 +234,20 @@ impl Disks {
         Ok(OpenChain { layers, chain_epoch })
     }
 
+    /// The layers of a snapshot, from its own down. They stay readable when the snapshot is deleted
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the snapshot or a file below it is not here.
+    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<Vec<OpenLayer>> {
+        let layering = self.layering();
+        if !layering.layers.contains_key(snapshot_id) {
+            let message = "this host does not have the snapshot";
+            return Err(Error::resource(snapshot_id, "SnapshotMissing", message));
+        }
+        self.open_chain(&layering, snapshot_id, &Below::Layer(snapshot_id.to_owned()))
+    }
+
     fn layers_of(&self, layering: &Layering, disk_id: &str, top: File) -> Result<Vec<OpenLayer>> {
         let below = layering.disks.get(disk_id).and_then(|entry| entry.below.as_ref());
         let below = below.ok_or_else(|| {

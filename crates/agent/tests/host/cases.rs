@@ -7,7 +7,7 @@ use crate::{
     },
     disk_cases::{
         a_disk_comes_grows_and_goes_while_the_guest_runs,
-        a_disk_moves_only_after_the_guest_has_let_it_go,
+        a_disk_moves_only_after_the_guest_has_let_it_go, a_snapshots_content_is_one_file,
         a_stopped_instance_has_its_disks_at_its_next_start,
         snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
     },
@@ -60,6 +60,7 @@ cases![
     a_disk_comes_grows_and_goes_while_the_guest_runs,
     a_disk_moves_only_after_the_guest_has_let_it_go,
     a_stopped_instance_has_its_disks_at_its_next_start,
+    a_snapshots_content_is_one_file,
     snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
 ];
 

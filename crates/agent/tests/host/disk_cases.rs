@@ -1,7 +1,10 @@
 //! Disks of guests that run.
 
 use crate::fixture::Host;
-use api::host::{DiskSpec, DiskStatus, InstanceState, Power, SnapshotSpec, SnapshotStatus};
+use api::host::{
+    DiskSpec, DiskStatus, InstanceState, Power, ReadSnapshotRequest, SnapshotSpec, SnapshotStatus,
+    read_snapshot_part::Part,
+};
 use rand::Rng as _;
 use rustix::process::Signal;
 use std::time::Duration;
@@ -183,4 +186,97 @@ pub async fn snapshots_of_a_running_guest_survive_agents_killed_at_any_moment() 
     host.until_nothing_is_left(revision).await;
     let left = std::fs::read_dir(host.path("state/layers")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+/// Takes a snapshot's stream in, as the controller does.
+async fn read(host: &Host, id: &str) -> Result<std::fs::File, tonic::Status> {
+    use sha2::Digest as _;
+    use std::os::unix::fs::FileExt as _;
+    let request = ReadSnapshotRequest { snapshot_id: id.into() };
+    let mut stream = host.access().await.read_snapshot(request).await?.into_inner();
+    let file = tempfile::tempfile().unwrap();
+    let mut digest = sha2::Sha256::new();
+    while let Some(part) = stream.message().await? {
+        match part.part.unwrap() {
+            Part::Piece(piece) => {
+                assert!(piece.percent <= 100);
+                digest.update(&piece.data);
+                file.write_all_at(&piece.data, piece.offset).unwrap();
+            }
+            Part::End(end) => {
+                assert_eq!(file.metadata().unwrap().len(), end.file_bytes);
+                let found: String =
+                    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(end.sha256, found);
+                return Ok(file);
+            }
+        }
+    }
+    panic!("no end");
+}
+
+pub async fn a_snapshots_content_is_one_file() {
+    let host = Host::started().await;
+    add_disk(&host, "d-data");
+    until_at(&host, "d-data", "").await;
+    let write = |at: u64, byte: u8| {
+        let path = host.path("state/disks/d-data.qcow2");
+        let top = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut layers = vec![qcow2::Layer { file: top, format: qcow2::Format::Qcow2 }];
+        if let Ok(below) = std::fs::File::open(host.path("state/layers/s-1.qcow2")) {
+            layers.push(qcow2::Layer { file: below, format: qcow2::Format::Qcow2 });
+        }
+        let image = qcow2::Image::open(layers, qcow2::OpenOptions::default()).unwrap();
+        image.write_at(&[byte; 100_000], at).unwrap();
+        image.flush().unwrap();
+    };
+    for (id, byte) in [("s-1", 1), ("s-2", 2)] {
+        write(1 << 20, byte);
+        write(u64::from(byte) << 28, byte);
+        host.controller.publish(|spec| {
+            spec.snapshots.push(SnapshotSpec {
+                snapshot_id: id.into(),
+                disk_id: "d-data".into(),
+                disk_size_gib: 1,
+            });
+        });
+        host.until(id, |h| snapshot(h, id).filter(|s| s.state == "accomplished")).await;
+    }
+    let expected = [("s-1", [1, 1, 0]), ("s-2", [2, 1, 2])];
+    for (id, bytes) in expected {
+        let file = read(&host, id).await.unwrap();
+        let report = qcow2::check(&file).unwrap();
+        assert_eq!((report.leaks, report.corruptions), (0, 0));
+        let layer = qcow2::Layer { file, format: qcow2::Format::Qcow2 };
+        let image =
+            qcow2::Image::open(vec![layer], qcow2::OpenOptions { read_only: true }).unwrap();
+        assert_eq!(image.virtual_size(), 1 << 30);
+        for (at, byte) in [1 << 20, 1 << 28, 2 << 28].into_iter().zip(bytes) {
+            let mut content = vec![9; 100_000];
+            image.read_at(&mut content, at).unwrap();
+            assert!(content.iter().all(|b| *b == byte), "{id} at {at}");
+        }
+    }
+    let code = |status: tonic::Status| api::error::ecs_code(&status).unwrap_or_default();
+    assert_eq!(code(read(&host, "s-3").await.unwrap_err()), "SnapshotMissing");
+    assert_eq!(code(read(&host, "../disks/d-data").await.unwrap_err()), "InvalidParameter");
+    // Whoever does not listen any more holds nothing.
+    for _ in 0..8 {
+        let request = ReadSnapshotRequest { snapshot_id: "s-2".into() };
+        let _ = host.access().await.read_snapshot(request).await;
+    }
+    let free = tokio::time::timeout(Duration::from_secs(20), async {
+        while let Err(status) = read(&host, "s-2").await {
+            assert_eq!(code(status), "HostBusy");
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    free.await.unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(host.path("state/layers/s-1.qcow2"))
+        .unwrap()
+        .set_len(1000)
+        .unwrap();
+    assert_eq!(code(read(&host, "s-2").await.unwrap_err()), "SnapshotDamaged");
 }

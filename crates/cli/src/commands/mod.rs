@@ -74,7 +74,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Completion { shell } => completion(shell),
         Command::Image(ImageCommand::Build { images, rebuild }) => image::build(&images, rebuild),
         Command::Image(ImageCommand::OfTheCloud(command)) => {
-            image::run(&context.await?, command).await
+            image::run(&context.await?, *command).await
         }
         Command::Instance(command) => instance::run(&context.await?, *command).await,
         Command::Vpc(command) => vpc::run(&context.await?, command).await,

@@ -9,15 +9,15 @@ use super::{
 };
 use crate::{
     disk_state::{self, AVAILABLE, IN_USE},
-    ecs_error::{dry_run, from_store, image_not_found, instance_not_found, missing, refuse},
-    ids,
+    ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
+    ids, image_state,
     instance_state::STOPPED,
     scheduler, snapshot_state,
     timestamp::now_ms,
 };
 use api::v1::*;
 use prost::Message as _;
-use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, ImageRecord, InstanceRecord, Refusal};
+use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, InstanceRecord, Refusal};
 
 const GIB: u64 = 1 << 30;
 
@@ -94,38 +94,6 @@ fn reinit(disk: &mut DiskRecord, view: &DisksView) -> Result<(), Refusal> {
     renew(disk, &source, view, "ReInitDisk")
 }
 
-/// The image a system disk can be made from.
-fn usable_image<'a>(
-    view: &'a DisksView,
-    image_id: &str,
-    instance: &InstanceRecord,
-) -> Result<&'a ImageRecord, Refusal> {
-    let image = view.image.as_ref().filter(|image| image.status != "Deleted");
-    let image = image.ok_or_else(|| image_not_found(image_id))?;
-    if image.status != "Available" {
-        return Err(refuse(
-            403,
-            "OperationDenied.ImageNotValid",
-            format!("image {image_id} is {}; wait or import it again", image.status),
-        ));
-    }
-    let architecture = match catalog::instance_type(&instance.instance_type) {
-        Some(kind) if kind.architecture == catalog::Architecture::Arm => "arm64",
-        _ => "x86_64",
-    };
-    if image.architecture != architecture {
-        return Err(refuse(
-            403,
-            "ImageNotSupportInstanceType",
-            format!(
-                "image {image_id} is for {}, {} needs {architecture}",
-                image.architecture, instance.instance_type
-            ),
-        ));
-    }
-    Ok(image)
-}
-
 fn replace(
     view: &DisksView,
     instance_id: &str,
@@ -135,7 +103,8 @@ fn replace(
 ) -> Result<DisksPlan, Refusal> {
     let details = instance_in(view, instance_id).ok_or_else(|| instance_not_found(instance_id))?;
     expect_stopped(&details.instance, "ReplaceSystemDisk")?;
-    let image = usable_image(view, image_id, &details.instance)?;
+    let kind = &details.instance.instance_type;
+    let image = image_state::bootable(view.image.as_ref(), image_id, kind)?;
     let old = details.disks.iter().find(|disk| disk.system).ok_or_else(|| {
         refuse(
             400,

@@ -2,19 +2,41 @@
 
 use super::{Api, paging, request, service};
 use crate::{
-    ecs_error::{from_store, image_not_found, invalid, missing, refuse, to_status},
-    ids, timestamp,
+    disk_state,
+    ecs_error::{dry_run, from_store, invalid, missing, refuse, to_status},
+    ids,
+    image_state::{self, AVAILABLE, CREATING},
+    timestamp,
 };
 use api::v1::{image_service_server::ImageService, *};
-use store::{ImageFilter, ImageRecord, ImageView, Refusal};
+use futures::stream::BoxStream;
+use store::{ImageDisk, ImageFilter, ImageRecord, ImageView, Page, Refusal};
 use tonic::{Request, Response, Status, Streaming};
 
 const GIB: u64 = 1 << 30;
 
 service!(ImageService => Api {
     describe_images: DescribeImagesRequest => DescribeImagesResponse;
+    describe_image_from_family:
+        DescribeImageFromFamilyRequest => DescribeImageFromFamilyResponse;
+    create_image: CreateImageRequest => CreateImageResponse;
+    copy_image: CopyImageRequest => CopyImageResponse;
+    modify_image_attribute: ModifyImageAttributeRequest => ModifyImageAttributeResponse;
     delete_image: DeleteImageRequest => DeleteImageResponse;
 }
+    type ExportImageStream = BoxStream<'static, Result<ExportImageResponse, Status>>;
+
+    async fn export_image(
+        &self,
+        request: Request<ExportImageRequest>,
+    ) -> Result<Response<Self::ExportImageStream>, Status> {
+        let request_id = ids::request();
+        match self.export(request.into_inner(), request_id.clone()).await {
+            Ok(stream) => Ok(Response::new(stream)),
+            Err(refusal) => Err(to_status(&refusal, &request_id)),
+        }
+    }
+
     async fn import_image(
         &self,
         request: Request<Streaming<ImportImageRequest>>,
@@ -62,16 +84,39 @@ impl Api {
             family: request.image_family,
             statuses,
             architecture: request.architecture,
+            snapshot_id: request.snapshot_id,
+            tags: request.tag.into_iter().map(|tag| (tag.key, tag.value)).collect(),
         };
         let listed = self.cloud.store.images(filter, page).await.map_err(from_store)?;
         Ok(DescribeImagesResponse {
             request_id: String::new(),
             region_id: self.cloud.options.region_id.clone(),
-            images: listed.items.into_iter().map(describe).collect(),
+            images: listed.items.into_iter().map(|listed| self.image(listed)).collect(),
             total_count: paging::total(listed.total),
             page_number,
             page_size,
         })
+    }
+
+    async fn describe_image_from_family(
+        &self,
+        request: DescribeImageFromFamilyRequest,
+    ) -> Result<DescribeImageFromFamilyResponse, Refusal> {
+        self.cloud.check_region(&request.region_id)?;
+        if request.image_family.is_empty() {
+            return Err(missing("image_family"));
+        }
+        let filter = ImageFilter {
+            family: request.image_family.clone(),
+            statuses: vec![AVAILABLE.to_owned()],
+            ..Default::default()
+        };
+        let page = Page::Offset { offset: 0, limit: 1 };
+        let listed = self.cloud.store.images(filter, page).await.map_err(from_store)?;
+        let newest = listed.items.into_iter().next();
+        let newest = newest.ok_or_else(|| family_not_found(&request.image_family))?;
+        let image = Some(self.image(newest));
+        Ok(DescribeImageFromFamilyResponse { request_id: String::new(), image })
     }
 
     async fn delete_image(
@@ -83,17 +128,33 @@ impl Api {
         if image_id.is_empty() {
             return Err(missing("image_id"));
         }
-        let force = request.force;
-        let imports = self.cloud.imports.clone();
+        let (force, only_checks) = (request.force, request.dry_run);
+        let (imports, exports) = (self.cloud.imports.clone(), self.cloud.exports.clone());
         let decide = move |view: &ImageView| {
-            let image = view.image.as_ref().filter(|image| image.status != "Deleted");
-            let image = image.ok_or_else(|| image_not_found(&image_id))?;
-            // One that is Creating without an import was left behind, and goes like any other.
-            if image.status == "Creating" && imports.is_running(&image_id) {
+            let image = image_state::existing(view.image.as_ref(), &image_id)?;
+            // Another that is Creating was left behind, or stops being made.
+            if image.status == CREATING && imports.is_running(&image_id) {
                 return Err(refuse(
                     403,
                     "ImageIsImporting",
                     format!("image {image_id} is being imported; wait for it"),
+                ));
+            }
+            if exports.is_running(&image_id) {
+                return Err(refuse(
+                    403,
+                    "ImageIsExporting",
+                    format!("image {image_id} is being exported; wait for it"),
+                ));
+            }
+            if !view.copies.is_empty() {
+                return Err(refuse(
+                    403,
+                    "OperationDenied.ImageCopying",
+                    format!(
+                        "image {image_id} is being copied to {}; wait for it",
+                        view.copies.join(", ")
+                    ),
                 ));
             }
             if !force && !view.used_by.is_empty() {
@@ -107,6 +168,9 @@ impl Api {
                     ),
                 ));
             }
+            if only_checks {
+                return Err(dry_run());
+            }
             Ok(())
         };
         self.cloud
@@ -119,26 +183,55 @@ impl Api {
     }
 }
 
-fn describe((record, used): (ImageRecord, bool)) -> Image {
-    Image {
-        progress: if record.status == "Available" { "100%" } else { "0%" }.to_owned(),
-        usage: if used { "instance" } else { "none" }.to_owned(),
-        os_name: record.platform.clone(),
-        image_id: record.image_id,
-        image_name: record.name,
-        description: record.description,
-        status: record.status,
-        architecture: record.architecture,
-        os_type: record.os_type,
-        platform: record.platform,
-        size: record.virtual_bytes.div_ceil(GIB),
-        creation_time: timestamp::minute(record.created_ms),
-        image_owner_alias: "self".to_owned(),
-        image_family: record.family,
-        status_reason: record.status_reason,
-        file_bytes: record.file_bytes,
-        sha256: record.sha256,
-        format: record.format,
+/// 404 of a family.
+pub(super) fn family_not_found(family: &str) -> Refusal {
+    refuse(
+        404,
+        "InvalidImageId.NotFound",
+        format!("no image of family {family:?} is Available; DescribeImages lists images"),
+    )
+}
+
+impl Api {
+    fn image(&self, (record, used): (ImageRecord, bool)) -> Image {
+        let build = (record.status == CREATING).then(|| self.cloud.builds.of(&record.image_id));
+        let build = build.flatten().unwrap_or_default();
+        let percent = if record.status == AVAILABLE { 100 } else { build.percent };
+        let disk = |(position, disk): (u32, &ImageDisk)| DiskDeviceMapping {
+            device: disk_state::device(position),
+            r#type: if position == 0 { "system" } else { "data" }.to_owned(),
+            snapshot_id: disk.snapshot_id.clone(),
+            size: disk.size_gib,
+        };
+        Image {
+            progress: format!("{percent}%"),
+            usage: if used { "instance" } else { "none" }.to_owned(),
+            os_name: record.platform.clone(),
+            disk_device_mappings: (0..).zip(&record.disks).map(disk).collect(),
+            image_id: record.image_id,
+            image_name: record.name,
+            description: record.description,
+            architecture: record.architecture,
+            os_type: record.os_type,
+            platform: record.platform,
+            size: record.virtual_bytes.div_ceil(GIB),
+            creation_time: timestamp::minute(record.created_ms),
+            image_owner_alias: "self".to_owned(),
+            image_family: record.family,
+            status_reason: if record.status == CREATING {
+                build.reason
+            } else {
+                record.status_reason
+            },
+            status: record.status,
+            file_bytes: record.file_bytes,
+            sha256: record.sha256,
+            format: record.format,
+            image_version: record.version,
+            is_copied: !record.source_image_id.is_empty(),
+            tags: record.tags.into_iter().map(|(key, value)| Tag { key, value }).collect(),
+            source_image_id: record.source_image_id,
+        }
     }
 }
 

@@ -91,18 +91,12 @@ impl Api {
             return Err(missing("image_name"));
         }
         let name = &header.image_name;
-        validation::display_name("InvalidImageName.Malformed", "image name", name)?;
+        validation::image_name("InvalidImageName.Malformed", "image name", name)?;
         validation::description("InvalidDescription.Malformed", &header.description)?;
+        validation::architecture(&header.architecture)?;
         let architecture = match header.architecture.as_str() {
             "" => "x86_64",
-            known @ ("x86_64" | "arm64") => known,
-            other => {
-                return Err(refuse(
-                    400,
-                    "InvalidArchitecture.Malformed",
-                    format!("architecture is {other:?}; it must be x86_64 or arm64"),
-                ));
-            }
+            known => known,
         };
         if !["", "linux"].contains(&header.os_type.as_str()) {
             return Err(invalid(format!("os_type is {:?}; it must be linux", header.os_type)));
@@ -124,7 +118,7 @@ impl Api {
             return Err(invalid("sha256 must be 64 hexadecimal digits"));
         }
         validation::label("platform", &header.platform)?;
-        validation::display_name(
+        validation::image_name(
             "InvalidImageFamily.Malformed",
             "image family",
             &header.image_family,
@@ -144,6 +138,7 @@ impl Api {
             virtual_bytes: 0,
             sha256: header.sha256.to_ascii_lowercase(),
             created_ms: now_ms(),
+            ..Default::default()
         })
     }
 

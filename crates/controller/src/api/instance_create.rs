@@ -2,33 +2,31 @@
 
 use super::{
     Api,
-    instance_disks::{at_instance, data_disk, system_disk},
+    image::family_not_found,
+    instance_disks::{self, at_instance},
     request,
 };
 use crate::{
     cloud::CloudOptions,
     ecs_error::{
-        dry_run, group_not_found, image_not_found, invalid, missing, refuse, unsupported,
-        vswitch_not_found,
+        dry_run, group_not_found, invalid, missing, refuse, unsupported, vswitch_not_found,
     },
-    ids, instance_state,
+    ids, image_state, instance_state,
     scheduler::{self, Needs},
     timestamp::now_ms,
     validation,
 };
 use api::v1::{
     CreateInstanceRequest, CreateInstanceResponse, RunInstancesRequest, RunInstancesResponse,
-    SystemDisk,
 };
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    CreateLookup, CreatePlan, CreateView, DiskRecord, EniRecord, HostRecord, ImageRecord,
-    InstanceRecord, KeyPairRecord, NewEni, NewInstance, Refusal, SnapshotRecord, VSwitchRecord,
+    CreateLookup, CreatePlan, CreateView, EniRecord, HostRecord, ImageRecord, InstanceRecord,
+    KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
 };
 use uuid::Uuid;
 
-const GIB: u64 = 1 << 30;
 const MOST_GROUPS: usize = 10;
 /// Private addresses in one security group.
 const GROUP_MEMBERS: u64 = 2000;
@@ -66,6 +64,7 @@ impl Api {
         let order = Order::check(RunInstancesRequest {
             region_id: request.region_id,
             image_id: request.image_id,
+            image_family: request.image_family,
             instance_type: request.instance_type,
             security_group_id: request.security_group_id,
             v_switch_id: request.v_switch_id,
@@ -112,13 +111,22 @@ struct Order {
 
 impl Order {
     fn check(request: RunInstancesRequest) -> Result<Self, Refusal> {
-        for (name, value) in [
-            ("image_id", &request.image_id),
-            ("instance_type", &request.instance_type),
-            ("v_switch_id", &request.v_switch_id),
-        ] {
+        for (name, value) in
+            [("instance_type", &request.instance_type), ("v_switch_id", &request.v_switch_id)]
+        {
             if value.is_empty() {
                 return Err(missing(name));
+            }
+        }
+        match (request.image_id.as_str(), request.image_family.as_str()) {
+            ("", "") => return Err(missing("image_id")),
+            (_, "") | ("", _) => {}
+            _ => {
+                return Err(refuse(
+                    400,
+                    "InvalidParameter.Conflict",
+                    "give image_id or image_family, not both",
+                ));
             }
         }
         let instance_type = catalog::instance_type(&request.instance_type).ok_or_else(|| {
@@ -220,20 +228,10 @@ impl Order {
         if address.is_some() && request.amount > 1 {
             return Err(invalid("private_ip_address is for one instance; set amount to 1"));
         }
-        if request.data_disk.len() > instance_type.max_data_disks as usize {
-            return Err(refuse(
-                400,
-                "InstanceDiskNumber.LimitExceed",
-                format!(
-                    "{} data disks given; {} has at most {}",
-                    request.data_disk.len(),
-                    instance_type.id,
-                    instance_type.max_data_disks
-                ),
-            ));
-        }
+        instance_disks::check_count(request.data_disk.len(), instance_type)?;
         let lookup = CreateLookup {
             image_id: request.image_id.clone(),
+            image_family: request.image_family.clone(),
             vswitch_id: request.v_switch_id.clone(),
             security_group_ids: groups,
             key_pair_name: request.key_pair_name.clone(),
@@ -264,7 +262,12 @@ impl Order {
         options: &CloudOptions,
         power_on: bool,
     ) -> Result<Vec<NewInstance>, Refusal> {
-        let image = self.image(view)?;
+        let family = &self.lookup.image_family;
+        if view.image.is_none() && !family.is_empty() {
+            return Err(family_not_found(family));
+        }
+        let (image_id, kind) = (&self.lookup.image_id, &self.instance_type.id);
+        let image = image_state::bootable(view.image.as_ref(), image_id, kind)?;
         let vswitch = self.vswitch(view)?;
         self.check_groups(view, vswitch)?;
         let key_pair = self.key_pair(view)?;
@@ -286,7 +289,12 @@ impl Order {
             ));
         }
         let now = now_ms();
-        let disks = self.disks(image, &view.snapshots, &vswitch.zone_id, now)?;
+        let mut disks = instance_disks::of(&self.request, image, &view.snapshots)?;
+        instance_disks::check_count(disks.len() - 1, self.instance_type)?;
+        for disk in &mut disks {
+            vswitch.zone_id.clone_into(&mut disk.zone_id);
+            disk.created_ms = now;
+        }
         let candidates = self.candidates(view)?;
         let needs = Needs {
             zone_id: vswitch.zone_id.clone(),
@@ -318,7 +326,7 @@ impl Order {
         let mut instances = Vec::with_capacity(hosts.len());
         for (index, host_id) in hosts.into_iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let instance = self.instance(index, host_id, vswitch, key_pair, power_on, now);
+            let instance = self.instance(index, host_id, (image, vswitch), key_pair, power_on, now);
             let disks = disks
                 .iter()
                 .map(|disk| {
@@ -348,7 +356,7 @@ impl Order {
         &self,
         index: u32,
         host_id: String,
-        vswitch: &VSwitchRecord,
+        (image, vswitch): (&ImageRecord, &VSwitchRecord),
         key_pair: Option<&KeyPairRecord>,
         power_on: bool,
         now: i64,
@@ -371,7 +379,7 @@ impl Order {
             name,
             description: request.description.clone(),
             host_name,
-            image_id: request.image_id.clone(),
+            image_id: image.image_id.clone(),
             instance_type: self.instance_type.id.clone(),
             vcpus: self.instance_type.vcpus,
             memory_mib: self.instance_type.memory_mib,
@@ -408,34 +416,6 @@ impl Order {
         };
         instance_state::refresh(&mut instance);
         instance
-    }
-
-    fn image<'a>(&self, view: &'a CreateView) -> Result<&'a ImageRecord, Refusal> {
-        let id = &self.lookup.image_id;
-        let image = view.image.as_ref().filter(|image| image.status != "Deleted");
-        let image = image.ok_or_else(|| image_not_found(id))?;
-        if image.status != "Available" {
-            return Err(refuse(
-                403,
-                "OperationDenied.ImageNotValid",
-                format!("image {id} is {}; wait or import it again", image.status),
-            ));
-        }
-        let architecture = match self.instance_type.architecture {
-            catalog::Architecture::X86 => "x86_64",
-            catalog::Architecture::Arm => "arm64",
-        };
-        if image.architecture != architecture {
-            return Err(refuse(
-                403,
-                "ImageNotSupportInstanceType",
-                format!(
-                    "image {id} is for {}, {} needs {architecture}",
-                    image.architecture, self.instance_type.id
-                ),
-            ));
-        }
-        Ok(image)
     }
 
     fn vswitch<'a>(&self, view: &'a CreateView) -> Result<&'a VSwitchRecord, Refusal> {
@@ -524,41 +504,20 @@ impl Order {
         let places: BTreeSet<&str> =
             view.snapshots.iter().map(|snapshot| snapshot.host_id.as_str()).collect();
         if places.len() > 1 {
+            let snapshots = view.snapshots.iter().map(|snapshot| snapshot.snapshot_id.as_str());
             return Err(refuse(
                 403,
                 "OperationDenied",
                 format!(
                     "the snapshots {} are on different hosts ({}); use snapshots of one host for \
                      one instance",
-                    self.lookup.snapshot_ids.join(", "),
+                    snapshots.collect::<Vec<_>>().join(", "),
                     places.into_iter().collect::<Vec<_>>().join(", ")
                 ),
             ));
         }
         let fits = |host: &&HostRecord| places.is_empty() || places.contains(host.host_id.as_str());
         Ok(view.hosts.iter().filter(fits).cloned().collect())
-    }
-
-    /// The disks of one instance; ids are still to be given.
-    fn disks(
-        &self,
-        image: &ImageRecord,
-        snapshots: &[SnapshotRecord],
-        zone_id: &str,
-        now: i64,
-    ) -> Result<Vec<DiskRecord>, Refusal> {
-        let image_gib = image.virtual_bytes.div_ceil(GIB);
-        let default = SystemDisk::default();
-        let system = self.request.system_disk.as_ref().unwrap_or(&default);
-        let mut disks = vec![system_disk(system, image, image_gib)?];
-        for (index, data) in self.request.data_disk.iter().enumerate() {
-            disks.push(data_disk(data, index, snapshots)?);
-        }
-        for disk in &mut disks {
-            disk.zone_id = zone_id.to_owned();
-            disk.created_ms = now;
-        }
-        Ok(disks)
     }
 }
 

@@ -6,10 +6,53 @@ use crate::{
     ecs_error::{missing, refuse},
     snapshot_state, validation,
 };
-use api::v1::{DataDisk, SystemDisk};
+use api::v1::{DataDisk, RunInstancesRequest, SystemDisk};
 use store::{DiskRecord, ImageRecord, Refusal, SnapshotRecord};
 
-pub(super) fn system_disk(
+const GIB: u64 = 1 << 30;
+
+/// Refuses more data disks than the type has places for.
+pub(super) fn check_count(
+    data_disks: usize,
+    instance_type: &catalog::InstanceType,
+) -> Result<(), Refusal> {
+    if data_disks <= instance_type.max_data_disks as usize {
+        return Ok(());
+    }
+    Err(refuse(
+        400,
+        "InstanceDiskNumber.LimitExceed",
+        format!(
+            "the instance would have {data_disks} data disks; {} has at most {}",
+            instance_type.id, instance_type.max_data_disks
+        ),
+    ))
+}
+
+/// The disks of one instance: the system disk, then the image's data disks, then those the request
+/// names. Ids, zone and time are still to be given.
+pub(super) fn of(
+    request: &RunInstancesRequest,
+    image: &ImageRecord,
+    snapshots: &[SnapshotRecord],
+) -> Result<Vec<DiskRecord>, Refusal> {
+    let image_gib = image.virtual_bytes.div_ceil(GIB);
+    let default = SystemDisk::default();
+    let system = request.system_disk.as_ref().unwrap_or(&default);
+    let mut disks = vec![system_disk(system, image, image_gib)?];
+    let of_image = image.disks.iter().skip(1).map(|disk| DataDisk {
+        size: u32::try_from(disk.size_gib).unwrap_or(u32::MAX),
+        snapshot_id: disk.snapshot_id.clone(),
+        ..Default::default()
+    });
+    let of_image: Vec<DataDisk> = of_image.collect();
+    for data in of_image.iter().chain(&request.data_disk) {
+        disks.push(data_disk(data, disks.len() - 1, snapshots)?);
+    }
+    Ok(disks)
+}
+
+fn system_disk(
     wanted: &SystemDisk,
     image: &ImageRecord,
     image_gib: u64,
@@ -39,7 +82,7 @@ pub(super) fn system_disk(
     Ok(disk)
 }
 
-pub(super) fn data_disk(
+fn data_disk(
     wanted: &DataDisk,
     index: usize,
     snapshots: &[SnapshotRecord],

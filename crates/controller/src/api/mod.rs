@@ -10,6 +10,8 @@ mod disk_shape;
 mod disks;
 mod events;
 mod image;
+mod image_create;
+mod image_export;
 mod image_import;
 mod instance_create;
 mod instance_disks;

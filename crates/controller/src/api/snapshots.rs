@@ -112,7 +112,12 @@ impl Api {
                 .find(|snapshot| snapshot.snapshot_id == request.snapshot_id)
                 .cloned()
                 .ok_or_else(|| snapshot_not_found(&request.snapshot_id))?;
-            snapshot_state::release(&mut snapshot, &view.from_snapshots, request.force)?;
+            snapshot_state::release(
+                &mut snapshot,
+                &view.from_snapshots,
+                &view.made_images,
+                request.force,
+            )?;
             Ok(DisksPlan { update_snapshots: vec![snapshot], ..Default::default() })
         };
         let changed = self.cloud.store.change_disks(None, lookup, Box::new(decide)).await;

@@ -66,7 +66,7 @@ impl ImageFiles {
             std::fs::create_dir_all(directory)?;
             let file = std::fs::File::create(&partial)?;
             let (file, hash) = (File::from_std(file), Sha256::new());
-            let incoming = Incoming { file, partial, complete, hash, length: 0 };
+            let incoming = Incoming { file, partial, complete, hash, length: 0, position: 0 };
             check_room(&incoming.file, expected)?;
             Ok(incoming)
         };
@@ -105,6 +105,41 @@ impl ImageFiles {
                 Ok((!data.is_empty()).then_some((data, file)))
             }
         }))
+    }
+
+    /// Gives a complete file one more name, durably. Where the file system cannot, it is copied.
+    pub async fn link(&self, image_id: &str, new_id: &str) -> io::Result<()> {
+        let (from, to) = (self.path(image_id), self.path(new_id));
+        let partial = self.directory.join(format!("{new_id}{PARTIAL}"));
+        let directory = self.directory.clone();
+        let link = move || {
+            match std::fs::remove_file(&partial) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            match std::fs::hard_link(&from, &partial) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+                Err(_) => {
+                    check_room(&std::fs::File::open(&from)?, std::fs::metadata(&from)?.len())?;
+                    std::fs::copy(&from, &partial)?;
+                    std::fs::File::open(&partial)?.sync_all()?;
+                }
+            }
+            std::fs::rename(&partial, &to)?;
+            // Two names of one file are left as they are by a rename.
+            match std::fs::remove_file(&partial) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            std::fs::File::open(directory)?.sync_all()
+        };
+        tokio::task::spawn_blocking(link).await?
+    }
+
+    /// Opens an image's file.
+    pub async fn open(&self, image_id: &str) -> io::Result<std::fs::File> {
+        Ok(File::open(self.path(image_id)).await?.into_std().await)
     }
 
     /// Removes an image's file, if it is there.
@@ -158,6 +193,8 @@ pub(crate) struct Incoming {
     complete: PathBuf,
     hash: Sha256,
     length: u64,
+    /// Where the next byte is written.
+    position: u64,
 }
 
 impl Incoming {
@@ -170,21 +207,50 @@ impl Incoming {
     }
 
     pub async fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        let length = self.length + data.len() as u64;
+        self.write_at(self.length, data).await
+    }
+
+    /// Writes at any place of the file.
+    pub async fn write_at(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let length = self.length.max(offset.saturating_add(data.len() as u64));
         if self.length / LOOK_EVERY != length / LOOK_EVERY {
             check_room(&self.file, LOOK_EVERY)?;
+        }
+        if offset != self.position {
+            self.file.seek(io::SeekFrom::Start(offset)).await?;
         }
         self.file.write_all(data).await?;
         self.hash.update(data);
         self.length = length;
+        self.position = offset + data.len() as u64;
         Ok(())
     }
 
-    /// Brings all of it to the medium. Answers the SHA-256, lower-case hex.
+    /// Brings all of it to the medium. Answers the SHA-256 of what was written, in the order it was,
+    /// as lower-case hex.
     pub async fn sync(&mut self) -> io::Result<String> {
         self.file.flush().await?;
         self.file.sync_all().await?;
         Ok(self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The SHA-256 of the file, lower-case hex. Reads all of it.
+    pub async fn sha256(&self) -> io::Result<String> {
+        let mut file = File::open(&self.partial).await?.into_std().await;
+        let digest = move || {
+            use std::io::Read as _;
+            let mut hash = Sha256::new();
+            let mut data = vec![0; CHUNK];
+            loop {
+                let length = file.read(&mut data)?;
+                if length == 0 {
+                    break;
+                }
+                hash.update(&data[..length]);
+            }
+            Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        };
+        tokio::task::spawn_blocking(digest).await?
     }
 
     /// Gives it its final name, durably.

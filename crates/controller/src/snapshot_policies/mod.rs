@@ -160,7 +160,12 @@ impl SnapshotPolicies {
             let over = |s: &&SnapshotRecord| s.expires_ms > 0 && s.expires_ms <= now;
             if let Some(snapshot) = view.snapshots.iter().find(over) {
                 let mut snapshot = snapshot.clone();
-                snapshot_state::release(&mut snapshot, &view.from_snapshots, false)?;
+                snapshot_state::release(
+                    &mut snapshot,
+                    &view.from_snapshots,
+                    &view.made_images,
+                    false,
+                )?;
                 plan.update_snapshots.push(snapshot);
             }
             Ok(plan)

@@ -4,6 +4,8 @@ mod names;
 mod tags;
 mod user_data;
 
-pub(crate) use names::{description, display_name, host_name, label, suffixed};
+pub(crate) use names::{
+    architecture, description, display_name, host_name, image_name, label, suffixed,
+};
 pub(crate) use tags::tags;
 pub(crate) use user_data::user_data;

@@ -32,6 +32,21 @@ pub(crate) fn display_name(code: &'static str, what: &str, name: &str) -> Result
     ))
 }
 
+/// The name of an image or a family of images: as names for people, and not one that ECS keeps for
+/// itself.
+pub(crate) fn image_name(code: &'static str, what: &str, name: &str) -> Result<(), Refusal> {
+    if ["aliyun", "acs:"].iter().any(|reserved| name.to_ascii_lowercase().starts_with(reserved)) {
+        return Err(refuse(
+            400,
+            code,
+            format!(
+                "{what} {name:?} begins with aliyun or acs:, which is reserved; choose another"
+            ),
+        ));
+    }
+    display_name(code, what, name)
+}
+
 /// Free text: at most 256 characters, not a URL.
 pub(crate) fn description(code: &'static str, text: &str) -> Result<(), Refusal> {
     if text.chars().count() <= 256 && !starts_as_url(text) {
@@ -41,6 +56,18 @@ pub(crate) fn description(code: &'static str, text: &str) -> Result<(), Refusal>
         400,
         code,
         "the description must have at most 256 characters and not begin with http:// or https://",
+    ))
+}
+
+/// Of what an image runs on. Empty is allowed.
+pub(crate) fn architecture(name: &str) -> Result<(), Refusal> {
+    if ["", "x86_64", "arm64"].contains(&name) {
+        return Ok(());
+    }
+    Err(refuse(
+        400,
+        "InvalidArchitecture.Malformed",
+        format!("architecture is {name:?}; it must be x86_64 or arm64"),
     ))
 }
 
@@ -104,6 +131,15 @@ mod tests {
         for bad in ["a", "1ab", "http://x", "a b", &"a".repeat(129)] {
             let refusal = display_name("InvalidInstanceName.Malformed", "name", bad).unwrap_err();
             assert_eq!(refusal.code, "InvalidInstanceName.Malformed");
+        }
+    }
+
+    #[test]
+    fn reserved_image_names() {
+        assert!(image_name("InvalidImageName.Malformed", "image name", "my-aliyun").is_ok());
+        for bad in ["aliyun_3", "Aliyun", "acs:x", "1st"] {
+            let refusal = image_name("InvalidImageName.Malformed", "image name", bad).unwrap_err();
+            assert_eq!(refusal.code, "InvalidImageName.Malformed");
         }
     }
 

@@ -96,13 +96,14 @@ pub struct FakeAgent {
 
 impl FakeAgent {
     pub fn start(cloud: &CloudProcess, host_id: &str, vcpus: u32, memory_mib: u64) -> Self {
+        Self::start_as(cloud, registration(host_id, vcpus, memory_mib))
+    }
+
+    pub fn start_as(cloud: &CloudProcess, registration: RegisterHostRequest) -> Self {
+        let host_id = registration.host_id.clone();
         let behaviour = Arc::new(Mutex::new(Behaviour::default()));
-        let task = tokio::spawn(work(
-            client(cloud),
-            registration(host_id, vcpus, memory_mib),
-            Arc::clone(&behaviour),
-        ));
-        Self { host_id: host_id.to_owned(), behaviour, task }
+        let task = tokio::spawn(work(client(cloud), registration, Arc::clone(&behaviour)));
+        Self { host_id, behaviour, task }
     }
 
     pub fn spec(&self) -> HostSpec {

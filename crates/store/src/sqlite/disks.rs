@@ -78,6 +78,7 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
     if !lookup.image_id.is_empty() {
         view.image = images::image(conn, &lookup.image_id)?;
     }
+    view.made_images = images::made_from(conn, &lookup.snapshot_ids)?;
     if !lookup.policy_id.is_empty() {
         view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
     }
@@ -103,6 +104,15 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
     for host_id in host_ids {
         view.hosts.extend(hosts::host(conn, &host_id)?);
     }
+    if lookup.images_below {
+        let of_snapshots = view.snapshots.iter().map(|snapshot| &snapshot.image_id);
+        let disks = view.instances.iter().flat_map(|details| &details.disks);
+        let image_ids: BTreeSet<&String> =
+            of_snapshots.chain(disks.map(|disk| &disk.image_id)).collect();
+        for image_id in image_ids {
+            view.images_below.extend(images::image(conn, image_id)?);
+        }
+    }
     Ok(view)
 }
 
@@ -119,6 +129,12 @@ pub(super) fn apply(tx: &mut Tx<'_>, plan: &DisksPlan) -> Result<(), StoreError>
     }
     for snapshot in &plan.insert_snapshots {
         disk_snapshots::insert(tx, snapshot)?;
+    }
+    for image in &plan.insert_images {
+        images::begin(tx, image)?;
+    }
+    for image in &plan.update_images {
+        images::describe(tx, image)?;
     }
     for instance in &plan.update_instances {
         instances::update(tx, instance)?;

@@ -49,7 +49,7 @@ pub(super) fn create_view(
 ) -> Result<CreateView, StoreError> {
     let vswitch = networks::vswitch(conn, &lookup.vswitch_id)?;
     let mut view = CreateView {
-        image: images::image(conn, &lookup.image_id)?,
+        image: images::to_make_instances(conn, lookup)?,
         vpc: None,
         free_addresses: 0,
         security_groups: Vec::new(),
@@ -70,7 +70,11 @@ pub(super) fn create_view(
             view.security_groups.push((group, members));
         }
     }
-    for snapshot_id in &lookup.snapshot_ids {
+    let of_image = view.image.iter().flat_map(|image| &image.disks).skip(1);
+    let of_image = of_image.map(|disk| &disk.snapshot_id).filter(|id| !id.is_empty());
+    let snapshot_ids: BTreeSet<String> =
+        lookup.snapshot_ids.iter().chain(of_image).cloned().collect();
+    for snapshot_id in &snapshot_ids {
         view.snapshots.extend(disk_snapshots::snapshot(conn, snapshot_id)?);
     }
     if !lookup.key_pair_name.is_empty() {

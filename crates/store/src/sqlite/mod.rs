@@ -28,8 +28,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use writer::Writer;
 
 /// Every step from an empty database to the present schema. Only ever appended to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("disks.sql"), include_str!("snapshots.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("disks.sql"),
+    include_str!("snapshots.sql"),
+    include_str!("images.sql"),
+];
 
 /// How to open a store.
 #[derive(Debug, Clone)]

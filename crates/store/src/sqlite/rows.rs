@@ -120,7 +120,18 @@ impl FromRow for ImageRecord {
             virtual_bytes: num(row, "virtual_bytes")?,
             sha256: row.get("sha256")?,
             created_ms: row.get("created_ms")?,
+            version: row.get("version")?,
+            source_snapshot_id: row.get("source_snapshot_id")?,
+            source_image_id: row.get("source_image_id")?,
+            disks: Vec::new(),
+            tags: Vec::new(),
         })
+    }
+}
+
+impl FromRow for ImageDisk {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
+        Ok(Self { snapshot_id: row.get("snapshot_id")?, size_gib: num(row, "size_gib")? })
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod claims;
 pub mod disks;
 pub mod feed;
+pub mod images;
 pub mod lists;
 pub mod records;
 pub mod reports;
@@ -42,6 +43,11 @@ macro_rules! suite {
             feed::compaction_is_told,
             feed::refused_transactions_are_not_in_the_feed,
             feed::a_lease_has_one_holder,
+            images::names_are_unique_and_attributes_change,
+            images::what_is_made_here_outlives_a_restart_and_imports_do_not,
+            images::an_image_deleted_while_it_is_made_stays_deleted,
+            images::the_newest_image_of_a_family_makes_instances,
+            images::snapshots_know_the_images_made_from_them,
             lists::pages_are_whole_and_without_repetition,
             lists::filters_narrow,
             lists::attributes_can_be_modified,

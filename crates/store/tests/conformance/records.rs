@@ -179,6 +179,7 @@ pub fn plan(ids: &[&str]) -> Decide<CreateView, CreatePlan> {
 pub fn lookup() -> CreateLookup {
     CreateLookup {
         image_id: "m-1".to_owned(),
+        image_family: String::new(),
         vswitch_id: "vsw-1".to_owned(),
         security_group_ids: vec!["sg-1".to_owned()],
         key_pair_name: String::new(),

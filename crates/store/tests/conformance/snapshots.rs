@@ -6,7 +6,7 @@ use super::{
 };
 use store::*;
 
-fn snapshot(id: &str, disk_id: &str) -> SnapshotRecord {
+pub fn snapshot(id: &str, disk_id: &str) -> SnapshotRecord {
     SnapshotRecord {
         snapshot_id: id.to_owned(),
         disk_id: disk_id.to_owned(),
@@ -61,6 +61,7 @@ fn image() -> ImageRecord {
         virtual_bytes: 1,
         sha256: String::new(),
         created_ms: 1,
+        ..Default::default()
     }
 }
 

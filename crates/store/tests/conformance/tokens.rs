@@ -88,6 +88,7 @@ pub async fn an_import_does_not_take_a_token_that_has_an_answer(backend: &impl B
         virtual_bytes: 1,
         sha256: String::new(),
         created_ms: 1,
+        ..Default::default()
     };
     let finish = |id: &str, hash| {
         let planned = Planned { record: image(id, "Available"), answer: id.as_bytes().to_vec() };

@@ -20,6 +20,7 @@ use std::{
 pub(super) const RUN_EXAMPLES: &str = "Examples:
   ecsctl instance run --image m-1 --type ecs.c7.large --vswitch vsw-1 --security-group sg-1 \\
       --key-pair demo --user-data cloud-config.yaml --wait
+  ecsctl instance run --image-family web ...
   ecsctl instance run ... --amount 3 --name web --unique-suffix
   ecsctl instance run ... --system-disk size=60,performance-level=PL2 --data-disk size=100";
 
@@ -50,8 +51,16 @@ pub(crate) struct CreateArguments {
 
 #[derive(Debug, Args)]
 struct InstanceArguments {
-    #[arg(long)]
+    #[arg(
+        long,
+        required_unless_present = "image_family",
+        default_value = "",
+        hide_default_value = true
+    )]
     image: String,
+    /// Instead of --image: the newest image of this family
+    #[arg(long, conflicts_with = "image", default_value = "", hide_default_value = true)]
+    image_family: String,
     /// Instance type, e.g. ecs.c7.large
     #[arg(long = "type")]
     instance_type: String,
@@ -197,6 +206,7 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
             several => several.to_vec(),
         },
         image_id: instance.image,
+        image_family: instance.image_family,
         instance_type: instance.instance_type,
         v_switch_id: instance.vswitch,
         instance_name: instance.name,
@@ -261,6 +271,7 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
     let request = CreateInstanceRequest {
         region_id: context.region.clone(),
         image_id: instance.image,
+        image_family: instance.image_family,
         instance_type: instance.instance_type,
         security_group_id,
         v_switch_id: instance.vswitch,
