@@ -9,6 +9,7 @@ mod images;
 mod instances;
 mod key_pairs;
 mod networks;
+mod pools;
 mod query;
 mod rows;
 mod security_groups;
@@ -28,8 +29,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use writer::Writer;
 
 /// Every step from an empty database to the present schema. Only ever appended to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema.sql"), include_str!("disks.sql"), include_str!("snapshots.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("disks.sql"),
+    include_str!("snapshots.sql"),
+    include_str!("pools.sql"),
+];
 
 /// How to open a store.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ fn report(session: u64, revision: u64, plan: StatusPlan) -> HostReport {
         session,
         observed_revision: revision,
         events: Vec::new(),
+        pools: Vec::new(),
         now_ms: 10,
         lease_until_ms: 2000,
         decide: Box::new(move |_| Ok(plan.clone())),
@@ -33,7 +34,7 @@ pub async fn a_report_purges_and_frees(backend: &impl Backend) {
     store.report_status(report(1, snapshot.revision, plan)).await.unwrap();
     assert_eq!(listed(&*store).await.len(), 1);
     let host = the_host(&*store).await;
-    assert_eq!((host.vcpus_used, host.memory_mib_used, host.disk_gib_used), (2, 1024, 20));
+    assert_eq!((host.vcpus_used, host.memory_mib_used, host.disk_gib_used()), (2, 1024, 20));
     assert_eq!(host.observed_revision, snapshot.revision);
     let snapshot = store.host_snapshot("h-1").await.unwrap().unwrap();
     assert_eq!(snapshot.groups[0].member_ips.len(), 1);
@@ -55,8 +56,11 @@ pub async fn events_are_stored_once(backend: &impl Backend) {
         message: String::new(),
         occurred_ms: 3,
     };
-    let with_events =
-        |events: Vec<EventRecord>| HostReport { events, ..report(1, 0, StatusPlan::default()) };
+    let with_events = |events: Vec<EventRecord>| HostReport {
+        events,
+        pools: Vec::new(),
+        ..report(1, 0, StatusPlan::default())
+    };
     assert_eq!(store.report_status(with_events(vec![event(1), event(2)])).await.unwrap(), 2);
     assert_eq!(store.report_status(with_events(vec![event(2), event(3)])).await.unwrap(), 3);
     assert_eq!(store.report_status(with_events(vec![])).await.unwrap(), 3);
@@ -80,7 +84,8 @@ pub async fn a_resource_keeps_its_latest_events(backend: &impl Backend) {
         occurred_ms: 3,
     };
     let events = (1..=1010).map(event).collect();
-    let with_events = HostReport { events, ..report(1, 0, StatusPlan::default()) };
+    let with_events =
+        HostReport { events, pools: Vec::new(), ..report(1, 0, StatusPlan::default()) };
     assert_eq!(store.report_status(with_events).await.unwrap(), 1010);
     let page = Page::Offset { offset: 0, limit: 1 };
     let all = store.events(EventFilter::default(), page).await.unwrap();
