@@ -5,7 +5,7 @@
 use crate::cloud_process::{CloudProcess, ZONE};
 use api::host::{
     DiskMetrics, DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState,
-    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, WatchHostSpecRequest,
+    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, StoragePool, WatchHostSpecRequest,
     host_registry_client::HostRegistryClient,
 };
 use std::{
@@ -83,6 +83,8 @@ pub struct Behaviour {
     pub acted_on: HostSpec,
     /// Acts on no spec while set; it goes on reporting.
     pub stuck: bool,
+    /// Storage pools, registered and reported; none: one of the capacity.
+    pub pools: Vec<StoragePool>,
     /// Reports nothing while set.
     pub silent: bool,
 }
@@ -96,7 +98,17 @@ pub struct FakeAgent {
 
 impl FakeAgent {
     pub fn start(cloud: &CloudProcess, host_id: &str, vcpus: u32, memory_mib: u64) -> Self {
-        let behaviour = Arc::new(Mutex::new(Behaviour::default()));
+        Self::start_as(cloud, host_id, vcpus, memory_mib, Behaviour::default())
+    }
+
+    pub fn start_as(
+        cloud: &CloudProcess,
+        host_id: &str,
+        vcpus: u32,
+        memory_mib: u64,
+        behaviour: Behaviour,
+    ) -> Self {
+        let behaviour = Arc::new(Mutex::new(behaviour));
         let task = tokio::spawn(work(
             client(cloud),
             registration(host_id, vcpus, memory_mib),
@@ -125,6 +137,7 @@ pub fn registration(host_id: &str, vcpus: u32, memory_mib: u64) -> RegisterHostR
         capacity: Some(HostCapacity { vcpus, memory_mib, disk_gib: 1_000_000 }),
         kvm: "full".to_owned(),
         version: "test".to_owned(),
+        pools: Vec::new(),
     }
 }
 
@@ -148,7 +161,9 @@ async fn session(
     behaviour: &Mutex<Behaviour>,
     guests: &mut BTreeMap<String, InstanceStatus>,
 ) -> Result<(), Status> {
-    let session = client.register_host(registration.clone()).await?.into_inner().session;
+    let pools = behaviour.lock().unwrap().pools.clone();
+    let request = RegisterHostRequest { pools, ..registration.clone() };
+    let session = client.register_host(request).await?.into_inner().session;
     let watch = WatchHostSpecRequest { host_id: registration.host_id.clone(), session };
     let mut specs: Streaming<HostSpec> = client.watch_host_spec(watch).await?.into_inner();
     loop {
@@ -248,6 +263,7 @@ fn reconcile(
         events: behaviour.events.clone(),
         complete: true,
         snapshots: snapshot_statuses(behaviour, &spec),
+        pools: behaviour.pools.clone(),
     }
 }
 

@@ -56,11 +56,8 @@ pub async fn events_are_stored_once(backend: &impl Backend) {
         message: String::new(),
         occurred_ms: 3,
     };
-    let with_events = |events: Vec<EventRecord>| HostReport {
-        events,
-        pools: Vec::new(),
-        ..report(1, 0, StatusPlan::default())
-    };
+    let with_events =
+        |events: Vec<EventRecord>| HostReport { events, ..report(1, 0, StatusPlan::default()) };
     assert_eq!(store.report_status(with_events(vec![event(1), event(2)])).await.unwrap(), 2);
     assert_eq!(store.report_status(with_events(vec![event(2), event(3)])).await.unwrap(), 3);
     assert_eq!(store.report_status(with_events(vec![])).await.unwrap(), 3);
@@ -84,8 +81,7 @@ pub async fn a_resource_keeps_its_latest_events(backend: &impl Backend) {
         occurred_ms: 3,
     };
     let events = (1..=1010).map(event).collect();
-    let with_events =
-        HostReport { events, pools: Vec::new(), ..report(1, 0, StatusPlan::default()) };
+    let with_events = HostReport { events, ..report(1, 0, StatusPlan::default()) };
     assert_eq!(store.report_status(with_events).await.unwrap(), 1010);
     let page = Page::Offset { offset: 0, limit: 1 };
     let all = store.events(EventFilter::default(), page).await.unwrap();
