@@ -20,6 +20,7 @@ pub mod instances;
 pub mod layout;
 pub mod metadata_directory;
 pub mod networks;
+pub mod pools;
 pub mod reconcile;
 pub mod vmm_client;
 

@@ -51,14 +51,19 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
         }
     });
     if host.disks.report(None).iter().all(|d| spec.disks.iter().any(|s| s.disk_id == d.disk_id)) {
-        host.images.drop_unused(spec, &host.disks.images())?;
+        if let Some(images) = host.disks.images() {
+            host.images.drop_unused(spec, &images)?;
+        }
     }
     Ok(())
 }
 
 async fn reconcile_disks(host: &Arc<Host>, spec: &Arc<HostSpec>) -> Result<bool> {
     let (host, spec) = (Arc::clone(host), Arc::clone(spec));
-    let work = move || host.disks.reconcile(&spec, |id| host.images.why_not(id));
+    let work = move || {
+        let news = host.disks.refresh(&host.events)?;
+        Ok(host.disks.reconcile(&spec, |id| host.images.why_not(id))? || news)
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => {
