@@ -18,6 +18,7 @@ pub mod host;
 pub mod images;
 pub mod instances;
 pub mod layout;
+pub mod lease;
 pub mod metadata_directory;
 pub mod networks;
 pub mod pools;

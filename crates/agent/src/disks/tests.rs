@@ -189,7 +189,12 @@ impl Fixture {
 }
 
 fn snapshot(id: &str, disk_id: &str) -> SnapshotSpec {
-    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1, ..Default::default() }
+    SnapshotSpec {
+        snapshot_id: id.into(),
+        disk_id: disk_id.into(),
+        disk_size_gib: 1,
+        ..Default::default()
+    }
 }
 
 #[test]

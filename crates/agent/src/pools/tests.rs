@@ -143,7 +143,7 @@ fn a_pool_below_its_reserve_says_so_once() {
     assert_eq!(shown(&pools).state(), StoragePoolState::Ready);
     assert_eq!((shown(&pools).overcommit, shown(&pools).reserve_bytes), (2.0, 100 << 20));
     // The rest of it, without writing it.
-    let ballast = f.fast("layers/ballast");
+    let ballast = f.fast("disks/ballast");
     let hold = |bytes: u64| {
         let file = fs::File::create(&ballast).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
@@ -154,7 +154,8 @@ fn a_pool_below_its_reserve_says_so_once() {
     assert_eq!(low.state(), StoragePoolState::Low);
     assert!(low.message.contains("takes no new disks"), "{}", low.message);
     assert!(!pools.refresh(&f.events).unwrap());
-    assert!(!f.open(",reserve=100MiB").refresh(&f.events).unwrap(), "it is known to be low");
+    let again = f.open(",reserve=100MiB");
+    assert!(!again.refresh(&f.events).unwrap(), "it is known to be low");
     hold(920 << 20);
     assert!(!pools.refresh(&f.events).unwrap(), "a little more is not enough");
     hold(500 << 20);

@@ -149,6 +149,7 @@ pub async fn snapshots_of_a_running_guest_survive_agents_killed_at_any_moment() 
                 snapshot_id: id.clone(),
                 disk_id: "d-1".into(),
                 disk_size_gib: 1,
+                ..SnapshotSpec::default()
             });
         });
         if number % 2 == 0 {
