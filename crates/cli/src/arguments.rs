@@ -10,6 +10,7 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         key_pair::KeyPairCommand,
+        pool::PoolCommand,
         security_group::SecurityGroupCommand,
         snapshot::SnapshotCommand,
         snapshot_policy::SnapshotPolicyCommand,

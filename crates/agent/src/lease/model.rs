@@ -32,7 +32,7 @@ impl Dice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
-    /// Looks see the directory as it was a while ago, as from a cache of names.
+    /// The first host sees the directory as it was a while ago, as from a cache of names.
     OldNames,
     /// The first host keeps the lease for longer than the others know.
     Terms,
@@ -125,7 +125,7 @@ impl World {
     fn new(seed: u64, hosts: usize, fault: Fault) -> Self {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let terms = |host: usize| match fault {
-            Fault::Terms if host == 0 => Terms { hold: TERMS.hold * 4, stop: TERMS.stop },
+            Fault::Terms if host == 0 => Terms { hold: TERMS.hold * 20, stop: TERMS.stop },
             _ => TERMS,
         };
         let hosts = (0..hosts).map(|host| Host::new(host, 0, terms(host), &mut dice)).collect();
@@ -170,7 +170,13 @@ impl World {
                 continue;
             }
             let seen = match self.old.first_mut() {
-                Some(old) if self.fault == Fault::OldNames && request.op == Op::Look => old,
+                Some(old)
+                    if self.fault == Fault::OldNames
+                        && request.host == 0
+                        && request.op == Op::Look =>
+                {
+                    old
+                }
                 _ => &mut self.directory,
             };
             request.outcome = Some(Self::apply(seen, &request.op));
