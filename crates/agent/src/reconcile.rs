@@ -2,7 +2,7 @@
 //! of the spec, with every image that arrives, and every few seconds.
 
 use crate::{error::Result, host::Host, instances::owners::Owners};
-use api::host::HostSpec;
+use api::host::{DiskStatus, HostSpec};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
@@ -50,10 +50,11 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
             host.board.touch();
         }
     });
-    if host.disks.report(None).iter().all(|d| spec.disks.iter().any(|s| s.disk_id == d.disk_id)) {
-        if let Some(images) = host.disks.images() {
-            host.images.drop_unused(spec, &images)?;
-        }
+    let leaving = |d: &DiskStatus| !spec.disks.iter().any(|wanted| wanted.disk_id == d.disk_id);
+    if !host.disks.report(None).iter().any(leaving)
+        && let Some(images) = host.disks.images()
+    {
+        host.images.drop_unused(spec, &images)?;
     }
     Ok(())
 }

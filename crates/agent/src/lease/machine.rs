@@ -210,7 +210,7 @@ impl Lease {
                 Outcome::Seen(record) => self.seen(now, began, record),
                 _ => self.due = now + self.terms.every() / 4,
             },
-            Op::Make(record) => self.made(now, record.epoch, outcome),
+            Op::Make(record) => self.made(now, record.epoch, &outcome),
             Op::Write(record) => match &self.state {
                 State::Leaving { record: last } if *last == record => {
                     if outcome == Outcome::Written {
@@ -293,20 +293,17 @@ impl Lease {
         self.due = now;
     }
 
-    fn made(&mut self, now: Duration, epoch: u64, outcome: Outcome) {
-        match &self.state {
-            State::Making { clean, .. } => match outcome {
-                Outcome::Made(true) => {
-                    let wait = if *clean { Duration::ZERO } else { self.terms.wait() };
-                    self.state = State::Waiting { epoch, until: now + wait };
-                    self.beats = false;
-                    self.due = now;
-                }
-                // Another was first, or nobody knows: the next look tells.
-                _ => self.watch(now),
-            },
-            // Left or wanted anew meanwhile: it is nobody's, and is taken over like any other.
-            _ => {}
+    fn made(&mut self, now: Duration, epoch: u64, outcome: &Outcome) {
+        // Left or wanted anew meanwhile, it is nobody's, and is taken over like any other.
+        let State::Making { clean, .. } = self.state else { return };
+        if *outcome == Outcome::Made(true) {
+            let wait = if clean { Duration::ZERO } else { self.terms.wait() };
+            self.state = State::Waiting { epoch, until: now + wait };
+            self.beats = false;
+            self.due = now;
+        } else {
+            // Another was first, or nobody knows: the next look tells.
+            self.watch(now);
         }
     }
 

@@ -175,15 +175,30 @@ impl Pools {
                  --pool",
                 disk.disk_id, disk.pool_id
             );
-            all.push(DiskStatus {
-                disk_id: disk.disk_id.clone(),
-                state: "failed".to_owned(),
-                code: UNAVAILABLE.to_owned(),
-                message,
-                ..DiskStatus::default()
-            });
+            all.push(self.unreached(&disk.disk_id, message));
+        }
+        // A guest may have one that is not to be here any more.
+        for disk_id in self.attachments.disks() {
+            if !all.iter().any(|status| status.disk_id == disk_id) {
+                let message = format!("{disk_id}: its storage pool cannot be reached by this host");
+                all.push(self.unreached(&disk_id, message));
+            }
         }
         all
+    }
+
+    /// A disk in a pool that was not seen since the agent was started.
+    fn unreached(&self, disk_id: &str, message: String) -> DiskStatus {
+        let (at, attached) = self.attachments.of_disk(disk_id).unwrap_or_default();
+        DiskStatus {
+            disk_id: disk_id.to_owned(),
+            state: "failed".to_owned(),
+            code: UNAVAILABLE.to_owned(),
+            message,
+            attached_instance_id: at,
+            size_bytes: attached.seen.map_or(0, |seen| seen.size_bytes),
+            ..DiskStatus::default()
+        }
     }
 
     /// How every snapshot of the spec is whose pool can be reached.

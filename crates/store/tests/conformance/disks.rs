@@ -59,7 +59,7 @@ pub async fn claims_follow_place_and_size(backend: &impl Backend) {
     store.register_host(small).await.unwrap();
     put(&*store, disk("d-1")).await.unwrap();
     assert_eq!(the_host(&*store).await.disk_gib_used(), 0, "it is nowhere yet");
-    change(&*store, "d-1", |disk| on_h1(disk)).await.unwrap();
+    change(&*store, "d-1", on_h1).await.unwrap();
     assert_eq!(the_host(&*store).await.disk_gib_used(), 20);
     change(&*store, "d-1", |disk| disk.size_gib = 45).await.unwrap();
     assert_eq!(the_host(&*store).await.disk_gib_used(), 45);
