@@ -6,8 +6,7 @@ use crate::{
     cgroups::Cgroups,
     config::Config,
     controller_link::{self, Identity, JoinToken, spec_cache},
-    disks::{self, Disks},
-    durable_file,
+    disks, durable_file,
     error::{Error, FileContext as _, Result},
     events::EventLog,
     host::{Board, Host, Settings, boot_id},
@@ -15,6 +14,7 @@ use crate::{
     instances::{processes::kill_stray_boot_finders, slots::UidSlots},
     layout::{Layout, make_dir},
     networks::Networks,
+    pools::Pools,
     reconcile,
 };
 use api::host::RegisterHostRequest;
@@ -62,7 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
     let host = Arc::new(Host {
         settings,
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
-        disks: Disks::open_all(layout.clone())?,
+        disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools)?,
         networks: Networks::open(&layout, &config.netns_dir).await?,
         cgroups: Cgroups::open(&config.cgroup)?,
         events: EventLog::open(&layout.events())?,
@@ -130,6 +130,8 @@ fn registration(config: &Config, host: &Host) -> Result<RegisterHostRequest> {
         capacity: Some(capacity::detect(config, &host.layout)),
         kvm: config.kvm_note.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
+        // As they are when it registers.
+        pools: Vec::new(),
     })
 }
 

@@ -1,6 +1,9 @@
 //! Start parameters.
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    pools::PoolOption,
+};
 use clap::Parser;
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -14,6 +17,13 @@ pub struct Config {
     /// What must survive a reboot: images, disks, instance records, console logs.
     #[arg(long, env = "ECS_STATE_DIR", default_value = "/var/lib/ecs")]
     pub state_dir: PathBuf,
+    /// A storage pool beside the default one, which is in --state-dir:
+    /// name=NAME,path=DIR[,overcommit=1.5][,reserve=10GiB][,capacity=1TiB]; again for more. Of
+    /// name=default only the figures are given. overcommit: GiB of disks per GiB, instead of the
+    /// controller's factor. reserve: with less available it takes no new disks; a twentieth, at most
+    /// 10 GiB, if left out. capacity: as much of the file system as it may use; all if left out.
+    #[arg(long = "pool", env = "ECS_POOLS", value_delimiter = ';', value_parser = PoolOption::parse)]
+    pub pools: Vec<PoolOption>,
     /// Sockets and jails of running instances.
     #[arg(long, env = "ECS_RUN_DIR", default_value = "/run/ecs")]
     pub run_dir: PathBuf,

@@ -1,8 +1,8 @@
 //! Everything the parts of one agent share.
 
 use crate::{
-    cgroups::Cgroups, disks::Disks, error::Result, events::EventLog, images::Images,
-    instances::slots::UidSlots, layout::Layout, networks::Networks,
+    cgroups::Cgroups, error::Result, events::EventLog, images::Images, instances::slots::UidSlots,
+    layout::Layout, networks::Networks, pools::Pools,
 };
 use api::host::{HostSpec, InstanceStatus};
 use std::{
@@ -37,8 +37,8 @@ pub struct Host {
     pub layout: Layout,
     /// Image copies.
     pub images: Images,
-    /// Disks.
-    pub disks: Disks,
+    /// Disks, in their pools.
+    pub disks: Pools,
     /// VPC networks.
     pub networks: Networks,
     /// Resource limits.

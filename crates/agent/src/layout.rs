@@ -13,12 +13,20 @@ use std::{
 pub struct Layout {
     state: PathBuf,
     run: PathBuf,
+    /// Where disks and layers are.
+    pool: PathBuf,
 }
 
 impl Layout {
     /// Over the given directories, which need not exist yet.
     pub fn new(state: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
-        Self { state: state.into(), run: run.into() }
+        let state = state.into();
+        Self { pool: state.clone(), state, run: run.into() }
+    }
+
+    /// The same host, with disks and layers in another directory.
+    pub fn in_pool(&self, pool: impl Into<PathBuf>) -> Self {
+        Self { pool: pool.into(), ..self.clone() }
     }
 
     /// Makes the directories.
@@ -64,9 +72,13 @@ impl Layout {
     pub fn image_part(&self, id: &str) -> PathBuf {
         self.images().join(format!("{id}.part"))
     }
+    /// What is remembered of the storage pools.
+    pub fn pools(&self) -> PathBuf {
+        self.state.join("pools.json")
+    }
     /// Disks.
     pub fn disks(&self) -> PathBuf {
-        self.state.join("disks")
+        self.pool.join("disks")
     }
     /// One disk.
     pub fn disk(&self, id: &str) -> PathBuf {
@@ -78,7 +90,7 @@ impl Layout {
     }
     /// Layers frozen by snapshots.
     pub fn layers(&self) -> PathBuf {
-        self.state.join("layers")
+        self.pool.join("layers")
     }
     /// One frozen layer.
     pub fn layer(&self, id: &str) -> PathBuf {
@@ -86,11 +98,11 @@ impl Layout {
     }
     /// What lies on what.
     pub fn layering(&self) -> PathBuf {
-        self.state.join("layers.json")
+        self.pool.join("layers.json")
     }
     /// Which disks were made once, in an older agent's account.
     pub fn made_disks(&self) -> PathBuf {
-        self.state.join("made-disks.json")
+        self.pool.join("made-disks.json")
     }
     /// Instance records and logs.
     pub fn instances(&self) -> PathBuf {

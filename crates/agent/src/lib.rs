@@ -18,8 +18,10 @@ pub mod host;
 pub mod images;
 pub mod instances;
 pub mod layout;
+pub mod lease;
 pub mod metadata_directory;
 pub mod networks;
+pub mod pools;
 pub mod reconcile;
 pub mod vmm_client;
 

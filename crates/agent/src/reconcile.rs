@@ -2,7 +2,7 @@
 //! of the spec, with every image that arrives, and every few seconds.
 
 use crate::{error::Result, host::Host, instances::owners::Owners};
-use api::host::HostSpec;
+use api::host::{DiskStatus, HostSpec};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
@@ -50,15 +50,21 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
             host.board.touch();
         }
     });
-    if host.disks.report(None).iter().all(|d| spec.disks.iter().any(|s| s.disk_id == d.disk_id)) {
-        host.images.drop_unused(spec, &host.disks.images())?;
+    let leaving = |d: &DiskStatus| !spec.disks.iter().any(|wanted| wanted.disk_id == d.disk_id);
+    if !host.disks.report(None).iter().any(leaving)
+        && let Some(images) = host.disks.images()
+    {
+        host.images.drop_unused(spec, &images)?;
     }
     Ok(())
 }
 
 async fn reconcile_disks(host: &Arc<Host>, spec: &Arc<HostSpec>) -> Result<bool> {
     let (host, spec) = (Arc::clone(host), Arc::clone(spec));
-    let work = move || host.disks.reconcile(&spec, |id| host.images.why_not(id));
+    let work = move || {
+        let news = host.disks.refresh(&host.events)?;
+        Ok(host.disks.reconcile(&spec, |id| host.images.why_not(id))? || news)
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => {

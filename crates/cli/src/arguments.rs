@@ -10,6 +10,7 @@ use crate::{
         image::ImageCommand,
         instance::InstanceCommand,
         key_pair::KeyPairCommand,
+        pool::PoolCommand,
         security_group::SecurityGroupCommand,
         snapshot::SnapshotCommand,
         snapshot_policy::SnapshotPolicyCommand,
@@ -102,6 +103,9 @@ pub(crate) enum Command {
     /// The machines that instances run on
     #[command(subcommand)]
     Host(HostCommand),
+    /// The directories of hosts that disks lie in
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Attaches to an instance's serial console
     Console(ConsoleArguments),
     /// Logs in to an instance, or runs a command there, with the system's ssh

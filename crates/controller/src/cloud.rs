@@ -22,7 +22,7 @@ pub struct CloudOptions {
     pub lease: Duration,
     /// vCPUs offered per physical thread of a host.
     pub cpu_overcommit: f64,
-    /// GiB of disks offered per GiB of a host.
+    /// GiB of disks offered per GiB of a storage pool that has no factor of its own.
     pub disk_overcommit: f64,
     /// A guest that was asked to stop is stopped after this long.
     pub stop_timeout: Duration,

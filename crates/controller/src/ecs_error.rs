@@ -81,7 +81,7 @@ pub(crate) fn from_store(error: StoreError) -> Refusal {
         error @ StoreError::TokenMismatch { .. } => {
             refuse(403, "IdempotentParameterMismatch", error.to_string())
         }
-        error @ StoreError::HostFull { .. } => {
+        error @ (StoreError::HostFull { .. } | StoreError::PoolFull { .. }) => {
             refuse(403, "OperationDenied.NoStock", error.to_string())
         }
         error @ StoreError::NoFreeAddress { .. } => {

@@ -43,7 +43,8 @@ struct Arguments {
     /// vCPUs offered per physical thread of a host.
     #[arg(long, env = "ECS_CPU_OVERCOMMIT", default_value_t = 4.0, value_parser = factor)]
     cpu_overcommit: f64,
-    /// GiB of disks offered per GiB of a host: disks are copy-on-write and start almost empty.
+    /// GiB of disks offered per GiB of a storage pool that has no factor of its own: disks are
+    /// copy-on-write and start almost empty.
     #[arg(long, env = "ECS_DISK_OVERCOMMIT", default_value_t = 10.0, value_parser = factor)]
     disk_overcommit: f64,
     /// A guest that was asked to stop is stopped after this many seconds.

@@ -87,6 +87,7 @@ pub(crate) fn take(
         category: disk.category.clone(),
         image_id: disk.image_id.clone(),
         host_id: disk.host_id.clone(),
+        pool_id: disk.pool_id.clone(),
         retention_days,
         expires_ms: expiry(now, retention_days),
         created_ms: now,
@@ -139,11 +140,12 @@ pub(crate) fn ready<'a>(
     Ok(snapshot)
 }
 
-/// A new disk begins with a snapshot's content.
+/// A new disk begins with a snapshot's content, and so lies in its pool.
 pub(crate) fn begin_with(disk: &mut DiskRecord, snapshot: &SnapshotRecord) {
     disk.source_snapshot_id.clone_from(&snapshot.snapshot_id);
     disk.content_snapshot_id.clone_from(&snapshot.snapshot_id);
     disk.image_id.clone_from(&snapshot.image_id);
+    disk.pool_id.clone_from(&snapshot.pool_id);
 }
 
 /// Wants nothing left of a snapshot. `disks` are those made from it or reset to it, `images` those

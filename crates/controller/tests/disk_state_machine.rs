@@ -12,7 +12,7 @@ use controller::{
 use model::{host, new_instance};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use store::{DiskRecord, HostRecord, HostView, InstanceDetails, InstanceRecord};
+use store::{DiskRecord, HostView, InstanceDetails, InstanceRecord};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -149,7 +149,7 @@ impl World {
         };
         let leaving: Vec<DiskRecord> =
             self.disks.iter().filter(|disk| disk.instance_id.is_empty()).cloned().collect();
-        let host = HostRecord { disk_gib: 100, ..host() };
+        let host = host();
         let seat = Seat { details: &details, leaving: &leaving, host: &host };
         let instance = disk_state::attach(&mut disk, &seat, "", 5).ok()?;
         let id = disk.disk_id.clone();

@@ -260,7 +260,7 @@ async fn a_system_disk_is_replaced() {
     assert_eq!((disk.r#type.as_str(), disk.device.as_str()), ("system", "/dev/xvda"));
     assert_eq!((disk.size, disk.image_id.as_str()), (30, &*image_id));
     assert_eq!(list(&cloud, request).await.len(), 1);
-    assert_eq!(hosts(&cloud).await[0].disk_gib_used, 30);
+    assert_eq!(hosts(&cloud).await[0].disk_gib_used, 31, "30, and what its snapshot keeps");
     let found = DescribeInstancesRequest::default();
     let found = cloud.instances().describe_instances(found).await.unwrap().into_inner();
     assert_eq!(found.instances[0].image_id, image_id);

@@ -42,6 +42,8 @@ pub struct DiskRecord {
 
     /// The host its content is on; empty: it was never attached and has none.
     pub host_id: String,
+    /// The storage pool its content is in; empty as long as `host_id` is.
+    pub pool_id: String,
     /// The instance it is wanted at, empty: none.
     pub instance_id: String,
     /// Its place among the instance's devices; 0 is the system disk.

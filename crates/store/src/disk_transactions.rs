@@ -18,6 +18,8 @@ pub struct DisksLookup {
     pub images_below: bool,
     /// Snapshot policy to read; empty: none.
     pub policy_id: String,
+    /// Storage pool whose host is read; empty: none.
+    pub pool_id: String,
 }
 
 /// What a decision about disks sees.
@@ -41,11 +43,11 @@ pub struct DisksView {
     pub images_below: Vec<ImageRecord>,
     /// The policy, if asked for and existing.
     pub policy: Option<PolicyRecord>,
-    /// Hosts of the disks, the instances and the snapshots.
+    /// Hosts of the disks, the instances, the snapshots and the pool, with their pools.
     pub hosts: Vec<HostRecord>,
 }
 
-/// What changes. Claims on hosts follow the disks' `host_id` and `size_gib`; the store sets
+/// What changes. Claims on pools follow the disks' `pool_id` and `size_gib`; the store sets
 /// `attachment_revision` and `released_revision`. A released disk that is on no host goes at once.
 #[derive(Debug, Clone, Default)]
 pub struct DisksPlan {

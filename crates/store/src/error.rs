@@ -34,6 +34,12 @@ pub enum StoreError {
         /// The host.
         host_id: String,
     },
+    /// A claim would promise more of a pool than it may.
+    #[error("storage pool {pool_id} has no room for this claim; choose another")]
+    PoolFull {
+        /// The pool.
+        pool_id: String,
+    },
     /// No address is left in a VSwitch.
     #[error("VSwitch {vswitch_id} has no free address; use another VSwitch or release instances")]
     NoFreeAddress {

@@ -94,6 +94,7 @@ pub struct DiskFilter {
     pub delete_with_instance: Option<bool>,
     pub delete_auto_snapshot: Option<bool>,
     pub policy_id: String,
+    pub pool_id: String,
     /// Key and value; an empty value matches any.
     pub tags: Vec<(String, String)>,
 }

@@ -1,5 +1,6 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
+use crate::PoolRecord;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
 
@@ -314,14 +315,10 @@ pub struct HostRecord {
     pub vcpu_limit: u32,
     /// MiB that may be claimed.
     pub memory_mib: u64,
-    /// GiB that may be claimed.
-    pub disk_gib: u64,
     /// vCPUs claimed.
     pub vcpus_used: u32,
     /// MiB claimed.
     pub memory_mib_used: u64,
-    /// GiB claimed.
-    pub disk_gib_used: u64,
     /// Which KVM the host found.
     pub kvm: String,
     /// Version of its agent.
@@ -336,6 +333,20 @@ pub struct HostRecord {
     pub last_seen_ms: i64,
     /// Spec revision it last said it had acted on.
     pub observed_revision: u64,
+    /// Where its disks lie.
+    pub pools: Vec<PoolRecord>,
+}
+
+impl HostRecord {
+    /// GiB that may be claimed of its pools.
+    pub fn disk_gib(&self) -> u64 {
+        self.pools.iter().map(|pool| pool.limit_gib).sum()
+    }
+
+    /// GiB claimed of its pools.
+    pub fn disk_gib_used(&self) -> u64 {
+        self.pools.iter().map(PoolRecord::claimed_gib).sum()
+    }
 }
 
 /// An event a host reported.

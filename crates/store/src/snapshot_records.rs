@@ -21,6 +21,8 @@ pub struct SnapshotRecord {
     pub image_id: String,
     /// Host it lies on.
     pub host_id: String,
+    /// Its disk's storage pool.
+    pub pool_id: String,
     /// Taken by a policy.
     pub automatic: bool,
     /// The policy's time point it was taken for, 0: none. A disk has one for each.

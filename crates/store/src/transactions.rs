@@ -1,7 +1,8 @@
 //! The trait, and what goes into and comes out of its transactions.
 
 use crate::{
-    disk_records::*, disk_transactions::*, error::*, filters::*, records::*, snapshot_records::*,
+    disk_records::*, disk_transactions::*, error::*, filters::*, pool_records::*, records::*,
+    snapshot_records::*,
 };
 use async_trait::async_trait;
 use std::{fmt, net::Ipv4Addr};
@@ -278,6 +279,8 @@ pub struct HostReport {
     pub observed_revision: u64,
     /// Its events; those already known are skipped.
     pub events: Vec<EventRecord>,
+    /// How its pools are; those it did not register are skipped.
+    pub pools: Vec<PoolRecord>,
     /// Now.
     pub now_ms: i64,
     /// When the lease ends now: a report renews it.
@@ -569,4 +572,6 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<Listed<EventRecord>, StoreError>;
     /// Every host with its number of instances.
     async fn hosts(&self) -> Result<Vec<(HostRecord, u64)>, StoreError>;
+    /// Every storage pool with its number of disks.
+    async fn pools(&self) -> Result<Vec<(PoolRecord, u64)>, StoreError>;
 }

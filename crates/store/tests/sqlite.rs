@@ -92,6 +92,10 @@ async fn a_database_of_the_first_version_keeps_its_disks() {
     assert_eq!((system.status.as_str(), system.reported.instance_id.as_str()), ("In_use", "i-1"));
     assert_eq!((data.system, data.status.as_str()), (false, "Creating"));
     assert_eq!(data.reported.instance_id, "");
+    assert_eq!(system.pool_id, "pool-h-1", "it is in the host's default pool");
+    let pools = store.pools().await.unwrap();
+    let [(pool, 2)] = pools.as_slice() else { panic!("{pools:?}") };
+    assert_eq!((pool.limit_gib, pool.provisioned_gib, pool.snapshot_bytes), (100, 60, 0));
     let spec = store.host_snapshot("h-1").await.unwrap().unwrap();
     assert_eq!(spec.disks.len(), 2);
     assert_eq!(spec.instances[0].disks[1].disk_id, "d-2");

@@ -17,6 +17,7 @@ pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
         instances: host.board.all(),
         disks: host.disks.report(host.current_spec().as_deref()),
         events: host.events.pending(),
+        pools: host.disks.report_pools(),
         complete: true,
         snapshots: host
             .current_spec()

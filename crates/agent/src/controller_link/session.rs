@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How this host presents itself.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// What it registers with, but for its current capacity.
+    /// What it registers with, but for its storage pools as they are then.
     pub registration: RegisterHostRequest,
 }
 
@@ -64,7 +64,9 @@ async fn session(
     identity: &Identity,
     registered: &mut Option<Instant>,
 ) -> Result<()> {
-    let request = identity.registration.clone();
+    let pools = host.disks.report_pools();
+    let named: Vec<String> = pools.iter().map(|pool| pool.pool_id.clone()).collect();
+    let request = RegisterHostRequest { pools, ..identity.registration.clone() };
     let answer = timeout(CALL, client.clone().register_host(request)).await.map_err(silent)??;
     let answer = answer.into_inner();
     *registered = Some(Instant::now());
@@ -73,7 +75,7 @@ async fn session(
     tokio::select! {
         ended = renew(client.clone(), host_id, answer.session, answer.lease_seconds) => ended,
         ended = watch(host, client.clone(), host_id, answer.session) => ended,
-        ended = tell(host, client.clone(), host_id, answer.session) => ended,
+        ended = tell(host, client.clone(), host_id, answer.session, &named) => ended,
     }
 }
 
@@ -123,9 +125,15 @@ async fn tell(
     mut client: RegistryClient,
     host_id: &str,
     session: u64,
+    pools: &[String],
 ) -> Result<()> {
     loop {
         if let Some(status) = report::compose(host, host_id, session) {
+            if !status.pools.iter().map(|pool| &pool.pool_id).eq(pools) {
+                return Err(Error::Configuration(
+                    "a storage pool was seen for the first time; registering again".to_owned(),
+                ));
+            }
             let answer = timeout(CALL, client.report_status(status)).await.map_err(silent)??;
             host.events.acknowledge(answer.into_inner().acknowledged_event)?;
         }

@@ -61,6 +61,11 @@ impl Attachments {
         })
     }
 
+    /// Every disk that a VMM has, or may have.
+    pub fn disks(&self) -> Vec<String> {
+        self.lock().values().flat_map(|disks| disks.attached.keys().cloned()).collect()
+    }
+
     /// Why an instance's VMM does not have a disk it should have.
     pub fn refusal(&self, instance_id: &str, disk_id: &str) -> Option<(String, String)> {
         self.lock().get(instance_id)?.refused.get(disk_id).cloned()

@@ -112,7 +112,7 @@ impl Disks {
     pub(super) fn take_offline_snapshots(&self, spec: &HostSpec) -> Result<bool> {
         let mut changed = false;
         let mut looked_at = HashSet::new();
-        for snapshot in &spec.snapshots {
+        for snapshot in spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id)) {
             let id = snapshot.disk_id.as_str();
             if !looked_at.insert(id) {
                 continue;

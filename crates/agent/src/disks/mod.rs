@@ -13,6 +13,7 @@ mod tops;
 pub use attachments::{Attached, Attachments, DisksOfVmm};
 pub use freeze::Frozen;
 pub use merge::run as run_merges;
+pub(crate) use tops::held_bytes;
 
 use crate::{
     durable_file::PART,
@@ -30,22 +31,25 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tops::{LockedTop, held_bytes, open_below};
+use tops::{LockedTop, open_below};
 
 const GIB: u64 = 1 << 30;
 
-/// The disks and snapshots of this host and how each is.
+/// The disks and snapshots of one storage pool of this host and how each is.
 #[derive(Debug)]
 pub struct Disks {
     layout: Layout,
+    pool_id: String,
+    /// Disks of which the spec does not say in which pool they are, are in this one.
+    is_default: bool,
     /// Held while files are made or moved.
     layering: Mutex<Layering>,
     noted: Mutex<BTreeMap<String, Noted>>,
     /// Why a snapshot of the spec is not there, by its id.
     snapshot_errors: Mutex<BTreeMap<String, (String, String)>>,
-    attachments: Attachments,
+    attachments: Arc<Attachments>,
 }
 
 /// One file of a disk's chain, opened for a VMM or the boot finder.
@@ -71,15 +75,32 @@ impl Disks {
     ///
     /// # Errors
     /// When the account of disks and layers cannot be read.
-    pub fn open_all(layout: Layout) -> Result<Self> {
+    pub fn open_in(
+        layout: Layout,
+        pool_id: &str,
+        is_default: bool,
+        attachments: Arc<Attachments>,
+    ) -> Result<Self> {
         let layering = Mutex::new(Layering::load(&layout)?);
         Ok(Self {
             layout,
+            pool_id: pool_id.to_owned(),
+            is_default,
             layering,
             noted: Mutex::default(),
             snapshot_errors: Mutex::default(),
-            attachments: Attachments::default(),
+            attachments,
         })
+    }
+
+    /// Whether what the spec says to be in this pool is in this one.
+    pub fn is_home(&self, pool_id: &str) -> bool {
+        pool_id == self.pool_id || (self.is_default && pool_id.is_empty())
+    }
+
+    /// Whether the disk is, or is being made, in this pool.
+    pub fn knows(&self, disk_id: &str) -> bool {
+        self.noted().contains_key(disk_id) || self.layering().disks.contains_key(disk_id)
     }
 
     /// Which VMM has which disk.
@@ -105,7 +126,7 @@ impl Disks {
     ) -> Result<bool> {
         let sources = Sources { spec, image_error: &image_error };
         let mut changed = false;
-        for disk in &spec.disks {
+        for disk in spec.disks.iter().filter(|disk| self.is_home(&disk.pool_id)) {
             let done = self.settle(disk, &sources);
             changed |= self.note(disk, done);
         }

@@ -150,7 +150,8 @@ impl Disks {
             }
             status
         };
-        spec.snapshots.iter().map(|s| status(&s.snapshot_id)).collect()
+        let here = spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id));
+        here.map(|s| status(&s.snapshot_id)).collect()
     }
 }
 

@@ -12,6 +12,10 @@ fn disk(id: &str, image: &str, size_gib: u64) -> DiskSpec {
     }
 }
 
+fn open(layout: &Layout) -> Result<Disks> {
+    Disks::open_in(layout.clone(), "pool-1", true, Arc::default())
+}
+
 fn image(id: &str, virtual_bytes: u64) -> ImageSpec {
     ImageSpec { image_id: id.into(), format: "raw".into(), virtual_bytes, ..ImageSpec::default() }
 }
@@ -27,7 +31,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
         layout.create().unwrap();
-        Self { _dir: dir, disks: Disks::open_all(layout.clone()).unwrap(), layout }
+        Self { _dir: dir, disks: open(&layout).unwrap(), layout }
     }
 
     fn reconcile(&self, spec: &HostSpec) -> bool {
@@ -109,7 +113,7 @@ fn a_disk_that_was_lost_does_not_come_back_empty() {
     let spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
     f.reconcile(&spec);
     fs::remove_file(f.layout.disk("d-1")).unwrap();
-    f.disks = Disks::open_all(f.layout.clone()).unwrap();
+    f.disks = open(&f.layout).unwrap();
     f.reconcile(&spec);
     assert_eq!(f.state("d-1"), ("failed".into(), "DiskMissing".into()));
     assert!(!f.layout.disk("d-1").exists());
@@ -180,12 +184,17 @@ impl Fixture {
 
     /// As after a restart of the agent.
     fn reopen(&mut self) {
-        self.disks = Disks::open_all(self.layout.clone()).unwrap();
+        self.disks = open(&self.layout).unwrap();
     }
 }
 
 fn snapshot(id: &str, disk_id: &str) -> SnapshotSpec {
-    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1 }
+    SnapshotSpec {
+        snapshot_id: id.into(),
+        disk_id: disk_id.into(),
+        disk_size_gib: 1,
+        ..Default::default()
+    }
 }
 
 #[test]
@@ -351,7 +360,7 @@ fn layers_without_their_account_are_not_taken_for_strays() {
     spec.snapshots.push(snapshot("s-1", "d-1"));
     f.reconcile(&spec);
     fs::remove_file(f.layout.layering()).unwrap();
-    let refused = Disks::open_all(f.layout.clone()).unwrap_err();
+    let refused = open(&f.layout).unwrap_err();
     assert!(refused.to_string().contains("put a copy of it back"), "{refused}");
 }
 

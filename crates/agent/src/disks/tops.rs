@@ -231,7 +231,7 @@ impl Disks {
 }
 
 /// Bytes of the host's that a file takes.
-pub(super) fn held_bytes(path: &Path) -> u64 {
+pub(crate) fn held_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     // st_blocks counts units of 512 bytes.
     std::fs::metadata(path).map_or(0, |m| m.blocks().saturating_mul(512))

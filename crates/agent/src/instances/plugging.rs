@@ -110,7 +110,9 @@ impl Plugging {
         let snapshot = disks.snapshot_to_take(&spec, id);
         let done = match &snapshot {
             Some(snapshot) => self.take_snapshot(disk, snapshot).await,
-            None if disk.chain_epoch != disks.chain_epoch(id) => self.follow_chain(id).await,
+            None if disks.chain_epoch(id).is_some_and(|epoch| epoch != disk.chain_epoch) => {
+                self.follow_chain(id).await
+            }
             None => return false,
         };
         match (done, snapshot) {
@@ -120,7 +122,7 @@ impl Plugging {
             }
             (Err(e), Some(snapshot)) => {
                 tracing::warn!(disk_id = id, snapshot_id = snapshot, "{e}");
-                disks.explain_snapshot(&snapshot, &e);
+                disks.explain_snapshot(id, &snapshot, &e);
                 self.host.board.touch();
                 false
             }
@@ -134,7 +136,7 @@ impl Plugging {
 
     async fn take_snapshot(&self, disk: &AttachedDisk, snapshot: &str) -> Result<()> {
         let (id, disks) = (disk.disk_id.as_str(), &self.host.disks);
-        if disk.chain_epoch == disks.chain_epoch(id) + 1 {
+        if disks.chain_epoch(id).is_some_and(|epoch| disk.chain_epoch == epoch + 1) {
             // Cut off after the VMM had done its part.
             return disks.finish_freeze(id, 0);
         }

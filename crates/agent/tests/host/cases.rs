@@ -12,6 +12,7 @@ use crate::{
         snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
     },
     fixture::Host,
+    pool_cases::a_second_pool_is_told_of_and_has_its_disks,
 };
 use api::host::{
     DiskSpec, HostEvent, HostStatus, ImageSpec, InstanceState, ListHostObjectsRequest, Power,
@@ -57,6 +58,7 @@ cases![
     two_may_watch_a_console_through_a_restart,
     access_needs_the_token,
     an_older_spec_is_not_followed,
+    a_second_pool_is_told_of_and_has_its_disks,
     a_disk_comes_grows_and_goes_while_the_guest_runs,
     a_disk_moves_only_after_the_guest_has_let_it_go,
     a_stopped_instance_has_its_disks_at_its_next_start,

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use std::time::Duration;
 use tokio::time::sleep;
 
-fn disk(host: &Host, id: &str) -> Option<DiskStatus> {
+pub fn disk(host: &Host, id: &str) -> Option<DiskStatus> {
     host.seen(|seen| seen.status.disks.iter().find(|d| d.disk_id == id).cloned())
 }
 
@@ -34,7 +34,7 @@ fn change_disk(host: &Host, id: &str, change: impl FnOnce(&mut DiskSpec)) {
     });
 }
 
-fn attach(host: &Host, instance: &str, id: &str) {
+pub fn attach(host: &Host, instance: &str, id: &str) {
     host.change(instance, |i| i.disk_ids.push(id.into()));
 }
 
@@ -42,7 +42,7 @@ fn detach(host: &Host, instance: &str, id: &str) {
     host.change(instance, |i| i.disk_ids.retain(|d| d != id));
 }
 
-async fn until_at(host: &Host, id: &str, instance: &str) -> DiskStatus {
+pub async fn until_at(host: &Host, id: &str, instance: &str) -> DiskStatus {
     host.until(&format!("{id} at {instance:?}"), |h| {
         disk(h, id).filter(|d| d.state == "ready" && d.attached_instance_id == instance)
     })
@@ -152,6 +152,7 @@ pub async fn snapshots_of_a_running_guest_survive_agents_killed_at_any_moment() 
                 snapshot_id: id.clone(),
                 disk_id: "d-1".into(),
                 disk_size_gib: 1,
+                ..SnapshotSpec::default()
             });
         });
         if number % 2 == 0 {

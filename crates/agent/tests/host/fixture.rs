@@ -26,6 +26,8 @@ pub struct Host {
     agent: Option<Child>,
     access_port: u16,
     vni: u32,
+    /// More of the agent's options.
+    pub options: Vec<String>,
     cgroup: String,
 }
 
@@ -50,6 +52,7 @@ impl Host {
             agent: None,
             access_port,
             vni: 100 + number,
+            options: Vec::new(),
             cgroup: format!("ecs-agent-test-{}-{number}", std::process::id()),
         }
     }
@@ -86,6 +89,7 @@ impl Host {
             .arg(self.path("ecs-vmm"))
             .arg("--bootimage-bin")
             .arg(self.path("ecs-bootimage"))
+            .args(&self.options)
             .stdin(Stdio::null())
             .stderr(log.unwrap())
             .spawn()

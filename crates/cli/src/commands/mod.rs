@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod key_pair;
 mod pages;
+pub(crate) mod pool;
 pub(crate) mod security_group;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_policy;
@@ -89,6 +90,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::SnapshotPolicy(command) => snapshot_policy::run(&context.await?, command).await,
         Command::Eni(command) => eni::run(&context.await?, command).await,
         Command::Host(command) => host::run(&context.await?, command).await,
+        Command::Pool(command) => pool::run(&context.await?, command).await,
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -12,7 +12,8 @@ use crate::{
     ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
     ids, image_state,
     instance_state::STOPPED,
-    scheduler, snapshot_state,
+    scheduler::{self, DiskNeed},
+    snapshot_state,
     timestamp::now_ms,
 };
 use api::v1::*;
@@ -123,17 +124,21 @@ fn replace(
             ),
         ));
     }
-    let host = view.hosts.iter().find(|host| host.host_id == details.instance.host_id);
-    if let Some(reason) = host.and_then(|host| scheduler::no_disk_room(host, size_gib)) {
-        return Err(refuse(
+    let host_id = &details.instance.host_id;
+    let host = view.hosts.iter().find(|host| host.host_id == *host_id).ok_or_else(|| {
+        refuse(500, "InternalError", format!("the host of instance {instance_id} is not known"))
+    })?;
+    let need = DiskNeed { gib: size_gib, ..Default::default() };
+    let pool_id = scheduler::choose(host, &need).map_err(|reason| {
+        refuse(
             403,
             "OperationDenied.NoStock",
             format!(
                 "the new system disk of instance {instance_id} needs room beside the old one, but \
-                 {reason}; delete disks there"
+                 host {host_id} {reason}; delete disks or snapshots there"
             ),
-        ));
-    }
+        )
+    })?;
     let shape = Shape::parse(&old.category, &old.performance_level, &SYSTEM)?;
     let mut new = DiskRecord {
         name: old.name.clone(),
@@ -148,7 +153,7 @@ fn replace(
         ..Default::default()
     };
     shape.give(&mut new, u32::try_from(size_gib).unwrap_or(u32::MAX), &SYSTEM)?;
-    let new = at_instance(&new, ids::disk(), instance_id, &details.instance.host_id);
+    let new = at_instance(&new, ids::disk(), instance_id, host_id, &pool_id);
     let mut gone = old.clone();
     gone.reported.instance_id = std::mem::take(&mut gone.instance_id);
     gone.detached_ms = now;

@@ -9,13 +9,15 @@ use super::{
 use crate::{
     disk_state::{self, Seat},
     ecs_error::{from_store, instance_not_found, missing, refuse, unsupported},
-    ids, scheduler, snapshot_state,
+    ids,
+    scheduler::{self, DiskNeed},
+    snapshot_state,
     timestamp::now_ms,
     validation,
 };
 use api::v1::*;
 use prost::Message as _;
-use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, Refusal, SnapshotRecord};
+use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, HostRecord, Refusal, SnapshotRecord};
 
 /// A disk and an instance to look up.
 fn both(disk_id: &str, instance_id: &str) -> Result<DisksLookup, Refusal> {
@@ -95,16 +97,66 @@ fn place_with(
             format!("snapshot {snapshot_id} is in zone {}, not {zone_id}; give that", host.zone_id),
         ));
     }
-    if let Some(reason) = scheduler::no_disk_room(host, disk.size_gib) {
-        return Err(refuse(
+    let need = DiskNeed { gib: disk.size_gib, pool_id: snapshot.pool_id.clone() };
+    scheduler::choose(host, &need).map_err(|reason| {
+        refuse(
             403,
             "OperationDenied.NoStock",
             format!(
-                "a disk from snapshot {snapshot_id} has to be on the snapshot's host, but {reason}; \
-                 delete disks there"
+                "a disk from snapshot {snapshot_id} has to be in the snapshot's pool, but host \
+                 {host_id} {reason}; delete disks or snapshots there"
+            ),
+        )
+    })?;
+    disk.zone_id.clone_from(&host.zone_id);
+    disk.host_id.clone_from(host_id);
+    Ok(())
+}
+
+/// A disk of a pool that was named has a place there from the beginning.
+fn place_in(
+    disk: &mut DiskRecord,
+    pool_id: &str,
+    zone_id: &str,
+    view: &DisksView,
+) -> Result<(), Refusal> {
+    if !disk.pool_id.is_empty() && disk.pool_id != pool_id {
+        return Err(refuse(
+            400,
+            "InvalidParameter.Conflict",
+            format!(
+                "snapshot {} is in storage pool {}, and a disk made from it has to be there, not \
+                 in {pool_id}; leave storage_pool_id out",
+                disk.source_snapshot_id, disk.pool_id
             ),
         ));
     }
+    let has_it = |host: &&HostRecord| host.pools.iter().any(|pool| pool.pool_id == pool_id);
+    let host = view.hosts.iter().find(has_it).ok_or_else(|| {
+        refuse(
+            404,
+            "InvalidStoragePoolId.NotFound",
+            format!("storage pool {pool_id} does not exist; DescribeStoragePools lists them"),
+        )
+    })?;
+    if !zone_id.is_empty() && zone_id != host.zone_id {
+        return Err(refuse(
+            400,
+            "InvalidParameter.Conflict",
+            format!("storage pool {pool_id} is in zone {}, not {zone_id}; give that", host.zone_id),
+        ));
+    }
+    let need = DiskNeed { gib: disk.size_gib, pool_id: pool_id.to_owned() };
+    let host_id = &host.host_id;
+    disk.pool_id = scheduler::choose(host, &need).map_err(|reason| {
+        refuse(
+            403,
+            "OperationDenied.NoStock",
+            format!(
+                "host {host_id} {reason}; delete disks or snapshots there, or use another pool"
+            ),
+        )
+    })?;
     disk.zone_id.clone_from(&host.zone_id);
     disk.host_id.clone_from(host_id);
     Ok(())
@@ -119,14 +171,15 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         if !request.zone_id.is_empty() {
             self.cloud.check_zone(&request.zone_id)?;
-        } else if request.instance_id.is_empty() {
-            return Err(missing("zone_id or instance_id"));
+        } else if request.instance_id.is_empty() && request.storage_pool_id.is_empty() {
+            return Err(missing("zone_id, instance_id or storage_pool_id"));
         }
         let (template, shape) = new_disk(&request)?;
-        let CreateDiskRequest { zone_id, instance_id, snapshot_id, .. } = request;
+        let CreateDiskRequest { zone_id, instance_id, snapshot_id, storage_pool_id, .. } = request;
         let lookup = DisksLookup {
             instance_ids: some(&instance_id),
             snapshot_ids: some(&snapshot_id),
+            pool_id: storage_pool_id.clone(),
             ..Default::default()
         };
         let decide = move |view: &DisksView| {
@@ -140,6 +193,9 @@ impl Api {
                 shape.give(&mut disk, wanted.max(least), &DATA)?;
                 snapshot_state::begin_with(&mut disk, snapshot);
                 place_with(&mut disk, snapshot, &zone_id, view)?;
+            }
+            if !storage_pool_id.is_empty() {
+                place_in(&mut disk, &storage_pool_id, &zone_id, view)?;
             }
             let mut update_instances = Vec::new();
             if !instance_id.is_empty() {

@@ -83,18 +83,18 @@ fn modify(
     Ok(renamed)
 }
 
-/// Refuses more of a host than it has.
+/// Refuses more of a pool than it may promise.
 fn check_room(disk: &DiskRecord, new_size: u32, view: &DisksView) -> Result<(), Refusal> {
     let more = u64::from(new_size).saturating_sub(disk.size_gib);
     let host = view.hosts.iter().find(|host| host.host_id == disk.host_id);
-    match host.and_then(|host| scheduler::no_disk_room(host, more)) {
+    match host.and_then(|host| scheduler::no_room_to_grow(host, &disk.pool_id, more)) {
         None => Ok(()),
         Some(reason) => Err(refuse(
             403,
             "OperationDenied.NoStock",
             format!(
-                "disk {} cannot grow by {more} GiB where it is: {reason}; delete disks there, or \
-                 grow it by less",
+                "disk {} cannot grow by {more} GiB where it is: {reason}; delete disks or \
+                 snapshots there, or grow it by less",
                 disk.disk_id
             ),
         )),

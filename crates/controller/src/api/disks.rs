@@ -97,6 +97,7 @@ impl Api {
             delete_with_instance: request.delete_with_instance,
             delete_auto_snapshot: request.delete_auto_snapshot,
             policy_id: request.auto_snapshot_policy_id.clone(),
+            pool_id: request.storage_pool_id.clone(),
             tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
         };
         let listed = self.cloud.store.disks(filter, page).await.map_err(from_store)?;
@@ -166,6 +167,7 @@ impl Api {
             multi_attach: "Disabled".to_owned(),
             disk_charge_type: "PostPaid".to_owned(),
             host_id: record.host_id,
+            storage_pool_id: record.pool_id,
             auto_snapshot_policy_id: record.policy_id,
         }
     }

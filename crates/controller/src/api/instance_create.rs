@@ -12,7 +12,7 @@ use crate::{
         dry_run, group_not_found, invalid, missing, refuse, unsupported, vswitch_not_found,
     },
     ids, image_state, instance_state,
-    scheduler::{self, Needs},
+    scheduler::{self, DiskNeed, Needs},
     timestamp::now_ms,
     validation,
 };
@@ -301,12 +301,15 @@ impl Order {
             instance_type: self.instance_type.id.clone(),
             vcpus: self.instance_type.vcpus,
             memory_mib: self.instance_type.memory_mib,
-            disk_gib: disks.iter().map(|disk| disk.size_gib).sum(),
+            disks: disks
+                .iter()
+                .map(|disk| DiskNeed { gib: disk.size_gib, pool_id: disk.pool_id.clone() })
+                .collect(),
         };
         let amount = self.request.amount;
-        let mut hosts = scheduler::place(&candidates, &needs, amount, now);
-        if hosts.len() < self.min_amount as usize {
-            return Err(scheduler::no_stock(&candidates, &needs, amount, hosts.len(), now));
+        let mut places = scheduler::place(&candidates, &needs, amount, now);
+        if places.len() < self.min_amount as usize {
+            return Err(scheduler::no_stock(&candidates, &needs, amount, places.len(), now));
         }
         let free = usize::try_from(view.free_addresses).unwrap_or(usize::MAX);
         if free < self.min_amount as usize {
@@ -319,18 +322,26 @@ impl Order {
                 ),
             ));
         }
-        hosts.truncate(free);
+        places.truncate(free);
         if self.request.dry_run {
             return Err(dry_run());
         }
-        let mut instances = Vec::with_capacity(hosts.len());
-        for (index, host_id) in hosts.into_iter().enumerate() {
+        let mut instances = Vec::with_capacity(places.len());
+        for (index, place) in places.into_iter().enumerate() {
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let instance = self.instance(index, host_id, (image, vswitch), key_pair, power_on, now);
+            let instance = self.instance(
+                index,
+                place.host_id.clone(),
+                (image, vswitch),
+                key_pair,
+                power_on,
+                now,
+            );
             let disks = disks
                 .iter()
-                .map(|disk| {
-                    at_instance(disk, ids::disk(), &instance.instance_id, &instance.host_id)
+                .zip(&place.pool_ids)
+                .map(|(disk, pool_id)| {
+                    at_instance(disk, ids::disk(), &instance.instance_id, &place.host_id, pool_id)
                 })
                 .collect();
             let eni = EniRecord {

@@ -121,11 +121,13 @@ pub(super) fn at_instance(
     disk_id: String,
     instance_id: &str,
     host_id: &str,
+    pool_id: &str,
 ) -> DiskRecord {
     let mut disk = DiskRecord {
         disk_id,
         instance_id: instance_id.to_owned(),
         host_id: host_id.to_owned(),
+        pool_id: pool_id.to_owned(),
         attached_ms: disk.created_ms,
         ..disk.clone()
     };

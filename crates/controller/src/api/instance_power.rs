@@ -54,7 +54,7 @@ impl Move {
                         instance_type: instance.instance_type.clone(),
                         vcpus: instance.vcpus,
                         memory_mib: instance.memory_mib,
-                        disk_gib: 0,
+                        disks: Vec::new(),
                     };
                     if let Some(refusal) = scheduler::cannot_resume(host, &needs, now) {
                         return Err(refusal);

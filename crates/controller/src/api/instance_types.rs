@@ -38,7 +38,7 @@ fn unavailable(
         instance_type: kind.id.clone(),
         vcpus: kind.vcpus,
         memory_mib: kind.memory_mib,
-        disk_gib: 0,
+        disks: Vec::new(),
     };
     let mut why = String::new();
     for zone_id in zone_ids {

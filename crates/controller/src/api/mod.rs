@@ -28,6 +28,7 @@ mod security_group_rules;
 mod security_groups;
 mod snapshot_policies;
 mod snapshots;
+mod storage_pools;
 
 use crate::cloud::Cloud;
 

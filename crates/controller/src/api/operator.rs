@@ -7,8 +7,9 @@ use crate::{
     timestamp,
 };
 use api::v1::{
-    DescribeHostsRequest, DescribeHostsResponse, Host, ListHostObjectsRequest,
-    ListHostObjectsResponse, OwnedObject, operator_service_server::OperatorService,
+    DescribeHostsRequest, DescribeHostsResponse, DescribeStoragePoolsRequest,
+    DescribeStoragePoolsResponse, Host, ListHostObjectsRequest, ListHostObjectsResponse,
+    OwnedObject, operator_service_server::OperatorService,
 };
 use futures::future::join_all;
 use std::collections::HashSet;
@@ -16,6 +17,7 @@ use store::{HostRecord, Refusal};
 
 service!(OperatorService => Api {
     describe_hosts: DescribeHostsRequest => DescribeHostsResponse;
+    describe_storage_pools: DescribeStoragePoolsRequest => DescribeStoragePoolsResponse;
     list_host_objects: ListHostObjectsRequest => ListHostObjectsResponse;
 });
 
@@ -32,6 +34,8 @@ impl Api {
                 .map(|(host, instances)| Host {
                     status: if host.lost { "Lost" } else { "Ready" }.to_owned(),
                     last_seen: timestamp::second(host.last_seen_ms),
+                    disk_gib: host.disk_gib(),
+                    disk_gib_used: host.disk_gib_used(),
                     host_id: host.host_id,
                     hostname: host.hostname,
                     zone_id: host.zone_id,
@@ -40,8 +44,6 @@ impl Api {
                     memory_mib: host.memory_mib,
                     vcpus_used: host.vcpus_used,
                     memory_mib_used: host.memory_mib_used,
-                    disk_gib: host.disk_gib,
-                    disk_gib_used: host.disk_gib_used,
                     instances: u32::try_from(instances).unwrap_or(u32::MAX),
                     version: host.version,
                     access_endpoint: host.access_endpoint,

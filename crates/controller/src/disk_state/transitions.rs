@@ -4,7 +4,7 @@ use super::{AVAILABLE, DETACHING, IN_USE, device, reason, refresh};
 use crate::{
     ecs_error::refuse,
     instance_state::{RUNNING, STOPPED},
-    scheduler,
+    scheduler::{self, DiskNeed},
 };
 use catalog::MAX_DATA_DISKS;
 use store::{DiskRecord, HostRecord, InstanceDetails, InstanceRecord, Refusal};
@@ -82,8 +82,8 @@ pub fn seat(seat: &Seat<'_>, wanted: &str) -> Result<u32, Refusal> {
     Ok(position)
 }
 
-/// Wants an Available disk at an instance. A disk that was never attached is placed on the
-/// instance's host. Gives the changed instance.
+/// Wants an Available disk at an instance. A disk that has no place yet gets one in a pool of
+/// the instance's host. Gives the changed instance.
 ///
 /// # Errors
 /// `IncorrectDiskStatus`, `InvalidDisk.InUse`, `IncorrectInstanceStatus`, `ResourcesNotInSameZone`,
@@ -118,16 +118,18 @@ pub fn attach(
         ));
     }
     if disk.host_id.is_empty() {
-        if let Some(reason) = scheduler::no_disk_room(to.host, disk.size_gib) {
-            return Err(refuse(
+        let need = DiskNeed { gib: disk.size_gib, ..Default::default() };
+        disk.pool_id = scheduler::choose(to.host, &need).map_err(|reason| {
+            refuse(
                 403,
                 "OperationDenied.NoStock",
                 format!(
-                    "disk {disk_id} has to go to the host of instance {instance_id}, but {reason}; \
-                     delete disks there, or use an instance on another host"
+                    "disk {disk_id} has to go to host {} of instance {instance_id}, which {reason}; \
+                     delete disks or snapshots there, or use an instance on another host",
+                    to.host.host_id
                 ),
-            ));
-        }
+            )
+        })?;
     } else if disk.host_id != instance.host_id {
         return Err(refuse(
             403,

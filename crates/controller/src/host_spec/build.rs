@@ -124,6 +124,7 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         performance_level: record.performance_level.clone(),
         source_snapshot_id: record.content_snapshot_id.clone(),
         content_epoch: record.content_epoch,
+        pool_id: record.pool_id.clone(),
     }
 }
 
@@ -132,6 +133,7 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
         snapshot_id: record.snapshot_id.clone(),
         disk_id: record.disk_id.clone(),
         disk_size_gib: record.disk_size_gib,
+        pool_id: record.pool_id.clone(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod leases;
+mod pools;
 mod registry;
 
 pub(crate) use access::{HostAccess, agent_error, ask};

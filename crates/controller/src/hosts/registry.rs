@@ -1,5 +1,6 @@
 //! `HostRegistry`, which agents call.
 
+use super::pools;
 use crate::{
     cloud::Cloud,
     disk_metrics,
@@ -64,6 +65,8 @@ impl Registry {
         }
         let now = now_ms();
         let limit = f64::from(capacity.vcpus) * self.cloud.options.cpu_overcommit;
+        let factor = self.cloud.options.disk_overcommit;
+        let pools = pools::registered(&request.host_id, &request.pools, &capacity, factor)?;
         let host = HostRecord {
             host_id: request.host_id,
             hostname: request.hostname,
@@ -72,10 +75,8 @@ impl Registry {
             vcpus: capacity.vcpus,
             vcpu_limit: limit.floor().clamp(1.0, f64::from(u32::MAX)) as u32,
             memory_mib: capacity.memory_mib,
-            disk_gib: (capacity.disk_gib as f64 * self.cloud.options.disk_overcommit) as u64,
             vcpus_used: 0,
             memory_mib_used: 0,
-            disk_gib_used: 0,
             kvm: request.kvm,
             version: request.version,
             session: 0,
@@ -83,6 +84,7 @@ impl Registry {
             lost: false,
             last_seen_ms: now,
             observed_revision: 0,
+            pools,
         };
         let registration =
             HostRegistration { host, now_ms: now, lease_until_ms: self.lease_until(now) };
@@ -154,6 +156,7 @@ impl HostRegistry for Registry {
             session: status.session,
             observed_revision: status.observed_revision,
             events: status_intake::events(&status),
+            pools: pools::reported(&status.pools, self.cloud.options.disk_overcommit),
             now_ms: now,
             lease_until_ms: self.lease_until(now),
             decide: Box::new(move |view| Ok(status_intake::plan(view, &status, now))),

@@ -1,6 +1,10 @@
 //! Which host runs an instance: filters first, then scores. The claim itself is taken by the store
 //! in the same transaction, so that no two decisions can sell the same capacity.
 
+mod pools;
+
+pub use pools::{DiskNeed, choose, choose_all, no_room_to_grow};
+
 use crate::ecs_error::refuse;
 use store::{HostRecord, Refusal};
 
@@ -15,8 +19,17 @@ pub struct Needs {
     pub vcpus: u32,
     /// MiB.
     pub memory_mib: u64,
-    /// GiB.
-    pub disk_gib: u64,
+    /// Its disks.
+    pub disks: Vec<DiskNeed>,
+}
+
+/// Where an instance goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// The host.
+    pub host_id: String,
+    /// Storage pools of its disks, in their order.
+    pub pool_ids: Vec<String>,
 }
 
 /// Most hosts a refusal goes into.
@@ -32,18 +45,12 @@ fn unfit(host: &HostRecord, needs: &Needs, now_ms: i64) -> Option<String> {
     }
     short("vCPUs", needs.vcpus.into(), host.vcpus_used.into(), host.vcpu_limit.into())
         .or_else(|| short("MiB", needs.memory_mib, host.memory_mib_used, host.memory_mib))
-        .or_else(|| short("GiB of disk", needs.disk_gib, host.disk_gib_used, host.disk_gib))
+        .or_else(|| choose_all(&mut host.clone(), &needs.disks).err())
 }
 
 fn short(what: &str, need: u64, used: u64, limit: u64) -> Option<String> {
     let free = limit.saturating_sub(used);
     (need > free).then(|| format!("has {free} {what} free of {limit}, {need} needed"))
-}
-
-/// Why a host has no room for so much more disk; none if it has.
-pub fn no_disk_room(host: &HostRecord, disk_gib: u64) -> Option<String> {
-    short("GiB of disk", disk_gib, host.disk_gib_used, host.disk_gib)
-        .map(|reason| format!("host {} {reason}", host.host_id))
 }
 
 /// Share of its scarcer resource that would be in use, in parts per million: fewer is better.
@@ -54,8 +61,8 @@ fn load(host: &HostRecord, needs: &Needs) -> u64 {
         .max(share(host.memory_mib_used + needs.memory_mib, host.memory_mib))
 }
 
-/// Places up to `amount` instances, one host id each, spread over the hosts.
-pub fn place(hosts: &[HostRecord], needs: &Needs, amount: u32, now_ms: i64) -> Vec<String> {
+/// Places up to `amount` instances, spread over the hosts.
+pub fn place(hosts: &[HostRecord], needs: &Needs, amount: u32, now_ms: i64) -> Vec<Placement> {
     let mut hosts: Vec<HostRecord> = hosts.to_vec();
     let mut placed = Vec::new();
     for _ in 0..amount {
@@ -64,10 +71,10 @@ pub fn place(hosts: &[HostRecord], needs: &Needs, amount: u32, now_ms: i64) -> V
             .filter(|host| unfit(host, needs, now_ms).is_none())
             .min_by_key(|host| (load(host, needs), host.host_id.clone()));
         let Some(host) = best else { break };
+        let Ok(pool_ids) = choose_all(host, &needs.disks) else { break };
         host.vcpus_used += needs.vcpus;
         host.memory_mib_used += needs.memory_mib;
-        host.disk_gib_used += needs.disk_gib;
-        placed.push(host.host_id.clone());
+        placed.push(Placement { host_id: host.host_id.clone(), pool_ids });
     }
     placed
 }

@@ -27,10 +27,8 @@ impl Site {
             vcpus: 4,
             vcpu_limit: 4,
             memory_mib: 1024,
-            disk_gib: 1000,
             vcpus_used: 0,
             memory_mib_used: 0,
-            disk_gib_used: 0,
             kvm: String::new(),
             version: String::new(),
             session: 0,
@@ -38,6 +36,7 @@ impl Site {
             lost: false,
             last_seen_ms: 0,
             observed_revision: 0,
+            pools: Vec::new(),
         };
         let store = &policies.cloud.store;
         let registration = HostRegistration { host, now_ms: 1, lease_until_ms: i64::MAX };
@@ -143,6 +142,7 @@ async fn one_snapshot_for_each_time_point_whoever_is_restarted() {
         session: 1,
         observed_revision: 1,
         events: Vec::new(),
+        pools: Vec::new(),
         now_ms: 10,
         lease_until_ms: i64::MAX,
         decide: Box::new(move |_| Ok(plan.clone())),

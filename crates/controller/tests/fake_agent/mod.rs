@@ -5,7 +5,7 @@
 use crate::cloud_process::{CloudProcess, ZONE};
 use api::host::{
     DiskMetrics, DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState,
-    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, WatchHostSpecRequest,
+    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, StoragePool, WatchHostSpecRequest,
     host_registry_client::HostRegistryClient,
 };
 use std::{
@@ -83,6 +83,8 @@ pub struct Behaviour {
     pub acted_on: HostSpec,
     /// Acts on no spec while set; it goes on reporting.
     pub stuck: bool,
+    /// Storage pools, registered and reported; none: one of the capacity.
+    pub pools: Vec<StoragePool>,
     /// Reports nothing while set.
     pub silent: bool,
 }
@@ -100,8 +102,16 @@ impl FakeAgent {
     }
 
     pub fn start_as(cloud: &CloudProcess, registration: RegisterHostRequest) -> Self {
+        Self::start_with(cloud, registration, Behaviour::default())
+    }
+
+    pub fn start_with(
+        cloud: &CloudProcess,
+        registration: RegisterHostRequest,
+        behaviour: Behaviour,
+    ) -> Self {
         let host_id = registration.host_id.clone();
-        let behaviour = Arc::new(Mutex::new(Behaviour::default()));
+        let behaviour = Arc::new(Mutex::new(behaviour));
         let task = tokio::spawn(work(client(cloud), registration, Arc::clone(&behaviour)));
         Self { host_id, behaviour, task }
     }
@@ -126,6 +136,7 @@ pub fn registration(host_id: &str, vcpus: u32, memory_mib: u64) -> RegisterHostR
         capacity: Some(HostCapacity { vcpus, memory_mib, disk_gib: 1_000_000 }),
         kvm: "full".to_owned(),
         version: "test".to_owned(),
+        pools: Vec::new(),
     }
 }
 
@@ -149,7 +160,9 @@ async fn session(
     behaviour: &Mutex<Behaviour>,
     guests: &mut BTreeMap<String, InstanceStatus>,
 ) -> Result<(), Status> {
-    let session = client.register_host(registration.clone()).await?.into_inner().session;
+    let pools = behaviour.lock().unwrap().pools.clone();
+    let request = RegisterHostRequest { pools, ..registration.clone() };
+    let session = client.register_host(request).await?.into_inner().session;
     let watch = WatchHostSpecRequest { host_id: registration.host_id.clone(), session };
     let mut specs: Streaming<HostSpec> = client.watch_host_spec(watch).await?.into_inner();
     loop {
@@ -249,6 +262,7 @@ fn reconcile(
         events: behaviour.events.clone(),
         complete: true,
         snapshots: snapshot_statuses(behaviour, &spec),
+        pools: behaviour.pools.clone(),
     }
 }
 

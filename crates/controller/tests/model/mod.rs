@@ -3,7 +3,7 @@
 #![allow(dead_code)]
 
 use controller::instance_state;
-use store::{HostRecord, InstanceRecord};
+use store::{HostRecord, InstanceRecord, PoolRecord};
 
 pub fn new_instance(power_on: bool) -> InstanceRecord {
     let mut instance = InstanceRecord {
@@ -55,10 +55,8 @@ pub fn host() -> HostRecord {
         vcpus: 1,
         vcpu_limit: 1,
         memory_mib: 1,
-        disk_gib: 1,
         vcpus_used: 0,
         memory_mib_used: 0,
-        disk_gib_used: 0,
         kvm: String::new(),
         version: String::new(),
         session: 1,
@@ -66,5 +64,10 @@ pub fn host() -> HostRecord {
         lost: false,
         last_seen_ms: 0,
         observed_revision: 0,
+        pools: vec![PoolRecord {
+            pool_id: "pool-h-1".to_owned(),
+            limit_gib: 100,
+            ..Default::default()
+        }],
     }
 }

@@ -1,4 +1,4 @@
-//! What instances and disks take of their hosts.
+//! What instances take of their hosts. What disks take of pools is in `pools`.
 
 use super::writer::Tx;
 use crate::{InstanceRecord, StoreError};
@@ -9,22 +9,16 @@ use rusqlite::params;
 pub(super) struct Claim {
     vcpus: u32,
     memory_mib: u64,
-    disk_gib: u64,
 }
 
 impl Claim {
-    /// Of an instance, without its disks.
+    /// Of an instance.
     pub fn of(instance: &InstanceRecord) -> Self {
         if instance.claimed {
-            Self { vcpus: instance.vcpus, memory_mib: instance.memory_mib, disk_gib: 0 }
+            Self { vcpus: instance.vcpus, memory_mib: instance.memory_mib }
         } else {
             Self::default()
         }
-    }
-
-    /// Of disks.
-    pub fn disk(disk_gib: u64) -> Self {
-        Self { disk_gib, ..Self::default() }
     }
 }
 
@@ -35,24 +29,21 @@ pub(super) fn claim(
     claim: &Claim,
     sign: i64,
 ) -> Result<(), StoreError> {
-    if claim.vcpus == 0 && claim.memory_mib == 0 && claim.disk_gib == 0 {
+    if claim.vcpus == 0 && claim.memory_mib == 0 {
         return Ok(());
     }
     let changed = tx
         .conn
         .prepare_cached(
-            "UPDATE hosts SET vcpus_used = vcpus_used + ?2, memory_mib_used = memory_mib_used + ?3,
-                 disk_gib_used = disk_gib_used + ?4
-             WHERE host_id = ?1 AND (?5 < 0 OR (
+            "UPDATE hosts SET vcpus_used = vcpus_used + ?2, memory_mib_used = memory_mib_used + ?3
+             WHERE host_id = ?1 AND (?4 < 0 OR (
                  (?2 = 0 OR vcpus_used + ?2 <= vcpu_limit)
-                 AND (?3 = 0 OR memory_mib_used + ?3 <= memory_mib)
-                 AND (?4 = 0 OR disk_gib_used + ?4 <= disk_gib)))",
+                 AND (?3 = 0 OR memory_mib_used + ?3 <= memory_mib)))",
         )?
         .execute(params![
             host_id,
             i64::from(claim.vcpus) * sign,
             claim.memory_mib as i64 * sign,
-            claim.disk_gib as i64 * sign,
             sign
         ])?;
     if changed == 0 {

@@ -1,7 +1,7 @@
 //! Snapshots of disks, and their policies.
 
 use super::{
-    images,
+    images, pools,
     query::{self, Conditions},
     rows::FromRow,
     security_groups,
@@ -23,6 +23,7 @@ impl FromRow for SnapshotRecord {
             category: row.get("category")?,
             image_id: row.get("image_id")?,
             host_id: row.get("host_id")?,
+            pool_id: row.get("pool_id")?,
             automatic: row.get("automatic")?,
             point_ms: row.get("point_ms")?,
             retention_days: row.get("retention_days")?,
@@ -99,9 +100,10 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
             "INSERT INTO snapshots (snapshot_id, revision, name, description, disk_id,
                  disk_size_gib, disk_system, category, image_id, host_id, automatic, point_ms,
                  retention_days, expires_ms, created_ms, releasing, released_revision,
-                 reported_state, reported_code, reported_message, changed_bytes, taken_ms, status)
+                 reported_state, reported_code, reported_message, changed_bytes, taken_ms, status,
+                 pool_id)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0, 0, '', '',
-                 '', 0, 0, '')",
+                 '', 0, 0, '', ?16)",
         )?
         .execute(params![
             snapshot.snapshot_id,
@@ -118,8 +120,10 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
             snapshot.point_ms,
             snapshot.retention_days,
             snapshot.expires_ms,
-            snapshot.created_ms
+            snapshot.created_ms,
+            snapshot.pool_id
         ])?;
+    pools::snapshots_grew(tx, &snapshot.pool_id, snapshot.reported.changed_bytes as i64)?;
     security_groups::insert_tags(tx, &snapshot.snapshot_id, &snapshot.tags)?;
     write(tx, snapshot)?;
     tx.change("snapshot", &snapshot.snapshot_id, &snapshot.host_id)
@@ -135,6 +139,8 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &SnapshotRecord) -> Result<(), StoreE
     if released {
         new.released_revision = tx.revision()?;
     }
+    let grown = new.reported.changed_bytes as i64 - old.reported.changed_bytes as i64;
+    pools::snapshots_grew(tx, &old.pool_id, grown)?;
     write(tx, &new)?;
     let kind = if released { "snapshot" } else { "snapshot_status" };
     tx.change(kind, &new.snapshot_id, &new.host_id)
@@ -173,6 +179,7 @@ pub(super) fn purge(tx: &mut Tx<'_>, snapshot_id: &str) -> Result<(), StoreError
     tx.conn
         .prepare_cached("DELETE FROM snapshots WHERE snapshot_id = ?1")?
         .execute([snapshot_id])?;
+    pools::snapshots_grew(tx, &gone.pool_id, -(gone.reported.changed_bytes as i64))?;
     security_groups::delete_tags(tx, snapshot_id)?;
     images::drop_if_unused(tx, &gone.image_id)?;
     tx.change("snapshot", snapshot_id, &gone.host_id)

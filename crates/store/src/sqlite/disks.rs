@@ -1,8 +1,7 @@
-//! Disks and their claims on hosts.
+//! Disks and their claims on storage pools.
 
 use super::{
-    claims::{Claim, claim},
-    disk_snapshots, hosts, images, instances,
+    disk_snapshots, hosts, images, instances, pools,
     query::{self, Conditions},
     security_groups,
     writer::Tx,
@@ -82,6 +81,9 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
     if !lookup.policy_id.is_empty() {
         view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
     }
+    if !lookup.pool_id.is_empty() {
+        host_ids.extend(pools::host_of(conn, &lookup.pool_id)?);
+    }
     for instance_id in instance_ids {
         if let Some(found) = instances::instance(conn, &instance_id)? {
             host_ids.insert(found.host_id.clone());
@@ -142,11 +144,9 @@ pub(super) fn apply(tx: &mut Tx<'_>, plan: &DisksPlan) -> Result<(), StoreError>
     Ok(())
 }
 
-/// Adds a disk with its tags; one that is on a host claims its size there.
+/// Adds a disk with its tags; one that is in a pool claims its size there.
 pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
-    if !disk.host_id.is_empty() {
-        claim(tx, &disk.host_id, &Claim::disk(disk.size_gib), 1)?;
-    }
+    pools::claim(tx, &disk.pool_id, disk.size_gib as i64)?;
     let revision = tx.revision()?;
     tx.conn
         .prepare_cached(
@@ -172,7 +172,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreErro
     tx.change("disk", &disk.disk_id, &disk.host_id)
 }
 
-/// Overwrites a disk, except its tags; claims follow `host_id` and `size_gib`. One that is released
+/// Overwrites a disk, except its tags; claims follow `pool_id` and `size_gib`. One that is released
 /// and on no host goes at once.
 pub(super) fn update(tx: &mut Tx<'_>, new: &DiskRecord) -> Result<(), StoreError> {
     let Some(old) = disk(tx.conn, &new.disk_id)? else {
@@ -181,13 +181,11 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &DiskRecord) -> Result<(), StoreError
     if new.releasing && new.host_id.is_empty() {
         return remove(tx, &old);
     }
-    if (&old.host_id, old.size_gib) != (&new.host_id, new.size_gib) {
-        if !old.host_id.is_empty() {
-            claim(tx, &old.host_id, &Claim::disk(old.size_gib), -1)?;
-        }
-        if !new.host_id.is_empty() {
-            claim(tx, &new.host_id, &Claim::disk(new.size_gib), 1)?;
-        }
+    if old.pool_id == new.pool_id {
+        pools::claim(tx, &new.pool_id, new.size_gib as i64 - old.size_gib as i64)?;
+    } else {
+        pools::claim(tx, &old.pool_id, -(old.size_gib as i64))?;
+        pools::claim(tx, &new.pool_id, new.size_gib as i64)?;
     }
     let mut new = new.clone();
     if new.instance_id != old.instance_id {
@@ -222,7 +220,7 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
                  reported_state = ?23, reported_code = ?24, reported_message = ?25,
                  reported_generation = ?26, reported_instance_id = ?27, reported_size_bytes = ?28,
                  reported_epoch = ?29, status = ?30,
-                 policy_id = ?31, policy_point_ms = ?32
+                 policy_id = ?31, policy_point_ms = ?32, pool_id = ?33
              WHERE disk_id = ?1",
         )?
         .execute(params![
@@ -257,7 +255,8 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
             reported.content_epoch as i64,
             disk.status,
             disk.policy_id,
-            disk.policy_point_ms
+            disk.policy_point_ms,
+            disk.pool_id
         ])?;
     Ok(())
 }
@@ -271,9 +270,7 @@ pub(super) fn purge(tx: &mut Tx<'_>, disk_id: &str) -> Result<(), StoreError> {
 }
 
 pub(super) fn remove(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
-    if !disk.host_id.is_empty() {
-        claim(tx, &disk.host_id, &Claim::disk(disk.size_gib), -1)?;
-    }
+    pools::claim(tx, &disk.pool_id, -(disk.size_gib as i64))?;
     tx.conn.prepare_cached("DELETE FROM disks WHERE disk_id = ?1")?.execute([&disk.disk_id])?;
     security_groups::delete_tags(tx, &disk.disk_id)?;
     images::drop_if_unused(tx, &disk.image_id)?;
@@ -310,6 +307,7 @@ pub(super) fn list(
         }
     }
     conditions.equal("policy_id", &filter.policy_id);
+    conditions.equal("pool_id", &filter.pool_id);
     conditions.tags("disk_id", &filter.tags);
     let mut listed: Listed<DiskRecord> = query::list(conn, "disks", conditions, page)?;
     for disk in &mut listed.items {

@@ -1,7 +1,7 @@
 //! Hosts, their leases, reports and events.
 
 use super::{
-    disk_snapshots, disks, instances,
+    disk_snapshots, disks, instances, pools,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -12,11 +12,17 @@ use rusqlite::{Connection, params};
 const KEPT_OF_RESOURCE: i64 = 1000;
 
 pub(super) fn all(conn: &Connection) -> Result<Vec<HostRecord>, StoreError> {
-    query::all(conn, "SELECT * FROM hosts ORDER BY host_id", [])
+    let mut hosts: Vec<HostRecord> = query::all(conn, "SELECT * FROM hosts ORDER BY host_id", [])?;
+    for host in &mut hosts {
+        host.pools = pools::of_host(conn, &host.host_id)?;
+    }
+    Ok(hosts)
 }
 
 pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostRecord>, StoreError> {
-    query::first(conn, "SELECT * FROM hosts WHERE host_id = ?1", [host_id])
+    let host: Option<HostRecord> =
+        query::first(conn, "SELECT * FROM hosts WHERE host_id = ?1", [host_id])?;
+    host.map(|host| Ok(HostRecord { pools: pools::of_host(conn, host_id)?, ..host })).transpose()
 }
 
 fn current(conn: &Connection, host_id: &str, session: u64) -> Result<HostRecord, StoreError> {
@@ -35,13 +41,13 @@ pub(super) fn register(
         .conn
         .prepare_cached(
             "INSERT INTO hosts (host_id, revision, hostname, zone_id, access_endpoint, vcpus,
-                 vcpu_limit, memory_mib, disk_gib, vcpus_used, memory_mib_used, disk_gib_used, kvm,
-                 version, session, lease_until_ms, lost, last_seen_ms, observed_revision)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, 0, 0, ?10, ?11, 1, ?12, 0, ?13, 0)
+                 vcpu_limit, memory_mib, vcpus_used, memory_mib_used, kvm, version, session,
+                 lease_until_ms, lost, last_seen_ms, observed_revision)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, 1, ?11, 0, ?12, 0)
              ON CONFLICT (host_id) DO UPDATE SET revision = ?2, hostname = ?3, zone_id = ?4,
-                 access_endpoint = ?5, vcpus = ?6, vcpu_limit = ?7, memory_mib = ?8, disk_gib = ?9,
-                 kvm = ?10, version = ?11, session = session + 1, lease_until_ms = ?12, lost = 0,
-                 last_seen_ms = ?13
+                 access_endpoint = ?5, vcpus = ?6, vcpu_limit = ?7, memory_mib = ?8, kvm = ?9,
+                 version = ?10, session = session + 1, lease_until_ms = ?11, lost = 0,
+                 last_seen_ms = ?12
              RETURNING session",
         )?
         .query_row(
@@ -54,7 +60,6 @@ pub(super) fn register(
                 host.vcpus,
                 host.vcpu_limit,
                 host.memory_mib as i64,
-                host.disk_gib as i64,
                 host.kvm,
                 host.version,
                 registration.lease_until_ms,
@@ -62,6 +67,7 @@ pub(super) fn register(
             ],
             |row| row.get(0),
         )?;
+    pools::register(tx, &host.host_id, &host.pools)?;
     tx.change("host", &host.host_id, &host.host_id)?;
     Ok(session as u64)
 }
@@ -114,6 +120,7 @@ pub(super) fn expire(tx: &mut Tx<'_>, now_ms: i64) -> Result<Vec<String>, StoreE
 pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreError> {
     let host = current(tx.conn, &report.host_id, report.session)?;
     renew(tx, &report.host_id, report.session, report.now_ms, report.lease_until_ms)?;
+    pools::report(tx, &report.host_id, &report.pools)?;
     let view = HostView {
         instances: query::all(
             tx.conn,

@@ -9,6 +9,7 @@ mod images;
 mod instances;
 mod key_pairs;
 mod networks;
+mod pools;
 mod query;
 mod rows;
 mod security_groups;
@@ -33,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("disks.sql"),
     include_str!("snapshots.sql"),
     include_str!("images.sql"),
+    include_str!("pools.sql"),
 ];
 
 /// How to open a store.

@@ -231,6 +231,7 @@ impl FromRow for DiskRecord {
             tags: Vec::new(),
             created_ms: row.get("created_ms")?,
             host_id: row.get("host_id")?,
+            pool_id: row.get("pool_id")?,
             instance_id: row.get("instance_id")?,
             position: row.get("position")?,
             attached_ms: row.get("attached_ms")?,
@@ -282,10 +283,8 @@ impl FromRow for HostRecord {
             vcpus: row.get("vcpus")?,
             vcpu_limit: row.get("vcpu_limit")?,
             memory_mib: num(row, "memory_mib")?,
-            disk_gib: num(row, "disk_gib")?,
             vcpus_used: row.get("vcpus_used")?,
             memory_mib_used: num(row, "memory_mib_used")?,
-            disk_gib_used: num(row, "disk_gib_used")?,
             kvm: row.get("kvm")?,
             version: row.get("version")?,
             session: num(row, "session")?,
@@ -293,6 +292,7 @@ impl FromRow for HostRecord {
             lost: row.get("lost")?,
             last_seen_ms: row.get("last_seen_ms")?,
             observed_revision: num(row, "observed_revision")?,
+            pools: Vec::new(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disk_snapshots, disks, feed, hosts, images, instances, key_pairs, networks,
+    SqliteStore, disk_snapshots, disks, feed, hosts, images, instances, key_pairs, networks, pools,
     security_groups, snapshot, tokens,
 };
 use crate::*;
@@ -407,5 +407,9 @@ impl Store for SqliteStore {
 
     async fn hosts(&self) -> Result<Vec<(HostRecord, u64)>, StoreError> {
         self.read(hosts::list).await
+    }
+
+    async fn pools(&self) -> Result<Vec<(PoolRecord, u64)>, StoreError> {
+        self.read(pools::list).await
     }
 }

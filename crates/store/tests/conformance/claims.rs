@@ -35,7 +35,7 @@ pub async fn a_failing_transaction_leaves_nothing(backend: &impl Backend) {
     assert!(matches!(error, StoreError::HostFull { .. }), "{error}");
     assert!(listed(&*store).await.is_empty());
     assert_eq!(the_host(&*store).await.vcpus_used, 0);
-    assert_eq!(the_host(&*store).await.disk_gib_used, 0);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 0);
     // Neighbours of a failing transaction in the same commit stand.
     let (good, bad) = tokio::join!(create(&*store, &["i-1"]), create(&*store, &["i-2", "i-3"]));
     assert!(good.is_ok());
@@ -47,7 +47,7 @@ pub async fn claims_follow_the_instance(backend: &impl Backend) {
     let store = backend.open();
     site(&*store, 2).await;
     create(&*store, &["i-1"]).await.unwrap();
-    assert_eq!(the_host(&*store).await.disk_gib_used, 20);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 20);
     change(&*store, "i-1", |record| record.claimed = false).await.unwrap();
     assert_eq!(the_host(&*store).await.vcpus_used, 0);
     create(&*store, &["i-2"]).await.unwrap();

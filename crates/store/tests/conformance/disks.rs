@@ -25,6 +25,10 @@ async fn change(
     store.change_disks(None, lookup, decide).await
 }
 
+fn on_h1(disk: &mut DiskRecord) {
+    (disk.host_id, disk.pool_id) = ("h-1".to_owned(), "pool-h-1".to_owned());
+}
+
 async fn disks(store: &dyn Store, filter: DiskFilter) -> Vec<DiskRecord> {
     store.disks(filter, Page::Offset { offset: 0, limit: 100 }).await.unwrap().items
 }
@@ -40,6 +44,7 @@ async fn report(store: &dyn Store, plan: StatusPlan) {
         session: 1,
         observed_revision: 1,
         events: Vec::new(),
+        pools: Vec::new(),
         now_ms: 10,
         lease_until_ms: 2000,
         decide: Box::new(move |_| Ok(plan.clone())),
@@ -50,20 +55,21 @@ async fn report(store: &dyn Store, plan: StatusPlan) {
 pub async fn claims_follow_place_and_size(backend: &impl Backend) {
     let store = backend.open();
     let mut small = host("h-1", 4, 4096);
-    small.host.disk_gib = 50;
+    small.host.pools = vec![pool("pool-h-1", 50)];
     store.register_host(small).await.unwrap();
     put(&*store, disk("d-1")).await.unwrap();
-    assert_eq!(the_host(&*store).await.disk_gib_used, 0, "it is nowhere yet");
-    change(&*store, "d-1", |disk| disk.host_id = "h-1".to_owned()).await.unwrap();
-    assert_eq!(the_host(&*store).await.disk_gib_used, 20);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 0, "it is nowhere yet");
+    change(&*store, "d-1", on_h1).await.unwrap();
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 20);
     change(&*store, "d-1", |disk| disk.size_gib = 45).await.unwrap();
-    assert_eq!(the_host(&*store).await.disk_gib_used, 45);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 45);
     let full = change(&*store, "d-1", |disk| disk.size_gib = 51).await.unwrap_err();
-    assert!(matches!(full, StoreError::HostFull { .. }), "{full}");
-    let placed = DiskRecord { host_id: "h-1".to_owned(), ..disk("d-2") };
+    assert!(matches!(full, StoreError::PoolFull { .. }), "{full}");
+    let placed =
+        DiskRecord { host_id: "h-1".to_owned(), pool_id: "pool-h-1".to_owned(), ..disk("d-2") };
     let full = put(&*store, placed).await.unwrap_err();
-    assert!(matches!(full, StoreError::HostFull { .. }), "{full}");
-    assert_eq!(the_host(&*store).await.disk_gib_used, 45);
+    assert!(matches!(full, StoreError::PoolFull { .. }), "{full}");
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 45);
     assert_eq!(the_disk(&*store, "d-1").await.size_gib, 45);
 }
 
@@ -74,7 +80,8 @@ pub async fn an_attachment_knows_its_revision(backend: &impl Backend) {
     put(&*store, disk("d-1")).await.unwrap();
     let before = *store.revisions().borrow();
     change(&*store, "d-1", |disk| {
-        (disk.host_id, disk.instance_id, disk.position) = ("h-1".into(), "i-1".into(), 1);
+        on_h1(disk);
+        (disk.instance_id, disk.position) = ("i-1".into(), 1);
     })
     .await
     .unwrap();
@@ -120,25 +127,34 @@ pub async fn a_released_disk_goes_when_its_host_says_so(backend: &impl Backend) 
     put(&*store, tagged).await.unwrap();
     change(&*store, "d-1", |disk| disk.releasing = true).await.unwrap();
     assert!(disks(&*store, DiskFilter::default()).await.is_empty(), "no host has any of it");
-    put(&*store, DiskRecord { host_id: "h-1".to_owned(), ..disk("d-1") }).await.unwrap();
+    put(
+        &*store,
+        DiskRecord { host_id: "h-1".to_owned(), pool_id: "pool-h-1".to_owned(), ..disk("d-1") },
+    )
+    .await
+    .unwrap();
     let before = *store.revisions().borrow();
     change(&*store, "d-1", |disk| disk.releasing = true).await.unwrap();
     let released = the_disk(&*store, "d-1").await;
     assert!(released.releasing && released.released_revision > before);
     assert_eq!(released.tags, [], "tags go with their disk");
     assert!(store.host_snapshot("h-1").await.unwrap().unwrap().disks.is_empty());
-    assert_eq!(the_host(&*store).await.disk_gib_used, 20);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 20);
     let purge = StatusPlan { purge_disks: vec!["d-1".to_owned()], ..Default::default() };
     report(&*store, purge).await;
     assert!(disks(&*store, DiskFilter::default()).await.is_empty());
-    assert_eq!(the_host(&*store).await.disk_gib_used, 0);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 0);
 }
 
 pub async fn a_spec_has_the_disks_that_stay(backend: &impl Backend) {
     let store = backend.open();
     site(&*store, 4).await;
     create(&*store, &["i-1"]).await.unwrap();
-    let on_host = |id: &str| DiskRecord { host_id: "h-1".to_owned(), ..disk(id) };
+    let on_host = |id: &str| DiskRecord {
+        host_id: "h-1".to_owned(),
+        pool_id: "pool-h-1".to_owned(),
+        ..disk(id)
+    };
     put(&*store, on_host("d-free")).await.unwrap();
     let kept = DiskRecord { instance_id: "i-1".to_owned(), position: 1, ..on_host("d-kept") };
     put(&*store, kept).await.unwrap();
@@ -158,6 +174,7 @@ pub async fn a_kept_disk_outlives_its_instance(backend: &impl Backend) {
     create(&*store, &["i-1"]).await.unwrap();
     let kept = DiskRecord {
         host_id: "h-1".to_owned(),
+        pool_id: "pool-h-1".to_owned(),
         instance_id: "i-1".to_owned(),
         position: 1,
         ..disk("d-kept")
@@ -174,7 +191,7 @@ pub async fn a_kept_disk_outlives_its_instance(backend: &impl Backend) {
     assert!(listed(&*store).await.is_empty());
     let left = disks(&*store, DiskFilter::default()).await;
     assert_eq!(left.iter().map(|disk| disk.disk_id.as_str()).collect::<Vec<_>>(), ["d-kept"]);
-    assert_eq!(the_host(&*store).await.disk_gib_used, 20);
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 20);
 }
 
 pub async fn two_disks_never_share_a_place(backend: &impl Backend) {
@@ -183,13 +200,14 @@ pub async fn two_disks_never_share_a_place(backend: &impl Backend) {
     create(&*store, &["i-1"]).await.unwrap();
     let at = |id: &str, position| DiskRecord {
         host_id: "h-1".to_owned(),
+        pool_id: "pool-h-1".to_owned(),
         instance_id: "i-1".to_owned(),
         position,
         ..disk(id)
     };
     put(&*store, at("d-1", 1)).await.unwrap();
     put(&*store, at("d-2", 1)).await.unwrap_err();
-    assert_eq!(the_host(&*store).await.disk_gib_used, 40, "the refused one claims nothing");
+    assert_eq!(the_host(&*store).await.disk_gib_used(), 40, "the refused one claims nothing");
     put(&*store, at("d-2", 2)).await.unwrap();
     // Disks that are at no instance have no place to share.
     put(&*store, disk("d-3")).await.unwrap();

@@ -7,6 +7,7 @@ pub mod disks;
 pub mod feed;
 pub mod images;
 pub mod lists;
+pub mod pools;
 pub mod records;
 pub mod reports;
 pub mod snapshots;
@@ -51,6 +52,10 @@ macro_rules! suite {
             lists::pages_are_whole_and_without_repetition,
             lists::filters_narrow,
             lists::attributes_can_be_modified,
+            pools::each_pool_is_claimed_by_itself,
+            pools::concurrent_claims_never_oversell_a_pool,
+            pools::what_snapshots_keep_is_claimed_too,
+            pools::a_pool_is_as_its_host_says_and_never_forgotten_while_used,
             reports::a_report_purges_and_frees,
             reports::events_are_stored_once,
             reports::a_resource_keeps_its_latest_events,

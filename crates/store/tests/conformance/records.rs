@@ -53,10 +53,8 @@ pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
         vcpus: vcpu_limit,
         vcpu_limit,
         memory_mib,
-        disk_gib: 1_000_000,
         vcpus_used: 0,
         memory_mib_used: 0,
-        disk_gib_used: 0,
         kvm: String::new(),
         version: String::new(),
         session: 0,
@@ -64,8 +62,22 @@ pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
         lost: false,
         last_seen_ms: 0,
         observed_revision: 0,
+        pools: vec![pool(&format!("pool-{id}"), 1_000_000)],
     };
     HostRegistration { host, now_ms: 1, lease_until_ms: 1000 }
+}
+
+/// A pool of a host.
+pub fn pool(id: &str, limit_gib: u64) -> PoolRecord {
+    PoolRecord {
+        pool_id: id.to_owned(),
+        name: id.to_owned(),
+        overcommit_percent: 100,
+        capacity_bytes: limit_gib << 30,
+        available_bytes: limit_gib << 30,
+        limit_gib,
+        ..Default::default()
+    }
 }
 
 /// A data disk that is nowhere.
@@ -123,6 +135,7 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
     };
     let disk = DiskRecord {
         host_id: host_id.to_owned(),
+        pool_id: format!("pool-{host_id}"),
         instance_id: id.to_owned(),
         image_id: "m-1".to_owned(),
         system: true,

@@ -9,6 +9,7 @@ fn report(session: u64, revision: u64, plan: StatusPlan) -> HostReport {
         session,
         observed_revision: revision,
         events: Vec::new(),
+        pools: Vec::new(),
         now_ms: 10,
         lease_until_ms: 2000,
         decide: Box::new(move |_| Ok(plan.clone())),
@@ -33,7 +34,7 @@ pub async fn a_report_purges_and_frees(backend: &impl Backend) {
     store.report_status(report(1, snapshot.revision, plan)).await.unwrap();
     assert_eq!(listed(&*store).await.len(), 1);
     let host = the_host(&*store).await;
-    assert_eq!((host.vcpus_used, host.memory_mib_used, host.disk_gib_used), (2, 1024, 20));
+    assert_eq!((host.vcpus_used, host.memory_mib_used, host.disk_gib_used()), (2, 1024, 20));
     assert_eq!(host.observed_revision, snapshot.revision);
     let snapshot = store.host_snapshot("h-1").await.unwrap().unwrap();
     assert_eq!(snapshot.groups[0].member_ips.len(), 1);

@@ -13,6 +13,7 @@ pub fn snapshot(id: &str, disk_id: &str) -> SnapshotRecord {
         disk_size_gib: 20,
         category: "cloud_essd".to_owned(),
         host_id: "h-1".to_owned(),
+        pool_id: "pool-h-1".to_owned(),
         created_ms: 1,
         status: "progressing".to_owned(),
         ..Default::default()
@@ -38,6 +39,7 @@ async fn report(store: &dyn Store, plan: StatusPlan) {
         session: 1,
         observed_revision: 1,
         events: Vec::new(),
+        pools: Vec::new(),
         now_ms: 10,
         lease_until_ms: 2000,
         decide: Box::new(move |_| Ok(plan.clone())),

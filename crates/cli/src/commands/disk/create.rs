@@ -11,10 +11,11 @@ use clap::{ArgGroup, Args};
 pub(super) const EXAMPLES: &str = "Examples:
   ecsctl disk create --zone cn-lab-1a --size 100
   ecsctl disk create --instance i-1 --size 500 --performance-level PL2 --name data --wait
-  ecsctl disk create --zone cn-lab-1a --snapshot s-1";
+  ecsctl disk create --zone cn-lab-1a --snapshot s-1
+  ecsctl disk create --pool pool-1 --size 100";
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("place").required(true).multiple(true).args(["zone", "instance"]))]
+#[command(group = ArgGroup::new("place").required(true).multiple(true).args(["zone", "instance", "pool"]))]
 pub(crate) struct CreateArguments {
     /// Zone it is for; --instance says it too
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -22,6 +23,9 @@ pub(crate) struct CreateArguments {
     /// Instance to attach it to
     #[arg(long, default_value = "", hide_default_value = true)]
     instance: String,
+    /// Storage pool it is to be in; left out: chosen when it is first attached
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pool: String,
     /// GiB; with --snapshot at least the snapshot's, which is the default
     #[arg(
         long,
@@ -67,6 +71,7 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         client_token: token.clone(),
         instance_id: arguments.instance,
         snapshot_id: arguments.snapshot,
+        storage_pool_id: arguments.pool,
         tag: arguments.tags,
         ..Default::default()
     };

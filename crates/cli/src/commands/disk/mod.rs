@@ -91,6 +91,9 @@ pub(crate) struct ListArguments {
     /// Only disks under this snapshot policy
     #[arg(long, default_value = "", hide_default_value = true)]
     snapshot_policy: String,
+    /// Only disks in this storage pool
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pool: String,
     #[arg(long, value_name = "true|false")]
     delete_with_instance: Option<bool>,
     /// KEY=VALUE, or KEY= for any value; several for more
@@ -101,9 +104,9 @@ pub(crate) struct ListArguments {
 impl Row for Disk {
     const COLUMNS: &'static [&'static str] = &[
         "ID", "NAME", "TYPE", "CATEGORY", "LEVEL", "GIB", "STATUS", "INSTANCE", "DEVICE", "IMAGE",
-        "IOPS", "MB/S", "HOST", "SNAPSHOT", "REASON",
+        "IOPS", "MB/S", "HOST", "POOL", "SNAPSHOT", "REASON",
     ];
-    const WIDE: usize = 6;
+    const WIDE: usize = 7;
     fn id(&self) -> String {
         self.disk_id.clone()
     }
@@ -122,6 +125,7 @@ impl Row for Disk {
             self.iops.to_string(),
             self.throughput.to_string(),
             self.host_id.clone(),
+            self.storage_pool_id.clone(),
             self.source_snapshot_id.clone(),
             self.status_reason.clone(),
         ]
@@ -157,6 +161,7 @@ pub(crate) async fn run(context: &Context, command: DiskCommand) -> Result<()> {
                 zone_id: arguments.zone,
                 snapshot_id: arguments.snapshot,
                 auto_snapshot_policy_id: arguments.snapshot_policy,
+                storage_pool_id: arguments.pool,
                 delete_with_instance: arguments.delete_with_instance,
                 tag: arguments.tags,
                 ..Default::default()
