@@ -17,7 +17,9 @@ pub mod block;
 pub mod net;
 pub mod rng;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some of it is for this crate's own tests"))]
+#[allow(clippy::unwrap_used, reason = "for tests")]
 pub(crate) mod testing;
 
 pub use block::{

@@ -40,7 +40,7 @@ const TIMER: usize = 1;
 const RETUNED: usize = 2;
 const ROOM: usize = 3;
 /// Between two looks whether the host has room for what waits for it.
-const ROOM_AGAIN: Duration = Duration::from_millis(500);
+const ROOM_AGAIN: Duration = Duration::from_millis(250);
 
 /// A request the backend works on.
 struct Pending {
