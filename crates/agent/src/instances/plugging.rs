@@ -81,18 +81,9 @@ impl Plugging {
                 return Ok(now_ms() + LATER_MS);
             }
         };
-        self.settle_record(&info, record)?;
         let now = now_ms();
-        let system_disk = record.disks.first().cloned().unwrap_or_default();
-        let asked = |id: &str| self.asked_ms.get(id).copied();
-        let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
-        self.problems.retain(|id, _| {
-            asks.iter().any(|ask| ask_of(ask) == id) && wanted.iter().any(|w| w.disk_id == *id)
-        });
-        for ask in &asks {
-            self.ask(ask, wanted, record, now).await?;
-        }
-        let mut busy = !asks.is_empty() || info.disks.iter().any(|d| d.detaching);
+        let asked = self.ask_for_what_lacks(now, &info, wanted, record).await;
+        let mut busy = *asked.as_ref().unwrap_or(&false) || info.disks.iter().any(|d| d.detaching);
         for disk in info.disks.iter().filter(|d| !d.detaching) {
             busy |= self.switch_layers(disk).await;
         }
@@ -102,7 +93,30 @@ impl Plugging {
             Vec::new()
         };
         self.publish(now, &info, &stats);
+        // A host without room for the record tells of its disks all the same.
+        asked?;
         Ok(now_ms() + if busy { SOON_MS } else { LATER_MS })
+    }
+
+    /// True if there was anything.
+    async fn ask_for_what_lacks(
+        &mut self,
+        now: u64,
+        info: &Info,
+        wanted: &[DiskSpec],
+        record: &mut Record,
+    ) -> Result<bool> {
+        self.settle_record(info, record)?;
+        let system_disk = record.disks.first().cloned().unwrap_or_default();
+        let asked = |id: &str| self.asked_ms.get(id).copied();
+        let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
+        self.problems.retain(|id, _| {
+            asks.iter().any(|ask| ask_of(ask) == id) && wanted.iter().any(|w| w.disk_id == *id)
+        });
+        for ask in &asks {
+            self.ask(ask, wanted, record, now).await?;
+        }
+        Ok(!asks.is_empty())
     }
 
     /// Takes the disk's next snapshot, or puts it on the chain it should have. True if there may be
