@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 packages=(
-    linux-image-cloud-amd64 busybox-static kmod procps iproute2 nftables qemu-utils e2fsprogs
+    linux-image-cloud-amd64 busybox-static kmod procps iproute2 nftables perl-base qemu-utils e2fsprogs
     openssh-server ca-certificates iputils-ping tcpdump strace
     fio iperf3 qemu-system-x86 cpio
 )
@@ -19,6 +19,7 @@ build() {
     find "$root/var/log" -type f -delete
     rm -f "$root"/etc/ssh/ssh_host_* "$root"/var/cache/ldconfig/aux-cache
     install -m 755 "$here/lab-host/boot" "$root/usr/sbin/lab-boot"
+    install -m 755 "$here/lab-host/keep-patched" "$root/usr/sbin/keep-patched"
     install -m 644 "$here/lab-host/inittab" "$root/etc/inittab"
     mkdir -p "$root/lab" "$root/var/lib/ecs" "$root/run/sshd" "$root/root/.ssh"
 

@@ -82,6 +82,6 @@ mod hook {
     }
 }
 
-pub(crate) use hook::{ask, result};
 #[cfg(feature = "faults")]
 pub use hook::{Verdict, judge};
+pub(crate) use hook::{ask, result};

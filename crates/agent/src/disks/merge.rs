@@ -97,8 +97,7 @@ impl Disks {
             return Err(Error::resource(upper, "DiskBusy", "a snapshot on it is being taken"));
         }
         let held = held_by(&self.layout.layer(upper))?;
-        layering.note_merged(lower, upper, held);
-        layering.save(&self.layout)?;
+        layering.change(&self.layout, |account| account.note_merged(lower, upper, held))?;
         tracing::info!(lower, upper, "a deleted snapshot's layer was merged into the next");
         remove_file(&self.layout.layer(lower))?;
         Ok(true)

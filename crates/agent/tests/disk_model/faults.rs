@@ -22,7 +22,10 @@ pub struct Pool {
 
 impl Pool {
     pub fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts a file system: run as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "this test mounts a file system: run as root"
+        );
         let dir = tempfile::Builder::new().prefix("ecs-pool-").tempdir().unwrap();
         // SAFETY: this thread's mounts become its own; no memory is concerned.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();

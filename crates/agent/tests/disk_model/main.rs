@@ -10,6 +10,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+mod cases;
 mod content;
 mod faults;
 mod steps;

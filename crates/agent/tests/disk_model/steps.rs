@@ -62,7 +62,9 @@ pub fn run(seed: u64, steps: u64) {
     }
     run.end();
     let [answers, errors, waits, settled] = run.counts;
-    eprintln!("{answers} rounds of I/O, {errors} I/O errors, {waits} waits for room, {settled} looks at everything");
+    eprintln!(
+        "{answers} rounds of I/O, {errors} I/O errors, {waits} waits for room, {settled} looks at everything"
+    );
 }
 
 impl Run {
@@ -202,7 +204,11 @@ impl Run {
                 assert!(status.message.contains(&disk.disk_id), "{status:?}");
             }
         }
-        for id in self.failed.iter().filter(|id| list.iter().any(|d| d.disk_id == **id && d.failed_requests > 0)) {
+        for id in self
+            .failed
+            .iter()
+            .filter(|id| list.iter().any(|d| d.disk_id == **id && d.failed_requests > 0))
+        {
             let status = w.status(id).unwrap();
             assert!(!status.code.is_empty() && status.message.contains(id), "{status:?}");
         }
@@ -216,12 +222,15 @@ impl Run {
             }
         }
         for status in w.snapshot_statuses().iter().filter(|s| s.state == "progressing") {
-            let spec = w.spec.snapshots.iter().find(|s| s.snapshot_id == status.snapshot_id).unwrap();
+            let spec =
+                w.spec.snapshots.iter().find(|s| s.snapshot_id == status.snapshot_id).unwrap();
             let id = &spec.disk_id;
             // Of several of a disk, the first says what is in the way of all.
-            let first = w.spec.snapshots.iter().find(|s| {
-                s.disk_id == *id && w.snapshots[&s.snapshot_id].content.is_none()
-            });
+            let first = w
+                .spec
+                .snapshots
+                .iter()
+                .find(|s| s.disk_id == *id && w.snapshots[&s.snapshot_id].content.is_none());
             let leaving = list.iter().any(|d| d.disk_id == *id && d.detaching);
             let made = w.layout.disk(id).exists();
             if leaving || !made || first.unwrap().snapshot_id != spec.snapshot_id {
@@ -298,7 +307,8 @@ impl Run {
         for disk in &w.spec.disks {
             let Some(status) = w.status(&disk.disk_id) else { return Err("no status".into()) };
             let at = wanted.iter().any(|d| d.disk_id == disk.disk_id);
-            let is_at = list.iter().any(|d| d.disk_id == disk.disk_id && machine.drives(&d.disk_id));
+            let is_at =
+                list.iter().any(|d| d.disk_id == disk.disk_id && machine.drives(&d.disk_id));
             let size = status.size_bytes >= disk.size_gib * GIB;
             let quiet = matches!(status.code.as_str(), "" | "DiskIoError");
             let content = status.content_epoch >= disk.content_epoch;
@@ -351,7 +361,8 @@ impl Run {
     }
 
     fn attach(&mut self) {
-        let free = |w: &World, d: &DiskSpec| w.is_alone(&d.disk_id) && w.disks[&d.disk_id].reset.is_none();
+        let free =
+            |w: &World, d: &DiskSpec| w.is_alone(&d.disk_id) && w.disks[&d.disk_id].reset.is_none();
         if let Some(id) = self.pick(free) {
             let ids = &mut self.world.spec.instances[0].disk_ids;
             if ids.len() < ATTACHED {

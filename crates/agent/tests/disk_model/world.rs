@@ -31,7 +31,7 @@ use std::{
     os::{fd::AsRawFd as _, unix::fs::FileExt as _},
     path::Path,
     process::Command,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
@@ -67,6 +67,9 @@ pub struct Snapshot {
     pub content: Option<Content>,
 }
 
+/// Faults are of the whole process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 pub struct World {
     pub random: StdRng,
     pub runtime: Runtime,
@@ -88,10 +91,12 @@ pub struct World {
     chains: BTreeMap<String, u64>,
     pub next: u64,
     pub trace: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = Pool::new();
         let outside = tempfile::Builder::new().prefix("ecs-model-").tempdir().unwrap();
         let layout = Layout::new(pool.path().join("state"), outside.path().join("run"));
@@ -117,6 +122,7 @@ impl World {
             chains: BTreeMap::new(),
             next: 1,
             trace: Vec::new(),
+            _alone: alone,
         };
         let image = world.make_image();
         world.spec.instances.push(InstanceSpec {
@@ -177,7 +183,8 @@ impl World {
         };
         let netns = self.outside.path().join("netns");
         let host = self.runtime.block_on(async {
-            let client = controller_link::client("http://127.0.0.1:9", JoinToken::new("t").unwrap());
+            let client =
+                controller_link::client("http://127.0.0.1:9", JoinToken::new("t").unwrap());
             Host {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
@@ -476,7 +483,8 @@ impl World {
     /// Disks the guest can use, with their sizes.
     pub fn usable(&self) -> Vec<(String, u64)> {
         let Some(machine) = &self.machine else { return Vec::new() };
-        let disks = machine.disks().into_iter().filter(|d| !d.detaching && machine.drives(&d.disk_id));
+        let disks =
+            machine.disks().into_iter().filter(|d| !d.detaching && machine.drives(&d.disk_id));
         disks.map(|d| (d.disk_id, d.size_bytes)).collect()
     }
 
@@ -547,7 +555,12 @@ impl World {
             if self.under_way.is_empty() {
                 return (failed, Vec::new());
             }
-            let full: Vec<String> = self.machine.as_ref().unwrap().disks().into_iter()
+            let full: Vec<String> = self
+                .machine
+                .as_ref()
+                .unwrap()
+                .disks()
+                .into_iter()
                 .filter(|d| d.no_room_since_unix_ms > 0)
                 .map(|d| d.disk_id)
                 .collect();
@@ -555,7 +568,11 @@ impl World {
             if wait && last.elapsed() > Duration::from_millis(20) {
                 return (failed, self.under_way.keys().cloned().collect());
             }
-            assert!(start.elapsed() < PATIENCE, "requests without an answer at {:?}", self.under_way.keys());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "requests without an answer at {:?}",
+                self.under_way.keys()
+            );
             std::thread::sleep(Duration::from_micros(100));
         }
     }
@@ -571,9 +588,9 @@ impl World {
         match request.ask {
             Ask::Read(_) => {
                 for (sector, bytes) in request.sectors.zip(answer.data.chunks(SECTOR as usize)) {
-                    disk.now.see(sector, writer(bytes, sector)).unwrap_or_else(|wrong| {
-                        panic!("the guest read of {id}: {wrong:?}")
-                    });
+                    disk.now
+                        .see(sector, writer(bytes, sector))
+                        .unwrap_or_else(|wrong| panic!("the guest read of {id}: {wrong:?}"));
                 }
             }
             Ask::Write(_) | Ask::WriteZeroes(_) => disk.holds(&request.sectors, request.write),

@@ -20,7 +20,8 @@ struct Monitor {
 impl Monitor {
     fn connect(layout: &Layout, number: u32) -> Result<Self> {
         let host = machine::name(number);
-        let what = || format!("cannot ask QEMU about {host}; `ecsctl lab up` starts it if it is down");
+        let what =
+            || format!("cannot ask QEMU about {host}; `ecsctl lab up` starts it if it is down");
         let stream = UnixStream::connect(layout.host_monitor(number)).map_err(Error::io(what()))?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(Error::io(what()))?;
         let mut monitor = Self { stream: BufReader::new(stream), host: host.clone() };

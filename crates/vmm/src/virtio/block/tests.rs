@@ -451,8 +451,7 @@ fn what_finds_no_room_waits_for_it_and_reads_go_on() {
     // With a header and a status of its own.
     setup.put(HEADER + 0x100, &0u32.to_le_bytes());
     setup.put(HEADER + 0x108, &9u64.to_le_bytes());
-    let read =
-        [(HEADER + 0x100, 16, false), (DATA + 0x1000, 512, true), (STATUS + 0x100, 1, true)];
+    let read = [(HEADER + 0x100, 16, false), (DATA + 0x1000, 512, true), (STATUS + 0x100, 1, true)];
     let head = setup.queue.submit(&read);
     setup.driver.ring(0);
     assert_eq!(setup.queue.wait(), (head, 513), "a read needs no room");
