@@ -24,9 +24,9 @@ use std::{
 const KILLS: usize = 20;
 /// Blocks that are looked at after each kill; all of them are after a host's, and at the end.
 const WINDOW: u64 = 1024;
-/// One snapshot is taken for so many kills, and of the last so many one is deleted.
+/// One snapshot is taken for so many kills, and where there are so many one is deleted.
 const KILLS_PER_SNAPSHOT: usize = 5;
-const SNAPSHOTS_PER_DELETED: usize = 3;
+const SNAPSHOTS_BEFORE_A_DELETED: usize = 3;
 /// The load writes for up to this long before a kill.
 const LOAD_MILLISECONDS: u64 = 3000;
 
@@ -151,10 +151,15 @@ fn run(kills: usize, seed: u64) -> Result<()> {
             }
             load.check(window, true)?;
             load.wait_for_progress()?;
+            snapshots.wait()?;
             if n % KILLS_PER_SNAPSHOT == 0 {
-                snapshots.take()?;
-                if n > 0 && snapshots.count() % SNAPSHOTS_PER_DELETED == 0 {
+                if snapshots.count() == SNAPSHOTS_BEFORE_A_DELETED {
                     snapshots.delete_one()?;
+                }
+                snapshots.order()?;
+                // Or the kill comes while it is being taken.
+                if random.below(2) == 0 {
+                    snapshots.wait()?;
                 }
             }
             thread::sleep(Duration::from_millis(random.below(LOAD_MILLISECONDS)));
@@ -182,6 +187,7 @@ fn run(kills: usize, seed: u64) -> Result<()> {
     for (disk, check) in disks.iter().zip(look_at_disks(&cloud, &id, &disks)?) {
         ensure!(check.contains("No errors were found"), "{disk} at the end: {check}");
     }
+    snapshots.wait()?;
     snapshots.compare()?;
     eprintln!(
         "{} s: {} snapshots are what they were",

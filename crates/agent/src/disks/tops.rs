@@ -158,7 +158,7 @@ impl Disks {
                     disk_id: disk_id.to_owned(),
                     taken_unix_ms: now_ms(),
                     paused_ns,
-                    changed_bytes: held_by(&frozen)?,
+                    changed_bytes: held_by(&frozen, &layer)?,
                 };
                 layering.change(&self.layout, |account| {
                     account.layers.insert(layer.clone(), entry);

@@ -1,6 +1,7 @@
 //! Single faults, and what guest and people see of them.
 
 use crate::{
+    content::Disk,
     faults::Fault,
     world::{INSTANCE, SYSTEM, World, disk_spec, snapshot_spec},
 };
@@ -113,6 +114,27 @@ fn an_io_error_reaches_the_guest_and_people() {
     assert!(w.ask(SYSTEM, 0, 4096, 1));
     assert!(w.answers().0.is_empty());
     w.read_everything();
+}
+
+#[test]
+fn a_layer_that_cannot_be_read_for_a_moment_is_not_taken_for_damaged() {
+    let mut w = started();
+    w.take("s-1", SYSTEM);
+    w.look(None);
+    let mut disk = disk_spec("d-2");
+    disk.source_snapshot_id = "s-1".into();
+    w.spec.disks.push(disk);
+    w.disks.insert("d-2".into(), Disk::of(w.snapshots["s-1"].content.clone().unwrap()));
+    w.publish();
+    w.faults.set(Fault::Eio { call: Call::Read, each: 1 });
+    w.look(None);
+    let status = w.status("d-2").unwrap();
+    assert_eq!((status.state.as_str(), status.code.as_str()), ("failed", "SnapshotReadFailed"));
+    assert!(status.message.starts_with("d-2: "), "{}", status.message);
+    w.faults.set(Fault::None);
+    w.look(None);
+    assert_eq!(w.status("d-2").unwrap().state, "ready");
+    w.compare_disk("d-2");
 }
 
 #[test]
