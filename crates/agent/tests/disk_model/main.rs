@@ -13,12 +13,14 @@
 mod cases;
 mod content;
 mod faults;
+mod guest;
+mod judges;
 mod steps;
 mod world;
 
 use std::{env, time::SystemTime};
 
-const STEPS: u64 = 600;
+const STEPS: u64 = 400;
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;

@@ -1,8 +1,9 @@
 //! One host, its one instance, and what the model knows of them.
 
 use crate::{
-    content::{Content, Disk, SECTOR, pattern, writer},
+    content::{Content, Disk, SECTOR, pattern},
     faults::{Fault, Faults, Pool},
+    guest::UnderWay,
 };
 use agent::{
     cgroups::Cgroups,
@@ -24,13 +25,12 @@ use api::{
     host::{DiskSpec, DiskStatus, HostSpec, ImageSpec, InstanceSpec, SnapshotSpec, SnapshotStatus},
     vmm::{Disk as VmmDisk, DiskLayer, FileRef, VmConfig, file_ref::Source},
 };
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{SeedableRng as _, rngs::StdRng};
 use std::{
     collections::BTreeMap,
     fs::File,
     os::{fd::AsRawFd as _, unix::fs::FileExt as _},
     path::Path,
-    process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -39,26 +39,13 @@ use tokio::{
     runtime::Runtime,
     sync::{Notify, Semaphore, watch},
 };
-use vmm::testing::{Ask, Machine};
+use vmm::testing::Machine;
 
 pub const INSTANCE: &str = "i-1";
 pub const SYSTEM: &str = "d-system";
 pub const IMAGE: &str = "m-1";
 pub const GIB: u64 = 1 << 30;
-/// Where guests read and write; the last of each GiB is at its end.
-const ZONES: [u64; 5] = [0, 64 << 10, 1 << 20, 300 << 20, GIB - ZONE];
-pub const ZONE: u64 = 128 << 10;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A request of the guest without an answer.
-pub struct UnderWay {
-    number: usize,
-    ask: Ask,
-    sectors: std::ops::Range<u64>,
-    write: u64,
-    /// What the disk held when a flush began.
-    then: Content,
-}
 
 pub struct Snapshot {
     pub disk_id: String,
@@ -75,7 +62,7 @@ pub struct World {
     pub runtime: Runtime,
     pub pool: Pool,
     pub faults: Arc<Faults>,
-    outside: TempDir,
+    pub outside: TempDir,
     pub layout: Layout,
     pub host: Option<Arc<Host>>,
     plugging: Option<Plugging>,
@@ -86,7 +73,7 @@ pub struct World {
     pub snapshots: BTreeMap<String, Snapshot>,
     /// What a snapshot holds that a VMM took and the agent has not told of yet.
     frozen: BTreeMap<String, Content>,
-    under_way: BTreeMap<String, Vec<UnderWay>>,
+    pub under_way: BTreeMap<String, Vec<UnderWay>>,
     /// The chain each disk of the VMM was seen on last.
     chains: BTreeMap<String, u64>,
     pub next: u64,
@@ -475,213 +462,6 @@ impl World {
             let Some(disk) = self.disks.get_mut(&id) else { continue };
             // What could not be flushed as it was closed is as after a kill.
             if faulty { disk.killed() } else { disk.left = disk.now.clone() }
-        }
-    }
-
-    // The guest.
-
-    /// Disks the guest can use, with their sizes.
-    pub fn usable(&self) -> Vec<(String, u64)> {
-        let Some(machine) = &self.machine else { return Vec::new() };
-        let disks =
-            machine.disks().into_iter().filter(|d| !d.detaching && machine.drives(&d.disk_id));
-        disks.map(|d| (d.disk_id, d.size_bytes)).collect()
-    }
-
-    pub fn place(&mut self, size: u64) -> (u64, usize) {
-        let gib = self.random.random_range(0..size / GIB);
-        let zone = ZONES[self.random.random_range(0..ZONES.len())] + gib * GIB;
-        let at = self.random.random_range(0..ZONE / SECTOR) * SECTOR;
-        let most = (ZONE - at).min(vmm::testing::DATA as u64) / SECTOR;
-        let sectors = self.random.random_range(1..=most);
-        (zone + at, (sectors * SECTOR) as usize)
-    }
-
-    fn is_free(&self, id: &str, sectors: &std::ops::Range<u64>) -> bool {
-        let all = self.under_way.get(id).into_iter().flatten();
-        all.into_iter().all(|u| u.sectors.end <= sectors.start || sectors.end <= u.sectors.start)
-    }
-
-    /// One request; false if it overlaps one under way, or there are too many.
-    pub fn ask(&mut self, id: &str, offset: u64, len: usize, kind: u32) -> bool {
-        let sectors = offset / SECTOR..(offset + len as u64) / SECTOR;
-        if !self.is_free(id, &sectors) {
-            return false;
-        }
-        let write = if kind == 1 { self.number() } else { 0 };
-        let ask = match kind {
-            0 => Ask::Read(len),
-            1 => Ask::Write(sectors.clone().flat_map(|s| pattern(write, s)).collect()),
-            2 => Ask::WriteZeroes(len),
-            3 => Ask::Discard(len),
-            _ => Ask::Flush,
-        };
-        let Some(number) = self.machine.as_mut().unwrap().submit(id, offset, &ask) else {
-            return false;
-        };
-        let disk = self.disks.get_mut(id).unwrap();
-        let then = if ask == Ask::Flush { disk.now.clone() } else { Content::default() };
-        if matches!(ask, Ask::Write(_) | Ask::WriteZeroes(_) | Ask::Discard(_)) {
-            disk.may_hold(&sectors, write);
-        }
-        let sectors = if ask == Ask::Flush { 0..0 } else { sectors };
-        let under_way = UnderWay { number, ask, sectors, write, then };
-        self.under_way.entry(id.to_owned()).or_default().push(under_way);
-        true
-    }
-
-    /// The same, if there is a guest.
-    pub fn answers_if_any(&mut self) -> (Vec<String>, Vec<String>) {
-        if self.machine.is_some() { self.answers() } else { Default::default() }
-    }
-
-    /// Takes answers until all are there, or what is left waits for room. Answers how many requests
-    /// failed, and of which disks some wait.
-    pub fn answers(&mut self) -> (Vec<String>, Vec<String>) {
-        let mut failed = Vec::new();
-        let start = Instant::now();
-        let mut last = Instant::now();
-        loop {
-            let ids: Vec<String> = self.under_way.keys().cloned().collect();
-            for id in ids {
-                while let Some(answer) = self.machine.as_mut().unwrap().answer(&id) {
-                    last = Instant::now();
-                    if !self.take_answer(&id, &answer) {
-                        failed.push(id.clone());
-                    }
-                }
-            }
-            self.under_way.retain(|_, all| !all.is_empty());
-            if self.under_way.is_empty() {
-                return (failed, Vec::new());
-            }
-            let full: Vec<String> = self
-                .machine
-                .as_ref()
-                .unwrap()
-                .disks()
-                .into_iter()
-                .filter(|d| d.no_room_since_unix_ms > 0)
-                .map(|d| d.disk_id)
-                .collect();
-            let wait = self.under_way.keys().all(|id| full.contains(id));
-            if wait && last.elapsed() > Duration::from_millis(20) {
-                return (failed, self.under_way.keys().cloned().collect());
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "requests without an answer at {:?}",
-                self.under_way.keys()
-            );
-            std::thread::sleep(Duration::from_micros(100));
-        }
-    }
-
-    fn take_answer(&mut self, id: &str, answer: &vmm::testing::Answer) -> bool {
-        let all = self.under_way.get_mut(id).unwrap();
-        let at = all.iter().position(|u| u.number == answer.number).unwrap();
-        let request = all.swap_remove(at);
-        let disk = self.disks.get_mut(id).unwrap();
-        if !answer.success {
-            return false;
-        }
-        match request.ask {
-            Ask::Read(_) => {
-                for (sector, bytes) in request.sectors.zip(answer.data.chunks(SECTOR as usize)) {
-                    disk.now
-                        .see(sector, writer(bytes, sector))
-                        .unwrap_or_else(|wrong| panic!("the guest read of {id}: {wrong:?}"));
-                }
-            }
-            Ask::Write(_) | Ask::WriteZeroes(_) => disk.holds(&request.sectors, request.write),
-            Ask::Discard(_) => {}
-            Ask::Flush => {
-                let mut then = request.then;
-                then.allow_all(&disk.now);
-                disk.flushed(then);
-            }
-        }
-        true
-    }
-
-    /// The guest reads all there may be.
-    pub fn read_everything(&mut self) {
-        for (id, size) in self.usable() {
-            for gib in 0..size / GIB {
-                for zone in ZONES {
-                    for at in (0..ZONE).step_by(vmm::testing::DATA) {
-                        assert!(self.ask(&id, gib * GIB + zone + at, vmm::testing::DATA, 0));
-                        let (failed, waiting) = self.answers();
-                        assert!(failed.is_empty() && waiting.is_empty(), "{id}");
-                    }
-                }
-            }
-        }
-    }
-
-    // People with qemu-img.
-
-    /// What a chain of files holds, by their own headers.
-    fn content_of(&self, path: &Path) -> BTreeMap<u64, Option<u64>> {
-        let raw = self.outside.path().join("raw");
-        let out = Command::new("qemu-img")
-            .args(["convert", "-U", "-f", "qcow2", "-O", "raw"])
-            .arg(path)
-            .arg(&raw)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{path:?}: {}", String::from_utf8_lossy(&out.stderr));
-        let file = File::open(&raw).unwrap();
-        let mut found = BTreeMap::new();
-        let mut at = 0;
-        use rustix::fs::{SeekFrom, seek};
-        while let Ok(start) = seek(&file, SeekFrom::Data(at)) {
-            let end = seek(&file, SeekFrom::Hole(start)).unwrap();
-            for sector in start / SECTOR..end.div_ceil(SECTOR) {
-                let mut bytes = [0; SECTOR as usize];
-                file.read_exact_at(&mut bytes, sector * SECTOR).unwrap();
-                let write = writer(&bytes, sector);
-                if write != Some(0) {
-                    found.insert(sector, write);
-                }
-            }
-            at = end;
-        }
-        std::fs::remove_file(&raw).unwrap();
-        found
-    }
-
-    /// A snapshot holds what it did, and its disk what it may.
-    pub fn compare_snapshot(&mut self, id: &str) {
-        let found = self.content_of(&self.layout.layer(id));
-        let snapshot = self.snapshots.get_mut(id).unwrap();
-        if let Err(wrong) = snapshot.content.as_mut().unwrap().see_all(&found) {
-            panic!("snapshot {id} of {}: {wrong:?}", snapshot.disk_id);
-        }
-    }
-
-    /// A disk nobody has open.
-    pub fn compare_disk(&mut self, id: &str) {
-        let found = self.content_of(&self.layout.disk(id));
-        if let Err(wrong) = self.disks.get_mut(id).unwrap().now.see_all(&found) {
-            panic!("disk {id}: {wrong:?}");
-        }
-    }
-
-    /// Nothing contradicts itself in any file. Clusters may be lost: a fault costs room, and what is in
-    /// use is not counted in its file at once.
-    pub fn check_files(&mut self) {
-        let mut files = Vec::new();
-        for dir in [self.layout.disks(), self.layout.layers()] {
-            files.extend(std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()));
-        }
-        for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "qcow2")) {
-            let check = ["check", "-U", "-f", "qcow2"];
-            let out = Command::new("qemu-img").args(check).arg(path).output().unwrap();
-            let said = String::from_utf8_lossy(&out.stdout);
-            let sound = matches!(out.status.code(), Some(0 | 3)) && !said.contains("ERROR");
-            let errors = String::from_utf8_lossy(&out.stderr);
-            assert!(sound, "{path:?}: {said}{errors}");
         }
     }
 }
