@@ -19,8 +19,9 @@ fn system_disk(cloud: &Cloud, id: &str) -> Result<String> {
 fn start_anew(cloud: &Cloud, id: &str, count: usize) -> Result<()> {
     cloud.run(["instance", "start", id].iter().chain(&WAIT))?;
     wait::until(&format!("first boot {count} of {id}"), wait::TINY_BOOT, || {
-        let boots = cloud.console(id)?.matches("tiny: userland, boot 1\r").count();
-        Ok((boots >= count).then_some(()))
+        let console = cloud.console(id)?;
+        let boots = console.lines().filter(|line| line.ends_with("tiny: userland, boot 1"));
+        Ok((boots.count() >= count).then_some(()))
     })
 }
 
