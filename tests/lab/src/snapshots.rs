@@ -24,8 +24,9 @@ impl Snapshots {
     /// # Errors
     /// When the host cannot be asked.
     pub fn of(cloud: &Cloud, disk: &str) -> Result<Self> {
-        let layers = format!("{}/layers", cloud.path("state")?);
-        let copies = format!("/var/tmp/ecs-copies-{disk}");
+        // Where a host that is reset keeps things.
+        let state = cloud.path("state")?;
+        let (layers, copies) = (format!("{state}/layers"), format!("{state}/copies-of-{disk}"));
         cloud.on_host("lab-1", &format!("mkdir -p {copies}"))?;
         let (cloud, disk) = (cloud.clone(), disk.to_owned());
         Ok(Self { cloud, disk, layers, copies, ordered: None, taken: Vec::new() })
@@ -86,7 +87,7 @@ impl Snapshots {
             "for s in {}; do
                  qemu-img check -U -q {layers}/$s.qcow2 >/dev/null 2>&1 || echo $s is not sound
                  qemu-img compare -U -f qcow2 -F qcow2 {layers}/$s.qcow2 {copies}/$s.qcow2 2>&1
-             done",
+             done; true",
             self.taken.join(" ")
         );
         let said = self.cloud.on_host("lab-1", &command)?;

@@ -132,7 +132,8 @@ fn run(kills: usize, seed: u64) -> Result<()> {
     let disks: Vec<_> = gone_with_it.iter().filter(|id| id.starts_with("d-")).cloned().collect();
     ensure!(disks.len() == 2, "a system disk and one of data: {gone_with_it:?}");
 
-    let mut snapshots = Snapshots::of(&cloud, &disks[1])?;
+    let data = cloud.id(["disk", "list", "--instance", &id, "--type", "data"])?;
+    let mut snapshots = Snapshots::of(&cloud, &data)?;
     let mut load = Load::install(&cloud, &id)?;
     let started = Instant::now();
     let plan = plan(kills, hosts, &mut random);
