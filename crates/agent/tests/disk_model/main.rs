@@ -20,7 +20,7 @@ mod world;
 
 use std::{env, time::SystemTime};
 
-const STEPS: u64 = 400;
+const STEPS: u64 = 300;
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;

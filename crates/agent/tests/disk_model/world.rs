@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub content: Option<Content>,
 }
 
+const CGROUP: &str = "ecs-disk-model";
+
 /// Faults are of the whole process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -177,7 +179,7 @@ impl World {
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
                 disks: Disks::open_all(layout.clone()).unwrap(),
                 networks: Networks::open(&layout, &netns).await.unwrap(),
-                cgroups: Cgroups::open(Path::new("ecs-disk-model")).unwrap(),
+                cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
                 events: EventLog::open(&layout.events()).unwrap(),
                 slots: UidSlots::load(&layout, 2_000_000).unwrap(),
                 boot_finders: Semaphore::new(1),
@@ -468,6 +470,9 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            let _ = std::fs::remove_dir(Path::new(mount).join(CGROUP));
+        }
         if std::thread::panicking() {
             eprintln!("since all was well last:\n{}", self.trace.join("\n"));
         }
