@@ -12,7 +12,7 @@ use api::{
 };
 use cloud_process::{CloudProcess, Site, code};
 use disk_calls::*;
-use fake_agent::{Behaviour, FakeAgent};
+use fake_agent::{Behaviour, FakeAgent, registration};
 use std::time::{Duration, Instant};
 
 const GIB: u64 = 1 << 30;

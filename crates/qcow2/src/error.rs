@@ -112,6 +112,16 @@ impl Error {
         }
     }
 
+    /// Whether the host failed and not the image: the same may succeed later.
+    #[must_use]
+    pub fn is_of_the_host(&self) -> bool {
+        match self {
+            Self::Io { .. } | Self::SyncFailed => true,
+            Self::Layer { source, .. } => source.is_of_the_host(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: impl Into<String>, source: io::Error) -> Self {
         Self::Io { action: action.into(), source }
     }

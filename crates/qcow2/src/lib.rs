@@ -8,6 +8,10 @@ mod check;
 mod compressed;
 mod create;
 mod error;
+#[cfg(feature = "faults")]
+pub mod faults;
+#[cfg(not(feature = "faults"))]
+mod faults;
 mod flatten;
 mod format;
 #[cfg(any(test, feature = "fuzzing"))]

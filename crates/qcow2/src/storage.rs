@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 
+use crate::faults::{self, Call};
+
 /// A file as the engine sees it. Production has one implementation, [`File`]; tests put recorders
 /// and failing media behind it.
 pub(crate) trait Storage: Send + Sync + Debug {
@@ -42,6 +44,7 @@ pub(crate) trait Storage: Send + Sync + Debug {
 
 impl Storage for File {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        faults::ask(Call::Read)?;
         let mut done = 0;
         while done < buf.len() {
             match FileExt::read_at(self, &mut buf[done..], offset + done as u64) {
@@ -55,14 +58,17 @@ impl Storage for File {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        faults::ask(Call::Write)?;
         self.write_all_at(buf, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
+        faults::ask(Call::Sync)?;
         self.sync_data()
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        faults::ask(Call::Punch)?;
         let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -83,6 +89,7 @@ impl Storage for File {
         if is_block_device(self)? {
             return Ok(());
         }
+        faults::ask(Call::SetLen)?;
         File::set_len(self, len)
     }
 

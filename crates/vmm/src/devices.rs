@@ -26,7 +26,7 @@ impl std::fmt::Debug for Devices {
 
 impl Devices {
     /// A machine with nothing but these disks, for tests.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn only(disks: Arc<Disks>) -> Self {
         Self { disks, nics: Vec::new(), rng: None }
     }

@@ -21,6 +21,8 @@ pub mod pci;
 pub mod say;
 pub mod service;
 pub mod smbios;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod thread;
 pub mod vcpu;
 pub mod virtio;

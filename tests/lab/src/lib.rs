@@ -6,9 +6,11 @@ pub mod frozen;
 pub mod leaks;
 pub mod load;
 pub mod network;
+pub mod snapshots;
 pub mod wait;
 
 pub use cloud::{Cloud, Refusal};
 pub use frozen::Frozen;
 pub use load::Load;
 pub use network::Network;
+pub use snapshots::Snapshots;

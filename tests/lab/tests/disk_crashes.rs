@@ -1,7 +1,7 @@
 //! `kill -9` of the VMM, the agent and the whole host under a load that verifies: what a guest has
-//! flushed is there afterwards, and the disks are whole.
+//! flushed is there afterwards, the disks are whole, and snapshots taken meanwhile are what they were.
 //!
-//! There are 10 kills by default, for the time they take under emulation. `ECS_KILLS` is another
+//! There are 20 kills by default, for the time they take under emulation. `ECS_KILLS` is another
 //! number of them, `ECS_SEED` what they are drawn from; every run says its seed. The long run, in a
 //! lab that is up:
 //!
@@ -13,7 +13,7 @@
 //! kills VMM and agent as often instead.
 
 use anyhow::{Context as _, Result, ensure};
-use lab_tests::{Cloud, Frozen, Load, Network, leaks, load, wait};
+use lab_tests::{Cloud, Frozen, Load, Network, Snapshots, leaks, load, wait};
 use std::{
     env,
     str::FromStr,
@@ -21,9 +21,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-const KILLS: usize = 10;
+const KILLS: usize = 20;
 /// Blocks that are looked at after each kill; all of them are after a host's, and at the end.
 const WINDOW: u64 = 1024;
+/// One snapshot is taken for so many kills, and where there are so many one is deleted.
+const KILLS_PER_SNAPSHOT: usize = 5;
+const SNAPSHOTS_BEFORE_A_DELETED: usize = 3;
 /// The load writes for up to this long before a kill.
 const LOAD_MILLISECONDS: u64 = 3000;
 
@@ -129,6 +132,8 @@ fn run(kills: usize, seed: u64) -> Result<()> {
     let disks: Vec<_> = gone_with_it.iter().filter(|id| id.starts_with("d-")).cloned().collect();
     ensure!(disks.len() == 2, "a system disk and one of data: {gone_with_it:?}");
 
+    let data = cloud.id(["disk", "list", "--instance", &id, "--type", "data"])?;
+    let mut snapshots = Snapshots::of(&cloud, &data)?;
     let mut load = Load::install(&cloud, &id)?;
     let started = Instant::now();
     let plan = plan(kills, hosts, &mut random);
@@ -142,8 +147,22 @@ fn run(kills: usize, seed: u64) -> Result<()> {
                 load.wait_for_next_boot()?;
                 reboots = false;
             }
+            if n > 0 && plan[n - 1] == Victim::Host {
+                snapshots.compare()?;
+            }
             load.check(window, true)?;
             load.wait_for_progress()?;
+            snapshots.wait()?;
+            if n % KILLS_PER_SNAPSHOT == 0 {
+                if snapshots.count() == SNAPSHOTS_BEFORE_A_DELETED {
+                    snapshots.delete_one()?;
+                }
+                snapshots.order()?;
+                // Or the kill comes while it is being taken.
+                if random.below(2) == 0 {
+                    snapshots.wait()?;
+                }
+            }
             thread::sleep(Duration::from_millis(random.below(LOAD_MILLISECONDS)));
             // The end of a console's log may die with its host.
             load.listen()?;
@@ -169,6 +188,14 @@ fn run(kills: usize, seed: u64) -> Result<()> {
     for (disk, check) in disks.iter().zip(look_at_disks(&cloud, &id, &disks)?) {
         ensure!(check.contains("No errors were found"), "{disk} at the end: {check}");
     }
+    snapshots.wait()?;
+    snapshots.compare()?;
+    eprintln!(
+        "{} s: {} snapshots are what they were",
+        started.elapsed().as_secs(),
+        snapshots.count()
+    );
     network.delete()?;
+    snapshots.delete()?;
     leaks::none(&cloud, &gone_with_it)
 }

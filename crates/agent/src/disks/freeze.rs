@@ -85,12 +85,14 @@ impl Disks {
         let backing = qcow2::Backing { name, format: qcow2::Format::Qcow2 };
         let next = self.layout.next_top(disk_id);
         self.create_overlay(&next, disk_id, size.virtual_size, Some(backing))?;
-        let entry = layering
-            .disks
-            .get_mut(disk_id)
-            .ok_or_else(|| Error::resource(disk_id, "DiskNotReady", "the disk is being made"))?;
-        entry.pending = Some(wanted);
-        layering.save(&self.layout)
+        if !layering.disks.contains_key(disk_id) {
+            return Err(Error::resource(disk_id, "DiskNotReady", "the disk is being made"));
+        }
+        layering.change(&self.layout, |account| {
+            if let Some(entry) = account.disks.get_mut(disk_id) {
+                entry.pending = Some(wanted);
+            }
+        })
     }
 
     /// The VMM is on the new top: the files take their places.
@@ -167,11 +169,10 @@ impl Disks {
             if unused.is_empty() {
                 break;
             }
-            for id in &unused {
-                tracing::info!(layer = id, "removing a layer that nothing uses");
-                layering.layers.remove(id);
-            }
-            layering.save(&self.layout)?;
+            layering.change(&self.layout, |account| {
+                account.layers.retain(|id, _| !unused.contains(id));
+            })?;
+            tracing::info!(layers = ?unused, "removing layers that nothing uses");
             changed = true;
         }
         // Left by a removal or a step that was cut off.

@@ -113,12 +113,17 @@ impl Layering {
         Ok(Self { disks, layers: BTreeMap::new() })
     }
 
-    /// Writes the account to the medium.
+    /// Changes the account on the medium, and then here: what follows from a change, such as files
+    /// that nothing needs any more, must not follow from one that is gone with this agent.
     ///
     /// # Errors
-    /// When it cannot be written; the old one is then still there.
-    pub fn save(&self, layout: &Layout) -> Result<()> {
-        durable_file::write_json(&layout.layering(), self)
+    /// When it cannot be written; the old one then still counts, here too.
+    pub fn change<T>(&mut self, layout: &Layout, change: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        let mut next = self.clone();
+        let value = change(&mut next);
+        durable_file::write_json(&layout.layering(), &next)?;
+        *self = next;
+        Ok(value)
     }
 
     /// The layers below `below`, upper first, and the image at the end, if there is one. A chain
@@ -290,6 +295,21 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_written_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
+        layout.create().unwrap();
+        let mut layering = example();
+        layering.change(&layout, |_| ()).unwrap();
+        // In the way of the file's new version.
+        std::fs::create_dir(layout.layering().with_extension("json.part")).unwrap();
+        let merge = |account: &mut Layering| account.note_merged("s-2", "s-3", 77);
+        layering.change(&layout, merge).unwrap_err();
+        assert_eq!(layering, example());
+        assert_eq!(Layering::load(&layout).unwrap(), example());
+    }
+
+    #[test]
     fn an_older_agents_list_is_taken_over() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("s"), dir.path().join("r"));
@@ -297,8 +317,8 @@ mod tests {
         durable_file::write(&layout.made_disks(), br#"["d-1"]"#).unwrap();
         let mut layering = Layering::load(&layout).unwrap();
         assert_eq!(layering.disks.keys().collect::<Vec<_>>(), ["d-1"]);
-        layering.disks.insert("d-2".into(), disk(on("s-1")));
-        layering.save(&layout).unwrap();
+        let add = |account: &mut Layering| account.disks.insert("d-2".into(), disk(on("s-1")));
+        layering.change(&layout, add).unwrap();
         assert_eq!(Layering::load(&layout).unwrap(), layering);
     }
 }

@@ -12,7 +12,9 @@ use crate::{
     layout::remove_file,
 };
 use api::{host::HostSpec, vmm::DiskFormat};
-use std::{collections::HashSet, fs::OpenOptions, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet, fs::OpenOptions, ops::ControlFlow, path::Path, sync::Arc, time::Duration,
+};
 
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -96,9 +98,8 @@ impl Disks {
             // The chain its VMM is being given must be the one the account knows.
             return Err(Error::resource(upper, "DiskBusy", "a snapshot on it is being taken"));
         }
-        let held = held_by(&self.layout.layer(upper))?;
-        layering.note_merged(lower, upper, held);
-        layering.save(&self.layout)?;
+        let held = held_by(&self.layout.layer(upper), upper)?;
+        layering.change(&self.layout, |account| account.note_merged(lower, upper, held))?;
         tracing::info!(lower, upper, "a deleted snapshot's layer was merged into the next");
         remove_file(&self.layout.layer(lower))?;
         Ok(true)
@@ -110,7 +111,12 @@ impl Disks {
 }
 
 /// Bytes of the guest's that a layer itself holds.
-pub(super) fn held_by(path: &std::path::Path) -> Result<u64> {
-    qcow2::changed_bytes(&open_below(path)?)
-        .map_err(|e| Error::resource(path.display().to_string(), "SnapshotDamaged", e.to_string()))
+pub(super) fn held_by(path: &Path, snapshot_id: &str) -> Result<u64> {
+    qcow2::changed_bytes(&open_below(path)?).map_err(|e| unreadable(snapshot_id, path, &e))
+}
+
+/// A layer cannot be read. What the host fails may go well the next time.
+pub(super) fn unreadable(resource: &str, path: &Path, error: &qcow2::Error) -> Error {
+    let code = if error.is_of_the_host() { "SnapshotReadFailed" } else { "SnapshotDamaged" };
+    Error::resource(resource, code, format!("{}: {error}", path.display()))
 }

@@ -163,11 +163,13 @@ impl Disks {
                 None => return Ok(None),
             }
         }
-        if let Some(entry) = layering.disks.get_mut(&disk.disk_id)
-            && entry.below.is_none()
-        {
-            entry.below = Some(sources.below(disk)?);
-            layering.save(&self.layout)?;
+        if layering.disks.get(&disk.disk_id).is_some_and(|entry| entry.below.is_none()) {
+            let below = sources.below(disk)?;
+            layering.change(&self.layout, |account| {
+                if let Some(entry) = account.disks.get_mut(&disk.disk_id) {
+                    entry.below = Some(below);
+                }
+            })?;
         }
         if epoch < disk.content_epoch {
             self.replace_content(&mut layering, disk, sources)?;
@@ -201,10 +203,9 @@ impl Disks {
         }
         let mut layering = self.layering();
         let left: HashSet<String> = self.on_medium()?.into_iter().collect();
-        let before = layering.disks.len();
-        layering.disks.retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
-        if layering.disks.len() != before {
-            layering.save(&self.layout)?;
+        let stays = |id: &String| wanted.contains(id.as_str()) || left.contains(id);
+        if !layering.disks.keys().all(stays) {
+            layering.change(&self.layout, |account| account.disks.retain(|id, _| stays(id)))?;
         }
         self.noted().retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
         Ok(changed)

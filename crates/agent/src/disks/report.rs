@@ -69,7 +69,11 @@ impl Disks {
             Ok(None) => {}
             Err(e) => {
                 noted.harmless = e.code() == RESIZE_FAILED;
-                noted.failure = Some((e.code().to_owned(), e.to_string()));
+                let (id, mut said) = (&disk.disk_id, e.to_string());
+                if !said.contains(id.as_str()) {
+                    said = format!("{id}: {said}");
+                }
+                noted.failure = Some((e.code().to_owned(), said));
             }
         }
         let changed = old.as_ref() != Some(&noted);

@@ -2,7 +2,7 @@
 
 use super::layering::{Below, Layering};
 use crate::{
-    disks::tops::open_below,
+    disks::{merge::unreadable, tops::open_below},
     error::{Error, Result},
     layout::Layout,
 };
@@ -59,10 +59,8 @@ impl Sources<'_> {
                     return Err(Error::resource(&disk.disk_id, "SnapshotNotReady", message));
                 }
                 let path = layout.layer(id);
-                let info = qcow2::probe(&open_below(&path)?).map_err(|e| {
-                    let message = format!("{}: {e}", path.display());
-                    Error::resource(&disk.disk_id, "SnapshotDamaged", message)
-                })?;
+                let info = qcow2::probe(&open_below(&path)?)
+                    .map_err(|e| unreadable(&disk.disk_id, &path, &e))?;
                 let backing = qcow2::Backing { name: layer_name(id), format: qcow2::Format::Qcow2 };
                 Ok((Some(backing), info.virtual_size))
             }

@@ -408,3 +408,30 @@ fn a_deleted_snapshot_in_the_middle_is_merged_and_everything_reads_as_before() {
     let below = qcow2::probe(&file).unwrap().backing_name;
     assert_eq!(below.as_deref(), Some("../layers/s-1.qcow2"));
 }
+
+#[test]
+fn a_merge_that_could_not_be_noted_takes_no_layer_away() {
+    let mut f = Fixture::new();
+    let mut spec = HostSpec { disks: vec![disk("d-1", "", 1)], ..HostSpec::default() };
+    f.reconcile(&spec);
+    for (number, id) in (1u8..).zip(["s-1", "s-2"]) {
+        f.write(&spec, "d-1", u64::from(number) << 20, number);
+        spec.snapshots.push(snapshot(id, "d-1"));
+        f.reconcile(&spec);
+    }
+    spec.snapshots.remove(0);
+    // In the way of the account's new version, as a full file system would be.
+    let in_the_way = f.layout.layering().with_extension("json.part");
+    fs::create_dir(&in_the_way).unwrap();
+    f.disks.merge_next(&spec, || None).unwrap_err();
+    f.reconcile(&spec);
+    f.reopen();
+    f.reconcile(&spec);
+    assert_eq!((f.read(&spec, "d-1", 1 << 20), f.read(&spec, "d-1", 2 << 20)), (1, 2));
+    fs::remove_dir(in_the_way).unwrap();
+    assert!(f.disks.merge_next(&spec, || None).unwrap());
+    assert_eq!(names_in(&f.layout.layers()).unwrap(), ["s-2.qcow2"]);
+    f.reopen();
+    f.reconcile(&spec);
+    assert_eq!((f.read(&spec, "d-1", 1 << 20), f.read(&spec, "d-1", 2 << 20)), (1, 2));
+}

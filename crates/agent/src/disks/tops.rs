@@ -58,8 +58,8 @@ impl Disks {
                     content_epoch: disk.content_epoch,
                     ..DiskEntry::default()
                 };
-                layering.disks.insert(disk.disk_id.clone(), entry);
-                layering.save(&self.layout)?;
+                let id = disk.disk_id.clone();
+                layering.change(&self.layout, |account| account.disks.insert(id, entry))?;
             }
             return Ok(());
         }
@@ -77,8 +77,8 @@ impl Disks {
             content_epoch: disk.content_epoch,
             ..DiskEntry::default()
         };
-        layering.disks.insert(disk.disk_id.clone(), entry);
-        layering.save(&self.layout)
+        let id = disk.disk_id.clone();
+        layering.change(&self.layout, |account| account.disks.insert(id, entry)).map(drop)
     }
 
     /// An empty top of the disk's size, complete and on the medium.
@@ -135,15 +135,16 @@ impl Disks {
         let (top, next) = (self.layout.disk(disk_id), self.layout.next_top(disk_id));
         let Some(entry) = layering.disks.get(disk_id) else { return Ok(()) };
         match entry.pending.clone() {
-            None => return remove_file(&next),
+            None => remove_file(&next),
             Some(Pending::Freeze { layer }) => {
                 let frozen = self.layout.layer(&layer);
                 if !next.exists() && !frozen.exists() {
                     let message = format!("{} is gone; nothing was frozen", next.display());
-                    if let Some(disk) = layering.disks.get_mut(disk_id) {
-                        disk.pending = None;
-                    }
-                    layering.save(&self.layout)?;
+                    layering.change(&self.layout, |account| {
+                        if let Some(disk) = account.disks.get_mut(disk_id) {
+                            disk.pending = None;
+                        }
+                    })?;
                     return Err(Error::resource(disk_id, "SnapshotFailed", message));
                 }
                 if next.exists() {
@@ -157,28 +158,31 @@ impl Disks {
                     disk_id: disk_id.to_owned(),
                     taken_unix_ms: now_ms(),
                     paused_ns,
-                    changed_bytes: held_by(&frozen)?,
+                    changed_bytes: held_by(&frozen, &layer)?,
                 };
-                layering.layers.insert(layer.clone(), entry);
-                if let Some(disk) = layering.disks.get_mut(disk_id) {
-                    disk.below = Some(Below::Layer(layer));
-                    disk.chain_epoch += 1;
-                    disk.pending = None;
-                }
+                layering.change(&self.layout, |account| {
+                    account.layers.insert(layer.clone(), entry);
+                    if let Some(disk) = account.disks.get_mut(disk_id) {
+                        disk.below = Some(Below::Layer(layer));
+                        disk.chain_epoch += 1;
+                        disk.pending = None;
+                    }
+                })
             }
             Some(Pending::Replace { below, content_epoch }) => {
                 if next.exists() {
                     durable_file::rename(&next, &top)?;
                 }
-                if let Some(disk) = layering.disks.get_mut(disk_id) {
-                    disk.below = Some(below);
-                    disk.content_epoch = content_epoch;
-                    disk.chain_epoch += 1;
-                    disk.pending = None;
-                }
+                layering.change(&self.layout, |account| {
+                    if let Some(disk) = account.disks.get_mut(disk_id) {
+                        disk.below = Some(below);
+                        disk.content_epoch = content_epoch;
+                        disk.chain_epoch += 1;
+                        disk.pending = None;
+                    }
+                })
             }
         }
-        layering.save(&self.layout)
     }
 
     /// A step cut off between two renames left no top under its name: whoever has the disk, the
@@ -201,11 +205,12 @@ impl Disks {
         let below = sources.below(disk)?;
         let next = self.layout.next_top(&disk.disk_id);
         self.create_top(layering, &next, disk, &below, sources)?;
-        if let Some(entry) = layering.disks.get_mut(&disk.disk_id) {
-            let content_epoch = disk.content_epoch;
-            entry.pending = Some(Pending::Replace { below, content_epoch });
-        }
-        layering.save(&self.layout)?;
+        layering.change(&self.layout, |account| {
+            if let Some(entry) = account.disks.get_mut(&disk.disk_id) {
+                let content_epoch = disk.content_epoch;
+                entry.pending = Some(Pending::Replace { below, content_epoch });
+            }
+        })?;
         self.finish_pending(layering, &disk.disk_id, 0)
     }
 

@@ -11,6 +11,8 @@ use std::{
 
 /// Events kept while the controller is away; beyond, the oldest are dropped.
 const KEPT_MAX: usize = 10_000;
+/// Between two events of one part and kind.
+pub const SELDOM_MS: u64 = 600_000;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Kept {
@@ -60,13 +62,47 @@ impl EventLog {
         message: &str,
         unix_ms: u64,
     ) -> Result<()> {
+        let due = |last: u64| occurrence > last;
+        self.append_if(resource_id, due, resource_id, occurrence, kind, message, unix_ms).map(drop)
+    }
+
+    /// Like [`append`](Self::append), for what a part of the resource suffers again and again: told
+    /// of one `part` and kind at most once in [`SELDOM_MS`]. `unix_ms` says when it began. Answers
+    /// whether it was told now.
+    ///
+    /// # Errors
+    /// When it cannot be written; the event is then not there.
+    pub fn append_seldom(
+        &self,
+        resource_id: &str,
+        part: &str,
+        kind: &str,
+        message: &str,
+        unix_ms: u64,
+    ) -> Result<bool> {
+        let cause = format!("{resource_id}/{part}/{kind}");
+        let due = |last: u64| unix_ms >= last.saturating_add(SELDOM_MS);
+        self.append_if(&cause, due, resource_id, unix_ms, kind, message, unix_ms)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one event")]
+    fn append_if(
+        &self,
+        cause: &str,
+        due: impl FnOnce(u64) -> bool,
+        resource_id: &str,
+        occurrence: u64,
+        kind: &str,
+        message: &str,
+        unix_ms: u64,
+    ) -> Result<bool> {
         let mut kept = self.kept();
-        if kept.last_occurrence.get(resource_id).is_some_and(|last| *last >= occurrence) {
-            return Ok(());
+        if kept.last_occurrence.get(cause).is_some_and(|last| !due(*last)) {
+            return Ok(false);
         }
         let mut next = kept.clone();
         next.last_sequence += 1;
-        next.last_occurrence.insert(resource_id.to_owned(), occurrence);
+        next.last_occurrence.insert(cause.to_owned(), occurrence);
         let event = Event {
             sequence: next.last_sequence,
             resource_id: resource_id.to_owned(),
@@ -79,7 +115,7 @@ impl EventLog {
         next.events.drain(..excess);
         durable_file::write_json(&self.path, &next)?;
         *kept = next;
-        Ok(())
+        Ok(true)
     }
 
     /// Drops what the controller has.
@@ -109,11 +145,13 @@ impl EventLog {
     /// When it cannot be written.
     pub fn forget(&self, resource_id: &str) -> Result<()> {
         let mut kept = self.kept();
-        if !kept.last_occurrence.contains_key(resource_id) {
+        let parts = format!("{resource_id}/");
+        let of_it = |cause: &String| cause == resource_id || cause.starts_with(&parts);
+        if !kept.last_occurrence.keys().any(of_it) {
             return Ok(());
         }
         let mut next = kept.clone();
-        next.last_occurrence.remove(resource_id);
+        next.last_occurrence.retain(|cause, _| !of_it(cause));
         durable_file::write_json(&self.path, &next)?;
         *kept = next;
         Ok(())
@@ -162,6 +200,25 @@ mod tests {
         assert_eq!(sequences(&log), [3]);
         log.acknowledge(1).unwrap();
         assert_eq!(sequences(&log), [3]);
+    }
+
+    #[test]
+    fn what_comes_again_and_again_is_told_seldom_of_each_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EventLog::open(&dir.path().join("events.json")).unwrap();
+        let told = |disk: &str, at| {
+            log.append_seldom("i-1", disk, "DiskOutOfSpace", "a", at).unwrap();
+            log.pending().len()
+        };
+        assert_eq!((told("d-1", 1000), told("d-1", 1000), told("d-1", 2000)), (1, 1, 1));
+        assert_eq!(told("d-2", 2000), 2);
+        assert_eq!(told("d-1", 1000 + SELDOM_MS), 3);
+        // Events of the instance itself are counted on their own.
+        log.append("i-1", 1, "InstanceFailure.Reboot", "a", 10).unwrap();
+        assert_eq!(log.last_occurrence("i-1"), 1);
+        log.append_seldom("i-10", "d-3", "DiskOutOfSpace", "a", 5).unwrap();
+        log.forget("i-1").unwrap();
+        assert_eq!(log.kept().last_occurrence.len(), 1, "only the other instance's");
     }
 
     #[test]

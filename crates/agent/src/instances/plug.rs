@@ -5,11 +5,14 @@ use api::{
     host::DiskSpec,
     vmm::{AttachedDisk, DiskLimit},
 };
+use std::path::Path;
 
 /// Between two times that the guest is asked to let a disk go.
 pub const ASK_AGAIN_MS: u64 = 30_000;
 /// A guest that has not let a disk go for so long is told of.
 pub const SLOW_MS: u64 = 10_000;
+/// For so long people are told of a request that failed.
+pub const FAILURE_SHOWN_MS: u64 = 600_000;
 const GIB: u64 = 1 << 30;
 
 /// One request to the VMM.
@@ -109,6 +112,41 @@ pub fn slow_guest(now_ms: u64, disk: &AttachedDisk) -> Option<(String, String)> 
     })
 }
 
+/// What a host does not let a disk do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// Code of the disk's status and type of the event.
+    pub kind: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Since when, milliseconds since 1970.
+    pub since_unix_ms: u64,
+}
+
+/// What people are told of a disk whose host has no room, or fails its requests. The files of disks
+/// are in `pool`.
+pub fn trouble(now_ms: u64, disk: &AttachedDisk, pool: &Path) -> Option<Trouble> {
+    let (id, pool) = (&disk.disk_id, pool.display());
+    if disk.no_room_since_unix_ms > 0 {
+        let message = format!(
+            "the disk pool {pool} of the host has no room left, so the guest's writes to {id} wait; \
+             they go on by themselves once there is room: delete disks or snapshots on the host, or \
+             make the pool's file system larger"
+        );
+        let since_unix_ms = disk.no_room_since_unix_ms;
+        return Some(Trouble { kind: "DiskOutOfSpace", message, since_unix_ms });
+    }
+    let shown_until = disk.last_failure_unix_ms.saturating_add(FAILURE_SHOWN_MS);
+    (disk.failed_requests > 0 && now_ms < shown_until).then(|| {
+        let message = format!(
+            "{} requests of the guest to {id} have ended in I/O errors, the last one: {}; look at \
+             the medium of the disk pool {pool} and the host's kernel log",
+            disk.failed_requests, disk.last_failure
+        );
+        Trouble { kind: "DiskIoError", message, since_unix_ms: disk.last_failure_unix_ms }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +202,25 @@ mod tests {
     #[test]
     fn the_system_disk_is_neither_taken_out_nor_put_in_while_the_guest_runs() {
         assert_eq!(plan(0, &[spec("d-new", 20, 0)], &[has("d-s", 20, 0)], "d-s", never), []);
+    }
+
+    #[test]
+    fn a_host_that_fails_a_disk_is_told_of_with_what_to_do() {
+        let pool = Path::new("/pool");
+        let mut disk = has("d-1", 1, 0);
+        assert_eq!(trouble(5_000, &disk, pool), None);
+        disk.failed_requests = 3;
+        disk.last_failure = "cannot write data at 0x50000: Input/output error".to_owned();
+        disk.last_failure_unix_ms = 1_000;
+        let told = trouble(5_000, &disk, pool).unwrap();
+        assert_eq!((told.kind, told.since_unix_ms), ("DiskIoError", 1_000));
+        assert!(["d-1", "/pool", "0x50000"].iter().all(|part| told.message.contains(part)));
+        assert_eq!(trouble(1_000 + FAILURE_SHOWN_MS, &disk, pool), None);
+        // What waits comes first: that can be helped.
+        disk.no_room_since_unix_ms = 4_000;
+        let told = trouble(5_000, &disk, pool).unwrap();
+        assert_eq!((told.kind, told.since_unix_ms), ("DiskOutOfSpace", 4_000));
+        assert!(["d-1", "/pool", "delete"].iter().all(|part| told.message.contains(part)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Asks a running VMM for what its disks lack, and keeps account of which it has.
 
 use super::{
-    plug::{self, Ask},
+    plug::{self, Ask, Trouble},
     record::Record,
 };
 use crate::{
@@ -34,6 +34,9 @@ pub struct Plugging {
     asked_ms: HashMap<String, u64>,
     /// Why a disk could not be attached or changed.
     problems: BTreeMap<String, (String, String)>,
+    /// Troubles of disks that could not be noted as events yet: a full host has no room for these
+    /// either.
+    untold: Vec<(String, Trouble)>,
 }
 
 impl Plugging {
@@ -45,6 +48,7 @@ impl Plugging {
             client,
             asked_ms: HashMap::new(),
             problems: BTreeMap::new(),
+            untold: Vec::new(),
         }
     }
 
@@ -77,18 +81,9 @@ impl Plugging {
                 return Ok(now_ms() + LATER_MS);
             }
         };
-        self.settle_record(&info, record)?;
         let now = now_ms();
-        let system_disk = record.disks.first().cloned().unwrap_or_default();
-        let asked = |id: &str| self.asked_ms.get(id).copied();
-        let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
-        self.problems.retain(|id, _| {
-            asks.iter().any(|ask| ask_of(ask) == id) && wanted.iter().any(|w| w.disk_id == *id)
-        });
-        for ask in &asks {
-            self.ask(ask, wanted, record, now).await?;
-        }
-        let mut busy = !asks.is_empty() || info.disks.iter().any(|d| d.detaching);
+        let asked = self.ask_for_what_lacks(now, &info, wanted, record).await;
+        let mut busy = *asked.as_ref().unwrap_or(&false) || info.disks.iter().any(|d| d.detaching);
         for disk in info.disks.iter().filter(|d| !d.detaching) {
             busy |= self.switch_layers(disk).await;
         }
@@ -98,7 +93,30 @@ impl Plugging {
             Vec::new()
         };
         self.publish(now, &info, &stats);
+        // A host without room for the record tells of its disks all the same.
+        asked?;
         Ok(now_ms() + if busy { SOON_MS } else { LATER_MS })
+    }
+
+    /// True if there was anything.
+    async fn ask_for_what_lacks(
+        &mut self,
+        now: u64,
+        info: &Info,
+        wanted: &[DiskSpec],
+        record: &mut Record,
+    ) -> Result<bool> {
+        self.settle_record(info, record)?;
+        let system_disk = record.disks.first().cloned().unwrap_or_default();
+        let asked = |id: &str| self.asked_ms.get(id).copied();
+        let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
+        self.problems.retain(|id, _| {
+            asks.iter().any(|ask| ask_of(ask) == id) && wanted.iter().any(|w| w.disk_id == *id)
+        });
+        for ask in &asks {
+            self.ask(ask, wanted, record, now).await?;
+        }
+        Ok(!asks.is_empty())
     }
 
     /// Takes the disk's next snapshot, or puts it on the chain it should have. True if there may be
@@ -219,9 +237,11 @@ impl Plugging {
         self.client.attach_disk(disk, chain.layers).await
     }
 
-    fn publish(&self, now: u64, info: &Info, stats: &[DiskStats]) {
+    fn publish(&mut self, now: u64, info: &Info, stats: &[DiskStats]) {
         let mut of_vmm = DisksOfVmm::default();
+        let pool = self.host.layout.disks();
         for disk in &info.disks {
+            let trouble = plug::trouble(now, disk, &pool);
             let metrics = stats.iter().find(|s| s.disk_id == disk.disk_id);
             let kept = || {
                 let (_, before) = self.host.disks.attachments().of_disk(&disk.disk_id)?;
@@ -232,10 +252,14 @@ impl Plugging {
                 Attached {
                     seen: Some(disk.clone()),
                     metrics: metrics.map(|s| counters(s, info, now)).or_else(kept),
-                    problem: self.problem(now, disk),
+                    problem: self.problem(now, disk, trouble.as_ref()),
                 },
             );
+            if let Some(trouble) = trouble {
+                self.note_trouble(&disk.disk_id, trouble);
+            }
         }
+        self.tell_troubles();
         for (id, problem) in &self.problems {
             if !of_vmm.attached.contains_key(id) {
                 of_vmm.refused.insert(id.clone(), problem.clone());
@@ -246,8 +270,42 @@ impl Plugging {
         }
     }
 
-    fn problem(&self, now: u64, disk: &AttachedDisk) -> Option<(String, String)> {
-        self.problems.get(&disk.disk_id).cloned().or_else(|| plug::slow_guest(now, disk))
+    fn problem(
+        &self,
+        now: u64,
+        disk: &AttachedDisk,
+        trouble: Option<&Trouble>,
+    ) -> Option<(String, String)> {
+        let trouble = trouble.map(|t| (t.kind.to_owned(), t.message.clone()));
+        let asked = self.problems.get(&disk.disk_id).cloned();
+        trouble.or(asked).or_else(|| plug::slow_guest(now, disk))
+    }
+
+    fn note_trouble(&mut self, disk_id: &str, trouble: Trouble) {
+        let same = |(id, noted): &(String, Trouble)| id == disk_id && noted.kind == trouble.kind;
+        if !self.untold.iter().any(same) {
+            self.untold.push((disk_id.to_owned(), trouble));
+        }
+    }
+
+    /// As events of the instance.
+    fn tell_troubles(&mut self) {
+        let (host, id) = (&self.host, &self.instance_id);
+        self.untold.retain(|(disk_id, trouble)| {
+            let Trouble { kind, message, since_unix_ms } = trouble;
+            match host.events.append_seldom(id, disk_id, kind, message, *since_unix_ms) {
+                Ok(told) => {
+                    if told {
+                        host.board.touch();
+                    }
+                    false
+                }
+                Err(e) => {
+                    tracing::warn!(instance_id = id, disk_id, kind, "{message}; not noted: {e}");
+                    true
+                }
+            }
+        });
     }
 }
 

@@ -6,6 +6,7 @@ use libc::iovec;
 
 use super::iovec::{self as iov, MAX_IOVECS};
 use crate::error::Error;
+use crate::faults::{self, Call};
 use crate::image::Chain;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub(crate) enum Direction {
     Read,
     Write,
     Sync,
+}
+
+impl From<Direction> for Call {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Read => Self::Read,
+            Direction::Write => Self::Write,
+            Direction::Sync => Self::Sync,
+        }
+    }
 }
 
 /// One read, write or sync of a layer's file.
@@ -57,6 +68,7 @@ impl Transfer {
 
     /// Account for the result of a host call: bytes, or a negative errno.
     pub(crate) fn progress(&mut self, chain: &Chain, result: i64) -> Progress {
+        let result = faults::result(self.direction.into(), result);
         if result < 0 {
             let error = io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO));
             if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) {

@@ -37,7 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 /// Disks beside the system disk there are rings for: as many as an instance may have.
 const DATA_DISKS: u32 = 16;
 /// Descriptors a queue takes on top of its ring: doorbells, timers, interrupts, and what waits.
-const FILES_PER_QUEUE: u32 = 15;
+const FILES_PER_QUEUE: u32 = 16;
 
 /// Why a request about a disk was refused.
 #[derive(Debug, thiserror::Error)]
@@ -167,7 +167,7 @@ impl Disks {
             .iter()
             .filter_map(|entry| {
                 let disk = entry.disk.as_ref()?;
-                Some(AttachedDisk {
+                let mut attached = AttachedDisk {
                     disk_id: entry.disk_id.clone(),
                     slot: disk.slot().slot.into(),
                     detaching: entry.asked_unix_ms.is_some(),
@@ -176,7 +176,10 @@ impl Disks {
                     limit: disk.limit(),
                     chain_epoch: disk.chain_epoch(),
                     in_use: disk.in_use(),
-                })
+                    ..AttachedDisk::default()
+                };
+                disk.trouble(&mut attached);
+                Some(attached)
             })
             .collect();
         disks.sort_by_key(|disk| disk.slot);

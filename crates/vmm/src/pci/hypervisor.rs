@@ -57,7 +57,9 @@ impl Hypervisor for VmFd {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some of it is for this crate's own tests"))]
+#[allow(clippy::unwrap_used, reason = "for tests")]
 pub(crate) mod fake {
     use super::*;
     use std::{

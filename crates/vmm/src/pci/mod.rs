@@ -22,7 +22,7 @@ pub use msi::{MsiMessage, MsiRouter, MsiVector};
 pub use msix::{CAPABILITY_ID as MSIX_CAPABILITY, MsixTable};
 pub use root::{PciDevice, PciRoot, SlotInfo};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use hypervisor::fake::FakeHypervisor;
 
 use std::io;

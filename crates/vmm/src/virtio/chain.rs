@@ -41,6 +41,11 @@ impl Pieces {
         &self.iovecs
     }
 
+    /// The same memory, named once more.
+    pub fn duplicate(&self) -> Self {
+        Self { iovecs: self.iovecs.clone(), len: self.len }
+    }
+
     /// The pieces for a request of its own.
     pub fn into_iovecs(self) -> Vec<libc::iovec> {
         self.iovecs

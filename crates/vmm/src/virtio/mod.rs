@@ -17,7 +17,9 @@ pub mod block;
 pub mod net;
 pub mod rng;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "some of it is for this crate's own tests"))]
+#[allow(clippy::unwrap_used, reason = "for tests")]
 pub(crate) mod testing;
 
 pub use block::{
@@ -70,22 +72,13 @@ pub enum DeviceError {
     },
 }
 
-/// Whether it is the host that failed, and not the image.
-fn is_hosts(error: &qcow2::Error) -> bool {
-    match error {
-        qcow2::Error::Io { .. } | qcow2::Error::SyncFailed => true,
-        qcow2::Error::Layer { source, .. } => is_hosts(source),
-        _ => false,
-    }
-}
-
 impl DeviceError {
     /// Whether a second try with the same description must fail in the same way.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Config(_) => true,
             Self::Host { .. } | Self::Gone { .. } => false,
-            Self::Image { source, .. } => !is_hosts(source),
+            Self::Image { source, .. } => !source.is_of_the_host(),
             Self::Pci { source, .. } => !matches!(source, PciError::Host { .. }),
         }
     }

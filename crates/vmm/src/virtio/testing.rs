@@ -40,6 +40,17 @@ impl Host {
         Self { hypervisor, mmio, windows, root, memory }
     }
 
+    /// The same machine once more.
+    pub(crate) fn share(&self) -> Self {
+        Self {
+            hypervisor: Arc::clone(&self.hypervisor),
+            mmio: Arc::clone(&self.mmio),
+            windows: self.windows.clone(),
+            root: Arc::clone(&self.root),
+            memory: self.memory.clone(),
+        }
+    }
+
     pub(crate) fn attach(self, device: Box<dyn VirtioDevice>) -> Driver {
         let (_function, slot) = transport::attach(&self.root, &self.memory, 0, device).unwrap();
         let config = self.windows.ecam.start + (u64::from(slot.slot) << 15);

@@ -41,6 +41,15 @@ impl Submission {
     pub fn flush() -> Self {
         Self { operation: Operation::Flush, offset: 0, len: 0, data: Pieces::default(), tag: 0 }
     }
+
+    /// The same once more, for what may find no room on the host.
+    pub fn again(&self) -> Option<Self> {
+        let Self { operation, offset, len, ref data, tag } = *self;
+        (operation != Operation::Read).then(|| {
+            let data = data.duplicate();
+            Self { operation, offset, len, data, tag }
+        })
+    }
 }
 
 /// A disk.
@@ -68,6 +77,17 @@ pub trait BackendQueue: Send {
     fn submit(&mut self) -> io::Result<()>;
     /// Readable while there are completions.
     fn event(&self) -> RawFd;
-    /// The next completion: its tag, and whether it succeeded.
-    fn pop(&mut self) -> Option<(u64, bool)>;
+    /// The next completion: its tag, and how it went.
+    fn pop(&mut self) -> Option<(u64, Outcome)>;
+}
+
+/// How a request went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Done,
+    /// The host has no room for it now; nothing speaks against trying again.
+    NoRoom(String),
+    /// It failed, and the host said so.
+    Failed(String),
 }

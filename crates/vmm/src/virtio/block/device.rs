@@ -7,6 +7,7 @@ use super::{
     queue::{BlockQueue, DEPTH, DiskShared},
     request::ID_LEN,
     stats::Counters,
+    trouble::Trouble,
 };
 use crate::virtio::{
     device::{ActivateError, Activation, VirtioDevice},
@@ -59,6 +60,7 @@ impl BlockDevice {
             id,
             limiter: Limiter::new(config.rates),
             counters: Counters::default(),
+            trouble: Trouble::default(),
         });
         let workers = (0..queues)
             .map(|number| {

@@ -5,7 +5,7 @@ use crate::{
     pci::SlotInfo,
     virtio::{DeviceError, block::config::SECTOR, transport::VirtioPci},
 };
-use api::vmm::{Disk, DiskLimit, DiskStats};
+use api::vmm::{AttachedDisk, Disk, DiskLimit, DiskStats};
 use std::{
     fmt,
     sync::{
@@ -62,6 +62,11 @@ impl DiskHandle {
     /// What was done so far.
     pub fn stats(&self) -> DiskStats {
         self.shared.counters.snapshot(&self.disk_id)
+    }
+
+    /// What the host does not let it do.
+    pub fn trouble(&self, disk: &mut AttachedDisk) {
+        self.shared.trouble.describe(disk);
     }
 
     /// Bytes the guest is told of.

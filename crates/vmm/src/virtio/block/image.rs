@@ -1,6 +1,6 @@
 //! The image format crate as a disk's backend.
 
-use super::backend::{Backend, BackendQueue, Operation, Submission};
+use super::backend::{Backend, BackendQueue, Operation, Outcome, Submission};
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, RawFd},
@@ -74,11 +74,15 @@ impl BackendQueue for ImageQueue {
         self.0.event_fd().as_fd().as_raw_fd()
     }
 
-    fn pop(&mut self) -> Option<(u64, bool)> {
+    fn pop(&mut self) -> Option<(u64, Outcome)> {
         let completion = self.0.pop()?;
-        if let Err(error) = &completion.result {
-            crate::say::report(format_args!("disk: {error}"));
-        }
-        Some((completion.tag, completion.result.is_ok()))
+        let outcome = match completion.result {
+            Ok(()) => Outcome::Done,
+            Err(error) if matches!(error.errno(), libc::ENOSPC | libc::EDQUOT) => {
+                Outcome::NoRoom(error.to_string())
+            }
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        Some((completion.tag, outcome))
     }
 }

@@ -11,6 +11,7 @@ mod queue;
 mod refuser;
 mod request;
 mod stats;
+mod trouble;
 
 #[cfg(test)]
 mod limiter_levels;

@@ -2,12 +2,13 @@
 
 use super::{
     arrivals::Arrivals,
-    backend::{BackendQueue, Operation, Submission},
+    backend::{BackendQueue, Operation, Outcome, Submission},
     config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
     limiter::{LEAST_SLEEP, Limiter, Place},
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
+    trouble::Trouble,
 };
 use crate::virtio::{
     chain::Pieces,
@@ -37,6 +38,9 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 const COMPLETIONS: usize = 0;
 const TIMER: usize = 1;
 const RETUNED: usize = 2;
+const ROOM: usize = 3;
+/// Between two looks whether the host has room for what waits for it.
+const ROOM_AGAIN: Duration = Duration::from_millis(250);
 
 /// A request the backend works on.
 struct Pending {
@@ -49,6 +53,10 @@ struct Pending {
     arrived: u64,
     /// Whether the data is being made to last already.
     lasting: bool,
+    /// What to try again when the host has room.
+    again: Option<Submission>,
+    /// Whether the host had none before.
+    waits: bool,
 }
 
 /// A request whose time has not come.
@@ -80,6 +88,8 @@ pub struct DiskShared {
     pub limiter: Limiter,
     /// What was done.
     pub counters: Counters,
+    /// What the host does not let it do.
+    pub trouble: Trouble,
 }
 
 impl DiskShared {
@@ -112,6 +122,10 @@ pub struct BlockQueue {
     pending: Vec<Option<Pending>>,
     free: Vec<usize>,
     stalled: Option<Stalled>,
+    /// Slots of requests the host has no room for. They keep them, so that the guest cannot put up
+    /// more than there are.
+    roomless: Vec<usize>,
+    room: TimerFd,
     arrivals: Arrivals,
     used: Vec<Used>,
     submitted: bool,
@@ -136,6 +150,8 @@ impl BlockQueue {
             pending: (0..DEPTH).map(|_| None).collect(),
             free: (0..DEPTH as usize).collect(),
             stalled: None,
+            roomless: Vec::new(),
+            room: timer()?,
             arrivals: Arrivals::default(),
             used: Vec::new(),
             submitted: false,
@@ -184,8 +200,17 @@ impl BlockQueue {
             }
             Action::Submit { operation, offset, len, data } => {
                 let written = if operation == Operation::Read { writable_len } else { 0 };
-                let (bytes, lasting) = (len, false);
-                let request = Pending { head, status, written, operation, bytes, arrived, lasting };
+                let request = Pending {
+                    head,
+                    status,
+                    written,
+                    operation,
+                    bytes: len,
+                    arrived,
+                    lasting: false,
+                    again: None,
+                    waits: false,
+                };
                 let submission = Submission { operation, offset, len, data, tag: 0 };
                 self.admit(request, submission, now);
             }
@@ -233,11 +258,16 @@ impl BlockQueue {
         }
     }
 
-    fn launch(&mut self, request: Pending, mut submission: Submission) {
+    fn launch(&mut self, mut request: Pending, mut submission: Submission) {
         let Some(slot) = self.free.pop() else {
             return self.answer(request.head, &request.status, 0, Status::IoError);
         };
         submission.tag = slot as u64;
+        request.again = submission.again();
+        self.start_in(slot, request, submission);
+    }
+
+    fn start_in(&mut self, slot: usize, request: Pending, submission: Submission) {
         // SAFETY: the pieces lie in guest memory, which the ring keeps mapped until `stop`, and
         // `stop` waits for every completion.
         if unsafe { self.backend.push(submission) } {
@@ -245,9 +275,51 @@ impl BlockQueue {
             self.submitted = true;
         } else {
             self.free.push(slot);
+            self.disk.trouble.waited(usize::from(request.waits));
             self.disk.counters.error();
             self.answer(request.head, &request.status, 0, Status::IoError);
         }
+    }
+
+    /// Tries again what the host had no room for.
+    fn try_roomless(&mut self) {
+        for slot in std::mem::take(&mut self.roomless) {
+            let Some(request) = self.pending[slot].take() else { continue };
+            match request.again.as_ref().and_then(Submission::again) {
+                Some(submission) => self.start_in(slot, request, submission),
+                None => self.free.push(slot),
+            }
+        }
+    }
+
+    /// Keeps a request until the host has room; false if it cannot be tried again.
+    fn keep_roomless(&mut self, slot: usize, why: &str) -> bool {
+        let Some(request) = self.pending[slot].as_mut().filter(|r| r.again.is_some()) else {
+            return false;
+        };
+        if !request.waits {
+            request.waits = true;
+            self.disk.trouble.waits();
+            crate::say::report(format_args!("disk: {why}; the request waits for room"));
+        }
+        self.roomless.push(slot);
+        if let Err(error) = self.room.reset(ROOM_AGAIN, None) {
+            crate::say::report(format_args!("disk: timer: {error}"));
+            self.roomless.pop();
+            return false;
+        }
+        true
+    }
+
+    /// The driver does not want its requests any more.
+    fn forget_roomless(&mut self) {
+        for slot in std::mem::take(&mut self.roomless) {
+            if self.pending[slot].take().is_some() {
+                self.free.push(slot);
+                self.disk.trouble.waited(1);
+            }
+        }
+        let _ = self.room.clear();
     }
 
     fn flush_submissions(&mut self) {
@@ -262,13 +334,26 @@ impl BlockQueue {
     }
 
     fn reap(&mut self) {
-        while let Some((tag, success)) = self.backend.pop() {
+        while let Some((tag, outcome)) = self.backend.pop() {
             let Some(slot) = usize::try_from(tag).ok().filter(|&slot| slot < self.pending.len())
             else {
                 continue;
             };
-            let Some(request) = self.pending[slot].take() else { continue };
+            if let Outcome::NoRoom(why) = &outcome
+                && self.keep_roomless(slot, why)
+            {
+                continue;
+            }
+            let Some(mut request) = self.pending[slot].take() else { continue };
             self.free.push(slot);
+            if std::mem::take(&mut request.waits) {
+                self.disk.trouble.waited(1);
+            }
+            let success = outcome == Outcome::Done;
+            if let Outcome::NoRoom(why) | Outcome::Failed(why) = outcome {
+                crate::say::report(format_args!("disk: {why}"));
+                self.disk.trouble.failed(why);
+            }
             if success && !request.lasting && self.must_last(request.operation) {
                 self.launch(Pending { lasting: true, ..request }, Submission::flush());
                 continue;
@@ -320,7 +405,7 @@ impl BlockQueue {
     }
 
     fn in_flight(&self) -> bool {
-        self.free.len() < self.pending.len()
+        self.free.len() + self.roomless.len() < self.pending.len()
     }
 }
 
@@ -330,6 +415,7 @@ impl Handler for BlockQueue {
             (self.backend.event(), false),
             (self.timer.as_raw_fd(), false),
             (self.retuned.as_raw_fd(), false),
+            (self.room.as_raw_fd(), false),
         ]
     }
 
@@ -358,6 +444,10 @@ impl Handler for BlockQueue {
                 let _ = self.retuned.read();
                 self.retry();
             }
+            ROOM => {
+                let _ = self.room.wait();
+                self.try_roomless();
+            }
             _ => {}
         }
         self.take()?;
@@ -368,6 +458,7 @@ impl Handler for BlockQueue {
         if let Some(refuser) = self.refuser.take() {
             self.drain();
             self.backend = Box::new(refuser);
+            self.try_roomless();
             self.retry();
             self.flush_submissions();
         }
@@ -380,6 +471,7 @@ impl Handler for BlockQueue {
         let _ = self.timer.clear();
         let _ = self.retuned.read();
         self.drain();
+        self.forget_roomless();
         self.arrivals.clear();
         self.active = None;
     }

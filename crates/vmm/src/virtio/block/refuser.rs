@@ -1,6 +1,6 @@
 //! What is behind the queues of a disk that was taken from under its driver.
 
-use super::backend::{BackendQueue, Submission};
+use super::backend::{BackendQueue, Outcome, Submission};
 use std::{
     io,
     os::fd::{AsRawFd as _, RawFd},
@@ -37,8 +37,9 @@ impl BackendQueue for Refuser {
         self.event.as_raw_fd()
     }
 
-    fn pop(&mut self) -> Option<(u64, bool)> {
+    fn pop(&mut self) -> Option<(u64, Outcome)> {
         let _ = self.event.read();
-        self.tags.pop().map(|tag| (tag, false))
+        let refused = || Outcome::Failed("the disk was taken away".to_owned());
+        self.tags.pop().map(|tag| (tag, refused()))
     }
 }

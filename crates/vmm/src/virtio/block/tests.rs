@@ -1,5 +1,5 @@
 use super::{
-    backend::{Backend, BackendQueue, Operation, Submission},
+    backend::{Backend, BackendQueue, Operation, Outcome, Submission},
     device::{BlockConfig, BlockDevice},
     limiter::Rates,
     queue::DiskShared,
@@ -30,12 +30,13 @@ struct Content {
     seen: Vec<(Operation, u64, u64)>,
     fail: bool,
     fail_flush: bool,
+    full: bool,
 }
 
 struct MemoryQueue {
     disk: MemoryDisk,
     accepted: Vec<Submission>,
-    done: VecDeque<(u64, bool)>,
+    done: VecDeque<(u64, Outcome)>,
     event: EventFd,
 }
 
@@ -75,6 +76,10 @@ impl BackendQueue for MemoryQueue {
         let mut content = self.disk.0.lock().unwrap();
         for Submission { operation, offset, len, data, tag } in self.accepted.drain(..) {
             content.seen.push((operation, offset, len));
+            if content.full && operation != Operation::Read {
+                self.done.push_back((tag, Outcome::NoRoom("no space left".to_owned())));
+                continue;
+            }
             let range = offset as usize..(offset + len) as usize;
             match operation {
                 Operation::Read => assert_eq!(data.write(&content.bytes[range]) as u64, len),
@@ -83,7 +88,8 @@ impl BackendQueue for MemoryQueue {
                 Operation::Flush => {}
             }
             let failed = content.fail || content.fail_flush && operation == Operation::Flush;
-            self.done.push_back((tag, !failed));
+            let failure = || Outcome::Failed("broken medium".to_owned());
+            self.done.push_back((tag, if failed { failure() } else { Outcome::Done }));
         }
         self.event.write(1)
     }
@@ -92,7 +98,7 @@ impl BackendQueue for MemoryQueue {
         self.event.as_raw_fd()
     }
 
-    fn pop(&mut self) -> Option<(u64, bool)> {
+    fn pop(&mut self) -> Option<(u64, Outcome)> {
         let _ = self.event.read();
         self.done.pop_front()
     }
@@ -414,4 +420,74 @@ fn the_configuration_says_what_the_disk_is() {
     assert_eq!(config(48), 1 << 21, "max_write_zeroes_sectors");
     assert_eq!(setup.driver.read8(0x2038), 1, "write_zeroes_may_unmap");
     assert_eq!(config(0x100), 0, "nothing behind the end");
+}
+
+impl Setup {
+    fn full(&self, full: bool) {
+        self.disk.0.lock().unwrap().full = full;
+    }
+
+    /// A write that finds no room; returns once it waits.
+    fn write_without_room(&mut self) {
+        self.full(true);
+        self.header(1, 0);
+        self.queue.submit(&[(HEADER, 16, false), (DATA, 512, false), (STATUS, 1, true)]);
+        self.driver.ring(0);
+        eventually(|| self.trouble().no_room_since_unix_ms > 0);
+    }
+
+    fn trouble(&self) -> api::vmm::AttachedDisk {
+        let mut disk = api::vmm::AttachedDisk::default();
+        self.shared.trouble.describe(&mut disk);
+        disk
+    }
+}
+
+#[test]
+fn what_finds_no_room_waits_for_it_and_reads_go_on() {
+    let mut setup = plain();
+    setup.put(DATA, &[0xa5; 512]);
+    setup.write_without_room();
+    // With a header and a status of its own.
+    setup.put(HEADER + 0x100, &0u32.to_le_bytes());
+    setup.put(HEADER + 0x108, &9u64.to_le_bytes());
+    let read = [(HEADER + 0x100, 16, false), (DATA + 0x1000, 512, true), (STATUS + 0x100, 1, true)];
+    let head = setup.queue.submit(&read);
+    setup.driver.ring(0);
+    assert_eq!(setup.queue.wait(), (head, 513), "a read needs no room");
+    assert_eq!(setup.get(STATUS, 1), [0xee], "the write is not answered");
+    setup.full(false);
+    assert_eq!(setup.queue.wait().1, 1);
+    assert_eq!(setup.get(STATUS, 1), [0]);
+    assert_eq!(setup.disk.0.lock().unwrap().bytes[..512], [0xa5; 512]);
+    let told = setup.trouble();
+    assert_eq!((told.no_room_since_unix_ms, told.failed_requests), (0, 0));
+    assert_eq!(setup.shared.counters.snapshot("d").errors, 0);
+}
+
+#[test]
+fn a_driver_that_resets_a_full_disk_does_not_wait_for_room() {
+    let mut setup = plain();
+    setup.write_without_room();
+    setup.driver.negotiate(setup.driver.offered());
+    assert_eq!(setup.trouble().no_room_since_unix_ms, 0);
+    setup.queue = DriverQueue::new(&setup.driver.host.memory, 0);
+    setup.driver.set_up(0, &setup.queue);
+    setup.driver.driver_ok();
+    setup.full(false);
+    assert_eq!(setup.request(4, 0, &[]).0, 0);
+    let writes = setup.disk.seen().into_iter().filter(|seen| seen.0 == Operation::Write).count();
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    let later = setup.disk.seen().into_iter().filter(|seen| seen.0 == Operation::Write).count();
+    assert_eq!(later, writes, "what was forgotten is not written");
+}
+
+#[test]
+fn what_the_host_fails_is_told_with_the_reason() {
+    let mut setup = plain();
+    setup.disk.0.lock().unwrap().fail = true;
+    assert_eq!(setup.request(1, 0, &[(DATA, 512, false)]), (1, 1));
+    let told = setup.trouble();
+    assert_eq!((told.failed_requests, told.last_failure.as_str()), (1, "broken medium"));
+    assert!(told.last_failure_unix_ms > 0);
 }
