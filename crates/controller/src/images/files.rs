@@ -298,10 +298,17 @@ mod tests {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         assert_eq!(left(), 0);
-        drop(files.create("m-1", 0).await.unwrap());
-        assert_eq!(left(), 0);
-        files.create("m-1", 0).await.unwrap().complete().await.unwrap();
-        assert_eq!(left(), 1);
+        // Of another image: one of those above may still come and go.
+        let there = |name: &str| folder.path().join("images").join(name).exists();
+        drop(files.create("m-2", 0).await.unwrap());
+        assert!(!there("m-2") && !there("m-2.partial"));
+        files.create("m-2", 0).await.unwrap().complete().await.unwrap();
+        assert!(there("m-2") && !there("m-2.partial"));
+        files.link("m-2", "m-3").await.unwrap();
+        files.link("m-2", "m-3").await.unwrap();
+        assert!(there("m-2") && there("m-3") && !there("m-3.partial"));
+        files.remove("m-2").await;
+        assert!(there("m-3") && files.link("m-2", "m-4").await.is_err());
     }
 
     #[test]
