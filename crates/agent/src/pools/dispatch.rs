@@ -2,13 +2,14 @@
 
 use super::{Pool, Pools};
 use crate::{
-    disks::{Attachments, Disks, Frozen, OpenChain},
+    disks::{Attachments, Disks, Frozen, OpenChain, OpenLayer},
     error::{Error, Result},
 };
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 const UNAVAILABLE: &str = "StoragePoolUnavailable";
+const SNAPSHOT_MISSING: &str = "SnapshotMissing";
 
 impl Pools {
     /// Which VMM has which disk.
@@ -99,6 +100,24 @@ impl Pools {
     /// When a file of the chain is not here.
     pub fn open_backing(&self, disk_id: &str) -> Result<OpenChain> {
         self.of(disk_id)?.open_backing(disk_id)
+    }
+
+    /// The layers of a snapshot. See [`Disks::open_snapshot`].
+    ///
+    /// # Errors
+    /// When no pool has it, or none of those that can be reached.
+    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<Vec<OpenLayer>> {
+        for disks in self.available() {
+            match disks.open_snapshot(snapshot_id) {
+                Err(e) if e.code() == SNAPSHOT_MISSING => {}
+                outcome => return outcome,
+            }
+        }
+        let message = "this host does not have the snapshot";
+        Err(match self.pools.iter().find(|pool| pool.disks().is_none()) {
+            Some(pool) => unavailable(pool, snapshot_id),
+            None => Error::resource(snapshot_id, SNAPSHOT_MISSING, message),
+        })
     }
 
     /// Which chain a disk has; none while that cannot be asked.
