@@ -8,7 +8,6 @@ use crate::{
 use agent::{
     cgroups::Cgroups,
     controller_link::{self, JoinToken},
-    disks::Disks,
     events::EventLog,
     host::{Board, Host, Settings},
     images::Images,
@@ -19,6 +18,7 @@ use agent::{
     },
     layout::Layout,
     networks::Networks,
+    pools::Pools,
     vmm_client::VmmClient,
 };
 use api::{
@@ -177,7 +177,7 @@ impl World {
             Host {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
-                disks: Disks::open_all(layout.clone()).unwrap(),
+                disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
                 networks: Networks::open(&layout, &netns).await.unwrap(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
                 events: EventLog::open(&layout.events()).unwrap(),
@@ -484,5 +484,5 @@ pub fn disk_spec(id: &str) -> DiskSpec {
 }
 
 pub fn snapshot_spec(id: &str, disk_id: &str) -> SnapshotSpec {
-    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1 }
+    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1, ..SnapshotSpec::default() }
 }

@@ -239,6 +239,7 @@ pub async fn a_snapshots_content_is_one_file() {
                 snapshot_id: id.into(),
                 disk_id: "d-data".into(),
                 disk_size_gib: 1,
+                ..SnapshotSpec::default()
             });
         });
         host.until(id, |h| snapshot(h, id).filter(|s| s.state == "accomplished")).await;
