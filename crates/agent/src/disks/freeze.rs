@@ -106,7 +106,11 @@ impl Disks {
 
     /// Why a snapshot is not there; until it is.
     pub fn explain_snapshot(&self, snapshot_id: &str, error: &Error) {
-        let said = (error.code().to_owned(), error.to_string());
+        let mut said = error.to_string();
+        if !said.contains(snapshot_id) {
+            said = format!("{snapshot_id}: {said}");
+        }
+        let said = (error.code().to_owned(), said);
         self.snapshot_errors().insert(snapshot_id.to_owned(), said);
     }
 
