@@ -65,7 +65,7 @@ pub async fn names_are_unique_and_attributes_change(backend: &impl Backend) {
     change(&*store, update).await.unwrap();
     let filter =
         ImageFilter { tags: vec![("env".to_owned(), String::new())], ..Default::default() };
-    assert_eq!(list(&*store, filter).await, [renamed.clone()]);
+    assert_eq!(list(&*store, filter).await, std::slice::from_ref(&renamed));
     let taken = ImageRecord { name: "name of m-2".to_owned(), ..renamed };
     let update = DisksPlan { update_images: vec![taken], ..Default::default() };
     let error = change(&*store, update).await.unwrap_err();
