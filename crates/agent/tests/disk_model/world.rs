@@ -484,5 +484,10 @@ pub fn disk_spec(id: &str) -> DiskSpec {
 }
 
 pub fn snapshot_spec(id: &str, disk_id: &str) -> SnapshotSpec {
-    SnapshotSpec { snapshot_id: id.into(), disk_id: disk_id.into(), disk_size_gib: 1, ..SnapshotSpec::default() }
+    SnapshotSpec {
+        snapshot_id: id.into(),
+        disk_id: disk_id.into(),
+        disk_size_gib: 1,
+        ..SnapshotSpec::default()
+    }
 }
