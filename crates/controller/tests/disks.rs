@@ -177,6 +177,7 @@ async fn a_disk_grows_and_changes_its_level_while_in_use() {
         disk_category: category.to_owned(),
         performance_level: level.to_owned(),
         dry_run,
+        ..Default::default()
     };
     let dry = cloud.disks().modify_disk_spec(spec("", "PL2", true)).await.unwrap_err();
     assert_eq!(code(&dry), "DryRunOperation");
@@ -199,6 +200,80 @@ async fn a_disk_grows_and_changes_its_level_while_in_use() {
     let spec = specs.iter().find(|spec| spec.disk_id == disk_id).unwrap();
     assert_eq!((spec.size_gib, spec.category.as_str()), (500, "cloud_auto"));
     assert_eq!(spec.iops, disk.iops);
+}
+
+#[tokio::test]
+async fn a_cloud_auto_disk_has_provisioned_iops_and_bursts() {
+    let (cloud, site, agent) = cloud_with_host().await;
+    let instance_id = run(&cloud, site.run(1)).await;
+    let order = |category: &str, provisioned_iops, bursting_enabled| CreateDiskRequest {
+        instance_id: instance_id.clone(),
+        disk_category: category.to_owned(),
+        size: 100,
+        provisioned_iops,
+        bursting_enabled,
+        ..Default::default()
+    };
+    for (order, wanted) in [
+        (order("cloud_essd", 1, false), "InvalidParameter.Conflict"),
+        (order("", 0, true), "InvalidParameter.Conflict"),
+        (order("cloud_auto", 50_001, false), "InvalidProvisionedIops.LimitExceeded"),
+    ] {
+        let refused = cloud.disks().create_disk(order).await.unwrap_err();
+        assert_eq!(code(&refused), wanted, "{refused}");
+    }
+    let made = cloud.disks().create_disk(order("cloud_auto", 1000, false)).await.unwrap();
+    let disk_id = made.into_inner().disk_id;
+    // 1,800 + 50 for each GiB, and 16 KiB for each IOPS beyond that.
+    let disk = until(&cloud, &disk_id, |disk| disk.in_effect).await;
+    assert_eq!((disk.iops, disk.throughput, disk.provisioned_iops), (7_800, 185, 1000));
+
+    let bursts = |enabled| ModifyDiskAttributeRequest {
+        disk_id: disk_id.clone(),
+        bursting_enabled: Some(enabled),
+        ..Default::default()
+    };
+    cloud.disks().modify_disk_attribute(bursts(true)).await.unwrap();
+    let disk = until(&cloud, &disk_id, |disk| disk.in_effect && disk.bursting_enabled).await;
+    assert_eq!((disk.iops, disk.throughput), (100_000, 1562));
+    assert_eq!(agent.spec().disks.iter().find(|d| d.disk_id == disk_id).unwrap().iops, 100_000);
+    cloud.disks().modify_disk_attribute(bursts(false)).await.unwrap();
+
+    let spec = |category: &str, iops| ModifyDiskSpecRequest {
+        disk_id: disk_id.clone(),
+        disk_category: category.to_owned(),
+        provisioned_iops: iops,
+        ..Default::default()
+    };
+    cloud.disks().modify_disk_spec(spec("", Some(0))).await.unwrap();
+    let disk = until(&cloud, &disk_id, |disk| disk.in_effect).await;
+    assert_eq!((disk.iops, disk.throughput, disk.bursting_enabled), (6_800, 170, false));
+    // Growth keeps them, another category does not have them.
+    cloud.disks().modify_disk_spec(spec("", Some(200))).await.unwrap();
+    let grow = ResizeDiskRequest { disk_id: disk_id.clone(), new_size: 200, ..Default::default() };
+    cloud.disks().resize_disk(grow).await.unwrap();
+    let disk = until(&cloud, &disk_id, |disk| disk.in_effect).await;
+    assert_eq!((disk.iops, disk.provisioned_iops), (12_000, 200));
+    let refused = cloud.disks().modify_disk_spec(spec("cloud_ssd", Some(1))).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidParameter.Conflict");
+    cloud.disks().modify_disk_spec(spec("cloud_ssd", None)).await.unwrap();
+    let disk = until(&cloud, &disk_id, |disk| disk.in_effect).await;
+    assert_eq!((disk.iops, disk.provisioned_iops), (7_800, 0));
+    let refused = cloud.disks().modify_disk_attribute(bursts(true)).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidParameter.Conflict");
+
+    // Those of a new instance have them too.
+    let auto = DataDisk {
+        category: "cloud_auto".to_owned(),
+        size: 100,
+        provisioned_iops: 1000,
+        ..Default::default()
+    };
+    let request = RunInstancesRequest { data_disk: vec![auto], ..site.run(1) };
+    let instance_id = run(&cloud, request).await;
+    let request = DescribeDisksRequest { instance_id, ..Default::default() };
+    let disks = list(&cloud, request).await;
+    assert!(disks.iter().any(|disk| (disk.iops, disk.provisioned_iops) == (7_800, 1000)));
 }
 
 #[tokio::test]

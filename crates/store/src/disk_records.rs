@@ -19,6 +19,10 @@ pub struct DiskRecord {
     pub iops: u64,
     /// Limit in bytes per second.
     pub bytes_per_second: u64,
+    /// IOPS beyond the baseline, of `cloud_auto` only.
+    pub provisioned_iops: u64,
+    /// Whether the limits are those of a burst, of `cloud_auto` only.
+    pub bursting_enabled: bool,
     /// Zone.
     pub zone_id: String,
     /// Image it began as a copy-on-write copy of, empty: none.

@@ -148,6 +148,8 @@ fn replace(
         system: true,
         delete_with_instance: true,
         delete_auto_snapshot: old.delete_auto_snapshot,
+        provisioned_iops: old.provisioned_iops,
+        bursting_enabled: old.bursting_enabled,
         created_ms: now,
         generation: 1,
         ..Default::default()

@@ -57,6 +57,7 @@ fn new_disk(request: &CreateDiskRequest) -> Result<(DiskRecord, Shape), Refusal>
     validation::display_name("InvalidDiskName.Malformed", "disk name", &request.disk_name)?;
     validation::description("InvalidDescription.Malformed", &request.description)?;
     let shape = Shape::parse(&request.disk_category, &request.performance_level, &DATA)?;
+    shape.check_extras(request.provisioned_iops, request.bursting_enabled)?;
     if request.size == 0 && request.snapshot_id.is_empty() {
         return Err(missing("size"));
     }
@@ -65,6 +66,8 @@ fn new_disk(request: &CreateDiskRequest) -> Result<(DiskRecord, Shape), Refusal>
         description: request.description.clone(),
         zone_id: request.zone_id.clone(),
         tags: validation::tags(&request.tag)?,
+        provisioned_iops: request.provisioned_iops,
+        bursting_enabled: request.bursting_enabled,
         generation: 1,
         ..Default::default()
     };

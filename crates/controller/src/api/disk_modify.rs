@@ -26,14 +26,27 @@ fn check_attributes(request: &ModifyDiskAttributeRequest) -> Result<(), Refusal>
     let nothing = request.disk_name.is_none()
         && request.description.is_none()
         && request.delete_with_instance.is_none()
-        && request.delete_auto_snapshot.is_none();
+        && request.delete_auto_snapshot.is_none()
+        && request.bursting_enabled.is_none();
     if nothing {
         return Err(refuse(
             400,
             "MissingParameter",
-            "nothing to modify is given; give disk_name, description, delete_with_instance or \
-             delete_auto_snapshot",
+            "nothing to modify is given; give disk_name, description, delete_with_instance, \
+             delete_auto_snapshot or bursting_enabled",
         ));
+    }
+    Ok(())
+}
+
+fn set_bursting(disk: &mut DiskRecord, enabled: bool) -> Result<(), Refusal> {
+    let shape = Shape::parse(&disk.category, &disk.performance_level, &SPEC)?;
+    shape.check_extras(0, enabled)?;
+    if disk.bursting_enabled != enabled {
+        disk.bursting_enabled = enabled;
+        shape.give(disk, u32::try_from(disk.size_gib).unwrap_or(u32::MAX), &SPEC)?;
+        disk.generation += 1;
+        disk_state::refresh(disk);
     }
     Ok(())
 }
@@ -79,6 +92,9 @@ fn modify(
     }
     if let Some(goes_with_it) = request.delete_auto_snapshot {
         disk.delete_auto_snapshot = goes_with_it;
+    }
+    if let Some(enabled) = request.bursting_enabled {
+        set_bursting(disk, enabled)?;
     }
     Ok(renamed)
 }
@@ -150,7 +166,8 @@ fn resize(
     Ok(())
 }
 
-fn change_spec(disk: &mut DiskRecord, category: &str, level: &str) -> Result<(), Refusal> {
+fn change_spec(disk: &mut DiskRecord, request: &ModifyDiskSpecRequest) -> Result<(), Refusal> {
+    let (category, level) = (&*request.disk_category, &*request.performance_level);
     disk_state::expect(disk, &[IN_USE, AVAILABLE], "ModifyDiskSpec")?;
     let same_category = category.is_empty() || category == disk.category;
     let shape = match (same_category, level.is_empty()) {
@@ -160,6 +177,10 @@ fn change_spec(disk: &mut DiskRecord, category: &str, level: &str) -> Result<(),
     };
     let size_gib = u32::try_from(disk.size_gib).unwrap_or(u32::MAX);
     let before = disk.clone();
+    if let Some(iops) = request.provisioned_iops {
+        shape.check_extras(iops, false)?;
+        disk.provisioned_iops = iops;
+    }
     shape.give(disk, size_gib, &SPEC)?;
     if *disk != before {
         disk.generation += 1;
@@ -215,13 +236,16 @@ impl Api {
         if request.disk_id.is_empty() {
             return Err(missing("disk_id"));
         }
-        if request.disk_category.is_empty() && request.performance_level.is_empty() {
-            return Err(missing("disk_category or performance_level"));
+        let nothing = request.disk_category.is_empty()
+            && request.performance_level.is_empty()
+            && request.provisioned_iops.is_none();
+        if nothing {
+            return Err(missing("disk_category, performance_level or provisioned_iops"));
         }
         let lookup = DisksLookup { disk_ids: vec![request.disk_id.clone()], ..Default::default() };
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
-            change_spec(&mut disk, &request.disk_category, &request.performance_level)?;
+            change_spec(&mut disk, &request)?;
             if request.dry_run {
                 return Err(dry_run());
             }

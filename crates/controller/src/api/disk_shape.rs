@@ -64,6 +64,22 @@ impl Shape {
         Ok(Self { category, level })
     }
 
+    /// Refuses what only `cloud_auto` disks have.
+    pub fn check_extras(&self, provisioned_iops: u64, bursting: bool) -> Result<(), Refusal> {
+        if self.category == DiskCategory::CloudAuto || (provisioned_iops == 0 && !bursting) {
+            return Ok(());
+        }
+        let what = if bursting { "bursts" } else { "provisioned IOPS" };
+        Err(refuse(
+            400,
+            "InvalidParameter.Conflict",
+            format!(
+                "a {} disk has no {what}; use cloud_auto, or leave them out",
+                self.category.as_str()
+            ),
+        ))
+    }
+
     /// The least size there is.
     pub fn least(&self) -> Result<u32, Refusal> {
         catalog::size_range(self.category, self.level)
@@ -71,11 +87,28 @@ impl Shape {
             .map_err(|error| invalid(error.to_string()))
     }
 
-    /// Gives a disk this shape and a size, and the limits of both.
+    /// Gives a disk this shape and a size, and the limits of both and of what the disk says it has
+    /// beyond its baseline. Another category than `cloud_auto` has nothing beyond it.
     pub fn give(&self, disk: &mut DiskRecord, size_gib: u32, codes: &Codes) -> Result<(), Refusal> {
         let (status, code) = codes.size;
-        let performance = catalog::disk_performance(self.category, self.level, size_gib)
-            .map_err(|error| refuse(status, code, error.to_string()))?;
+        if self.category != DiskCategory::CloudAuto {
+            (disk.provisioned_iops, disk.bursting_enabled) = (0, false);
+        }
+        let performance = match (self.category, disk.bursting_enabled) {
+            (DiskCategory::CloudAuto, false) => {
+                catalog::provisioned_performance(size_gib, disk.provisioned_iops)
+            }
+            (DiskCategory::CloudAuto, true) => {
+                catalog::burst_performance(size_gib, disk.provisioned_iops)
+            }
+            _ => catalog::disk_performance(self.category, self.level, size_gib),
+        };
+        let performance = performance.map_err(|error| match error {
+            catalog::Error::ProvisionedIops { .. } => {
+                refuse(400, "InvalidProvisionedIops.LimitExceeded", error.to_string())
+            }
+            error => refuse(status, code, error.to_string()),
+        })?;
         let level = match self.level {
             None if self.category.has_levels() => Some(PerformanceLevel::default_for(size_gib)),
             given => given,

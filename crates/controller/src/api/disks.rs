@@ -167,6 +167,8 @@ impl Api {
             multi_attach: "Disabled".to_owned(),
             disk_charge_type: "PostPaid".to_owned(),
             host_id: record.host_id,
+            provisioned_iops: record.provisioned_iops,
+            bursting_enabled: record.bursting_enabled,
             storage_pool_id: record.pool_id,
             auto_snapshot_policy_id: record.policy_id,
         }

@@ -75,6 +75,9 @@ fn system_disk(
         ));
     }
     let mut disk = named(&wanted.disk_name, &wanted.description)?;
+    shape.check_extras(wanted.provisioned_iops, wanted.bursting_enabled)?;
+    disk.provisioned_iops = wanted.provisioned_iops;
+    disk.bursting_enabled = wanted.bursting_enabled;
     shape.give(&mut disk, size_gib, &SYSTEM)?;
     disk.image_id.clone_from(&image.image_id);
     disk.system = true;
@@ -98,6 +101,9 @@ fn data_disk(
     if size == 0 {
         return Err(missing(&format!("data_disk[{index}].size")));
     }
+    shape.check_extras(wanted.provisioned_iops, wanted.bursting_enabled)?;
+    disk.provisioned_iops = wanted.provisioned_iops;
+    disk.bursting_enabled = wanted.bursting_enabled;
     shape.give(&mut disk, size, &DATA)?;
     disk.position = u32::try_from(index + 1).unwrap_or(u32::MAX);
     disk.delete_with_instance = wanted.delete_with_instance.unwrap_or(true);

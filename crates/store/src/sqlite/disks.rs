@@ -220,7 +220,8 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
                  reported_state = ?23, reported_code = ?24, reported_message = ?25,
                  reported_generation = ?26, reported_instance_id = ?27, reported_size_bytes = ?28,
                  reported_epoch = ?29, status = ?30,
-                 policy_id = ?31, policy_point_ms = ?32, pool_id = ?33
+                 policy_id = ?31, policy_point_ms = ?32, pool_id = ?33,
+                 provisioned_iops = ?34, bursting_enabled = ?35
              WHERE disk_id = ?1",
         )?
         .execute(params![
@@ -256,7 +257,9 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
             disk.status,
             disk.policy_id,
             disk.policy_point_ms,
-            disk.pool_id
+            disk.pool_id,
+            disk.provisioned_iops as i64,
+            disk.bursting_enabled
         ])?;
     Ok(())
 }

@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("snapshots.sql"),
     include_str!("images.sql"),
     include_str!("pools.sql"),
+    include_str!("auto_disks.sql"),
 ];
 
 /// How to open a store.

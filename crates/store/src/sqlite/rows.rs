@@ -220,6 +220,8 @@ impl FromRow for DiskRecord {
             size_gib: num(row, "size_gib")?,
             iops: num(row, "iops")?,
             bytes_per_second: num(row, "bytes_per_second")?,
+            provisioned_iops: num(row, "provisioned_iops")?,
+            bursting_enabled: row.get("bursting_enabled")?,
             zone_id: row.get("zone_id")?,
             image_id: row.get("image_id")?,
             source_snapshot_id: row.get("source_snapshot_id")?,

@@ -47,7 +47,7 @@ pub(crate) struct DeleteArguments {
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("attribute").required(true).multiple(true).args([
-    "name", "description", "delete_with_instance", "delete_auto_snapshot",
+    "name", "description", "delete_with_instance", "delete_auto_snapshot", "bursting",
 ]))]
 pub(crate) struct ModifyArguments {
     #[arg(required = true)]
@@ -63,11 +63,14 @@ pub(crate) struct ModifyArguments {
     /// Whether its automatic snapshots go with it
     #[arg(long, value_name = "true|false")]
     delete_auto_snapshot: Option<bool>,
+    /// Whether it may burst, of cloud_auto
+    #[arg(long, value_name = "true|false")]
+    bursting: Option<bool>,
 }
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("spec").required(true).multiple(true).args([
-    "category", "performance_level",
+    "category", "performance_level", "provisioned_iops",
 ]))]
 pub(crate) struct SpecArguments {
     id: String,
@@ -77,6 +80,9 @@ pub(crate) struct SpecArguments {
     /// PL0 to PL3, of cloud_essd
     #[arg(long, default_value = "", hide_default_value = true)]
     performance_level: String,
+    /// IOPS beyond the baseline, of cloud_auto
+    #[arg(long)]
+    provisioned_iops: Option<u64>,
     /// Only check the order
     #[arg(long)]
     dry_run: bool,
@@ -165,6 +171,7 @@ pub(super) async fn modify(context: &Context, arguments: ModifyArguments) -> Res
         description: arguments.description,
         delete_with_instance: arguments.delete_with_instance,
         delete_auto_snapshot: arguments.delete_auto_snapshot,
+        bursting_enabled: arguments.bursting,
     };
     let answer = context.cloud.disks().modify_disk_attribute(request).await?.into_inner();
     context.done(&answer, &arguments.ids, &format!("disk {} modified", arguments.ids.join(", ")));
@@ -176,6 +183,7 @@ pub(super) async fn spec(context: &Context, arguments: SpecArguments) -> Result<
         disk_id: arguments.id.clone(),
         disk_category: arguments.category,
         performance_level: arguments.performance_level,
+        provisioned_iops: arguments.provisioned_iops,
         dry_run: arguments.dry_run,
     };
     let answer = context.cloud.disks().modify_disk_spec(request).await?.into_inner();

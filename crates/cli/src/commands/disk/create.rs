@@ -43,6 +43,12 @@ pub(crate) struct CreateArguments {
     /// PL0 to PL3, of cloud_essd
     #[arg(long, default_value = "", hide_default_value = true)]
     performance_level: String,
+    /// IOPS beyond the baseline, of cloud_auto
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    provisioned_iops: u64,
+    /// May burst, of cloud_auto
+    #[arg(long)]
+    bursting: bool,
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -65,6 +71,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         zone_id: arguments.zone,
         disk_category: arguments.category,
         performance_level: arguments.performance_level,
+        provisioned_iops: arguments.provisioned_iops,
+        bursting_enabled: arguments.bursting,
         size: arguments.size,
         disk_name: arguments.name,
         description: arguments.description,

@@ -80,7 +80,7 @@ struct InstanceArguments {
     /// File with user data, for cloud-init; - for standard input
     #[arg(long)]
     user_data: Option<PathBuf>,
-    /// category=,size=GiB,performance-level=,name=
+    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true
     #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
     system_disk: DiskText,
     /// As --system-disk, and keep=true to outlive the instance, snapshot=s-1 for its content; several
@@ -119,6 +119,8 @@ struct DiskText {
     name: String,
     keep: bool,
     snapshot: String,
+    provisioned_iops: u64,
+    bursting: bool,
 }
 
 fn disk(text: &str) -> Result<DiskText, String> {
@@ -138,9 +140,19 @@ fn disk(text: &str) -> Result<DiskText, String> {
             "keep" => {
                 disk.keep = value.parse().map_err(|_| "keep is true or false".to_owned())?;
             }
+            "provisioned-iops" => {
+                disk.provisioned_iops = value
+                    .parse()
+                    .map_err(|_| format!("provisioned-iops={value} is not a number"))?;
+            }
+            "bursting" => {
+                disk.bursting =
+                    value.parse().map_err(|_| "bursting is true or false".to_owned())?;
+            }
             _ => {
                 return Err(format!(
-                    "{key} is none of category, size, performance-level, name, keep, snapshot"
+                    "{key} is none of category, size, performance-level, name, keep, snapshot, \
+                     provisioned-iops, bursting"
                 ));
             }
         }
@@ -174,6 +186,8 @@ impl InstanceArguments {
             size: system.size,
             performance_level: system.performance_level,
             disk_name: system.name,
+            provisioned_iops: system.provisioned_iops,
+            bursting_enabled: system.bursting,
             description: String::new(),
         };
         let data = self.data_disks.iter().cloned().map(|disk| DataDisk {
@@ -183,6 +197,8 @@ impl InstanceArguments {
             disk_name: disk.name,
             delete_with_instance: disk.keep.then_some(false),
             snapshot_id: disk.snapshot,
+            provisioned_iops: disk.provisioned_iops,
+            bursting_enabled: disk.bursting,
             ..Default::default()
         });
         (system, data.collect())
@@ -311,6 +327,8 @@ mod tests {
             super::disk("size=40,category=cloud_essd,performance-level=PL1,keep=true").unwrap();
         assert_eq!((disk.size, disk.category.as_str(), disk.keep), (40, "cloud_essd", true));
         assert_eq!(super::disk("").unwrap(), DiskText::default());
+        let disk = super::disk("category=cloud_auto,provisioned-iops=50,bursting=true").unwrap();
+        assert_eq!((disk.provisioned_iops, disk.bursting), (50, true));
         assert!(super::disk("sise=40").unwrap_err().contains("sise"));
         assert!(super::disk("size=big").unwrap_err().contains("GiB"));
     }
