@@ -163,6 +163,11 @@ impl IoQueue {
         self.mailbox.as_fd()
     }
 
+    /// Does [`pop`](Self::pop) have something to give? Asks the host nothing.
+    pub fn has_completions(&mut self) -> bool {
+        !self.ready.is_empty() || self.ring.as_mut().is_some_and(Ring::has_completions)
+    }
+
     /// The next completion, in any order. Call until it gives `None`: the event descriptor is
     /// only sure to fire again after that.
     pub fn pop(&mut self) -> Option<Completion> {

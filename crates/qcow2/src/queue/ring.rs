@@ -143,6 +143,11 @@ impl Ring {
         self.ring.submit()
     }
 
+    /// Has a transfer ended that was not reaped yet?
+    pub(super) fn has_completions(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
     /// The next ended transfer: slot, index, result.
     pub(super) fn reap(&mut self) -> Option<(usize, usize, i64)> {
         let entry = self.ring.completion().next()?;

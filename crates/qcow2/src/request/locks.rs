@@ -4,6 +4,7 @@
 //! host cluster is given back while I/O to it is under way, and a cluster is allocated once.
 //! Waiting is first come, first served among requests that overlap.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +20,6 @@ pub(crate) struct LockId(u64);
 
 #[derive(Debug)]
 struct Held {
-    id: u64,
     start: u64,
     end: u64,
     exclusive: bool,
@@ -43,7 +43,25 @@ pub(crate) struct RangeLocks {
 struct State {
     next: u64,
     waiting: usize,
-    locks: Vec<Held>,
+    /// Of all locks, those that are exclusive. Without one, who wants to share need not look around.
+    exclusive: usize,
+    locks: BTreeMap<u64, Held>,
+}
+
+impl State {
+    /// Those whose turn has come: that nobody who came before stands in the way of.
+    fn grant(&mut self) -> Vec<(Arc<dyn Wake>, u64)> {
+        let granted: Vec<u64> = (self.locks.iter())
+            .filter(|(id, lock)| {
+                let mut before = self.locks.range(..**id);
+                lock.waiter.is_some()
+                    && !before.any(|(_, l)| l.conflicts(lock.start, lock.end, lock.exclusive))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        self.waiting -= granted.len();
+        granted.iter().filter_map(|id| self.locks.get_mut(id)?.waiter.take()).collect()
+    }
 }
 
 impl RangeLocks {
@@ -58,12 +76,14 @@ impl RangeLocks {
         token: u64,
     ) -> (LockId, bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = !state.locks.iter().any(|l| l.conflicts(start, end, exclusive));
+        let alone = !exclusive && state.exclusive == 0;
+        let free = alone || !state.locks.values().any(|l| l.conflicts(start, end, exclusive));
         let id = state.next;
         state.next += 1;
         let waiter = (!free).then(|| (Arc::clone(wake), token));
         state.waiting += usize::from(!free);
-        state.locks.push(Held { id, start, end, exclusive, waiter });
+        state.exclusive += usize::from(exclusive);
+        state.locks.insert(id, Held { start, end, exclusive, waiter });
         (LockId(id), free)
     }
 
@@ -72,21 +92,12 @@ impl RangeLocks {
         let mut woken = Vec::new();
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = state.locks.iter().position(|l| l.id == id.0) {
-                let gone = state.locks.remove(at);
+            if let Some(gone) = state.locks.remove(&id.0) {
                 state.waiting -= usize::from(gone.waiter.is_some());
+                state.exclusive -= usize::from(gone.exclusive);
             }
-            let mut at = 0;
-            while state.waiting > 0 && at < state.locks.len() {
-                let (before, rest) = state.locks.split_at_mut(at);
-                let lock = &mut rest[0];
-                if lock.waiter.is_some()
-                    && !before.iter().any(|l| l.conflicts(lock.start, lock.end, lock.exclusive))
-                {
-                    woken.extend(lock.waiter.take());
-                    state.waiting -= 1;
-                }
-                at += 1;
+            if state.waiting > 0 {
+                woken = state.grant();
             }
         }
         for (wake, token) in woken {

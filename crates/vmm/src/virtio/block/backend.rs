@@ -70,6 +70,10 @@ pub trait BackendQueue: Send {
     /// # Safety
     /// The memory of `data` must stay mapped until the request's completion was popped.
     unsafe fn push(&mut self, submission: Submission) -> bool;
+    /// Whether `pop` has something to give, as far as that is known without asking the host.
+    fn has_completions(&mut self) -> bool {
+        false
+    }
     /// Starts what was accepted.
     ///
     /// # Errors

@@ -66,6 +66,10 @@ impl BackendQueue for ImageQueue {
         unsafe { self.0.push(request) }.is_ok()
     }
 
+    fn has_completions(&mut self) -> bool {
+        self.0.has_completions()
+    }
+
     fn submit(&mut self) -> io::Result<()> {
         self.0.submit().map_err(host)
     }

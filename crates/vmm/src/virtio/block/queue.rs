@@ -34,6 +34,9 @@ use vmm_sys_util::{
 /// Requests under way at a time.
 pub const DEPTH: u32 = QUEUE_SIZE as u32;
 
+/// Times in a row that new requests are looked for before others have their turn.
+const ROUNDS: u32 = 32;
+
 /// Number of each source.
 const COMPLETIONS: usize = 0;
 const TIMER: usize = 1;
@@ -159,13 +162,13 @@ impl BlockQueue {
     }
 
     /// Takes requests until there are none, the rate is used up, or the backend is full.
-    fn take(&mut self) -> Result<(), BrokenRing> {
-        loop {
+    fn take(&mut self) -> Result<Progress, BrokenRing> {
+        for _ in 0..ROUNDS {
             if let Some(active) = &mut self.active {
                 active.ring.disable_doorbell();
             }
             while self.stalled.is_none() && !self.free.is_empty() {
-                let Some(active) = &mut self.active else { return Ok(()) };
+                let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
                 let position = active.ring.position();
                 let Some(buffers) = active.ring.pop()? else { break };
                 let now = self.disk.limiter.now();
@@ -174,17 +177,23 @@ impl BlockQueue {
                 self.accept(request, now, arrived);
             }
             self.flush_submissions();
+            // What the host has in memory is done as it is submitted: no event has to tell of it.
+            if self.backend.has_completions() {
+                self.reap();
+                self.flush_submissions();
+            }
             self.publish()?;
             let blocked = self.stalled.is_some() || self.free.is_empty();
-            let Some(active) = &mut self.active else { return Ok(()) };
+            let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
             if blocked {
                 self.arrivals.note(active.ring.available()?, self.disk.limiter.now());
-                return Ok(());
+                return Ok(Progress::Idle);
             }
             if !active.ring.enable_doorbell()? {
-                return Ok(());
+                return Ok(Progress::Idle);
             }
         }
+        Ok(Progress::More)
     }
 
     fn accept(&mut self, request: Request, now: u64, arrived: u64) {
@@ -428,8 +437,7 @@ impl Handler for BlockQueue {
     }
 
     fn doorbell(&mut self, _number: usize) -> Result<Progress, BrokenRing> {
-        self.take()?;
-        Ok(Progress::Idle)
+        self.take()
     }
 
     fn ready(&mut self, number: usize) -> Result<Progress, BrokenRing> {
@@ -450,8 +458,7 @@ impl Handler for BlockQueue {
             }
             _ => {}
         }
-        self.take()?;
-        Ok(Progress::Idle)
+        self.take()
     }
 
     fn abandon(&mut self) {
