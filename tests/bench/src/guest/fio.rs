@@ -37,9 +37,13 @@ fn rate(load: &str, duration: Duration) -> Result<()> {
     let [disk, pattern, block, jobs, depth] = load.split(':').collect::<Vec<_>>()[..] else {
         bail!("{load:?} is no load");
     };
+    let half = (depth.parse::<u32>()? / 2).max(1);
     let options = [
         format!("--numjobs={jobs}"),
         format!("--iodepth={depth}"),
+        // One notification for several requests, as each is an exit: half the depth at a time.
+        format!("--iodepth_batch_submit={half}"),
+        format!("--iodepth_low={half}"),
         format!("--runtime={}", duration.as_secs()),
         "--ramp_time=1".to_owned(),
     ];
