@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 /// A load that is to be limited by the disk: what the guest could do at least, over its rate.
 const HEADROOM: f64 = 1.3;
-/// fio's word, block, and whether it is limited by operations or by bytes.
+/// fio's word, block, and whether it is small.
 const SHAPES: [(&str, &str, bool); 6] = [
     ("randread", "4k", true),
     ("randwrite", "4k", true),
@@ -100,9 +100,9 @@ impl Bench {
     }
 }
 
-fn load(disk: usize, (pattern, block, by_operations): (&str, &str, bool), jobs: u32) -> String {
+fn load(disk: usize, (pattern, block, small): (&str, &str, bool), jobs: u32) -> String {
     let letter = char::from(b'a' + u8::try_from(disk).unwrap_or_default());
-    let depth = if by_operations { 32 } else { 8 };
+    let depth = if small { 32 } else { 8 };
     format!("vd{letter}:{pattern}:{block}:{jobs}:{depth}")
 }
 
@@ -110,9 +110,14 @@ fn limit(rates: Performance) -> DiskLimit {
     DiskLimit { iops: rates.iops, bytes_per_second: rates.bytes_per_second }
 }
 
-/// Rate of a load by its tier's limit: (formula, figure of fio).
-fn goal(tier: &Tier, by_operations: bool) -> (f64, &'static str) {
-    if by_operations {
+/// Rate of a load by whichever limit of its tier comes first: (formula, figure of fio).
+fn goal(tier: &Tier, block: &str) -> (f64, &'static str) {
+    let block: u64 = match block {
+        "4k" => 4 << 10,
+        "64k" => 64 << 10,
+        _ => 1 << 20,
+    };
+    if tier.rates.iops * block < tier.rates.bytes_per_second {
         (tier.rates.iops as f64, "iops")
     } else {
         (tier.rates.bytes_per_second as f64, "bw_bytes")
@@ -126,11 +131,12 @@ fn print_rate(
     figures: &BTreeMap<String, f64>,
     load: &str,
 ) -> Result<()> {
-    let (formula, figure) = goal(tier, shape.2);
+    let (formula, figure) = goal(tier, shape.1);
     let found = *figures
         .get(&format!("{load}:{figure}"))
         .with_context(|| format!("the guest gave no figure of {load}"))?;
-    let (unit, scale) = if shape.2 { ("IOPS", 1.0) } else { ("MiB/s", f64::from(1 << 20)) };
+    let (unit, scale) =
+        if figure == "iops" { ("IOPS", 1.0) } else { ("MiB/s", f64::from(1 << 20)) };
     let queues = if queues == 1 { String::new() } else { format!("_{queues}queues") };
     let name = format!("tier_{}_{}_{}{queues}", tier.name, shape.1, shape.0);
     let pair = (found / scale, formula / scale);
@@ -149,7 +155,7 @@ pub fn run(options: &Options) -> Result<()> {
     };
     let unlimited = bench.figures(1, &[None], &loads, 5)?;
     let most = |tier: &Tier, shape: (&str, &str, bool)| {
-        let (formula, figure) = goal(tier, shape.2);
+        let (formula, figure) = goal(tier, shape.1);
         let found = unlimited.get(&format!("{}:{figure}", load(0, shape, 1))).copied();
         (formula, found.unwrap_or_default())
     };
