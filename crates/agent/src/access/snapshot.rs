@@ -76,14 +76,7 @@ pub(super) fn send(id: &str, image: &qcow2::Image, output: &Output, permit: Owne
 
 /// What is wrong with the files, or with the host.
 fn damage(id: &str, error: &qcow2::Error) -> Error {
-    let mut cause = error;
-    while let qcow2::Error::Layer { source, .. } = cause {
-        cause = source;
-    }
-    let code = match cause {
-        qcow2::Error::Io { .. } => "HostError",
-        _ => "SnapshotDamaged",
-    };
+    let code = if error.is_of_the_host() { "HostError" } else { "SnapshotDamaged" };
     Error::resource(id, code, format!("its content cannot be read: {error}"))
 }
 

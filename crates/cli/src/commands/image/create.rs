@@ -9,6 +9,7 @@ use api::v1::{
     CopyImageRequest, CreateImageRequest, DiskDeviceMapping, ModifyImageAttributeRequest, Tag,
 };
 use clap::{ArgGroup, Args};
+use serde::Serialize;
 
 pub(super) const CREATE_EXAMPLES: &str = "Examples:
   ecsctl image create --instance i-1 --name golden --family web --wait
@@ -113,9 +114,20 @@ fn disk(text: &str) -> Result<DiskDeviceMapping, String> {
     Ok(disk)
 }
 
-fn ordered(id: &str, token: &str) -> impl FnOnce(Error) -> Error {
-    let note = format!("image {id} was ordered, client token {token}");
-    move |error| error.ordered(note)
+/// Waits for an image that was ordered, if that is wanted, and says what became of it.
+async fn done(
+    context: &Context,
+    answer: &impl Serialize,
+    id: &str,
+    wait: &WaitArguments,
+    token: &str,
+) -> Result<()> {
+    let ordered =
+        |error: Error| error.ordered(format!("image {id} was ordered, client token {token}"));
+    wait.until_available(context, id).await.map_err(ordered)?;
+    let what = if wait.wait { "made" } else { "being made" };
+    context.done(answer, &[id.to_owned()], &format!("image {id} {what}"));
+    Ok(())
 }
 
 pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Result<()> {
@@ -136,11 +148,7 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         dry_run: arguments.dry_run,
     };
     let answer = context.cloud.images().create_image(request).await?.into_inner();
-    let id = answer.image_id.clone();
-    arguments.wait.until_available(context, &id).await.map_err(ordered(&id, &token))?;
-    let what = if arguments.wait.wait { "made" } else { "being made" };
-    context.done(&answer, std::slice::from_ref(&id), &format!("image {id} {what}"));
-    Ok(())
+    done(context, &answer, &answer.image_id, &arguments.wait, &token).await
 }
 
 pub(super) async fn copy(context: &Context, arguments: CopyArguments) -> Result<()> {
@@ -157,11 +165,7 @@ pub(super) async fn copy(context: &Context, arguments: CopyArguments) -> Result<
         dry_run: arguments.dry_run,
     };
     let answer = context.cloud.images().copy_image(request).await?.into_inner();
-    let id = answer.image_id.clone();
-    arguments.wait.until_available(context, &id).await.map_err(ordered(&id, &token))?;
-    let what = if arguments.wait.wait { "made" } else { "being made" };
-    context.done(&answer, std::slice::from_ref(&id), &format!("image {id} {what}"));
-    Ok(())
+    done(context, &answer, &answer.image_id, &arguments.wait, &token).await
 }
 
 pub(super) async fn modify(context: &Context, arguments: ModifyArguments) -> Result<()> {
