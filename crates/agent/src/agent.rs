@@ -132,6 +132,7 @@ fn registration(config: &Config, host: &Host) -> Result<RegisterHostRequest> {
         version: env!("CARGO_PKG_VERSION").into(),
         // As they are when it registers.
         pools: Vec::new(),
+        ..RegisterHostRequest::default()
     })
 }
 

@@ -76,6 +76,7 @@ fn spec(id: &str) -> InstanceSpec {
             security_group_ids: vec![],
             primary: true,
             vpc_cidr: "192.168.0.0/16".to_owned(),
+            ..EniSpec::default()
         }],
         metadata: Some(InstanceMetadata {
             hostname: "web".to_owned(),

@@ -65,6 +65,7 @@ impl MachineService {
             started_unix_ms: self.started_unix_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             disks: self.devices.disks().list(),
+            ..Info::default()
         }
     }
 

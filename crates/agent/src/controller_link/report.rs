@@ -23,5 +23,6 @@ pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
             .current_spec()
             .map(|spec| host.disks.report_snapshots(&spec))
             .unwrap_or_default(),
+        ..HostStatus::default()
     })
 }

@@ -118,7 +118,9 @@ impl Host {
                         vswitch_id: "vsw-1".into(),
                         cidr: "10.0.0.0/24".into(),
                         gateway_ip: "10.0.0.253".into(),
+                        ..VSwitchSpec::default()
                     }],
+                    ..VpcSpec::default()
                 });
                 spec.security_groups.push(SecurityGroupSpec {
                     security_group_id: "sg-1".into(),
@@ -144,6 +146,7 @@ impl Host {
                 security_group_ids: vec!["sg-1".into()],
                 primary: true,
                 vpc_cidr: "10.0.0.0/16".into(),
+                ..EniSpec::default()
             };
             spec.instances.push(InstanceSpec {
                 instance_id: id.into(),

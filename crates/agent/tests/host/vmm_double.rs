@@ -163,6 +163,7 @@ fn info(config: &VmConfig, disks: &mut Disks) -> Info {
         started_unix_ms: u64::try_from(now).unwrap(),
         version: "double".into(),
         disks: disks.all.iter().map(|(disk, _)| disk.clone()).collect(),
+        ..Info::default()
     }
 }
 

@@ -32,6 +32,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
+        ..HostSpec::default()
     }
 }
 
@@ -83,6 +84,7 @@ fn instance(
                 .collect(),
         }),
         nic_queues: record.nic_queues,
+        ..InstanceSpec::default()
     }
 }
 
@@ -104,6 +106,7 @@ fn eni(
         security_group_ids: record.security_group_ids.clone(),
         primary: record.primary,
         vpc_cidr: vpc.map(|vpc| vpc.cidr.to_string()).unwrap_or_default(),
+        ..EniSpec::default()
     }
 }
 
@@ -149,8 +152,10 @@ fn vpc(record: &VpcRecord, vswitches: &[VSwitchRecord]) -> VpcSpec {
                 vswitch_id: vswitch.vswitch_id.clone(),
                 cidr: vswitch.cidr.to_string(),
                 gateway_ip: vswitch.gateway_ip.to_string(),
+                ..VSwitchSpec::default()
             })
             .collect(),
+        ..VpcSpec::default()
     }
 }
 
@@ -176,6 +181,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         priority: record.priority,
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
+        ..RuleSpec::default()
     }
 }
 

@@ -137,6 +137,7 @@ pub fn registration(host_id: &str, vcpus: u32, memory_mib: u64) -> RegisterHostR
         kvm: "full".to_owned(),
         version: "test".to_owned(),
         pools: Vec::new(),
+        ..RegisterHostRequest::default()
     }
 }
 
@@ -263,6 +264,7 @@ fn reconcile(
         complete: true,
         snapshots: snapshot_statuses(behaviour, &spec),
         pools: behaviour.pools.clone(),
+        ..HostStatus::default()
     }
 }
 

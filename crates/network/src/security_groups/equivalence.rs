@@ -109,6 +109,7 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
                 } else {
                     String::new()
                 },
+                ..RuleSpec::default()
             }
         },
     )

@@ -50,6 +50,7 @@ impl Cloud {
                 vswitch_id: format!("vsw-{vni}"),
                 cidr: "10.0.0.0/24".to_owned(),
                 gateway_ip: GATEWAY.to_string(),
+                ..VSwitchSpec::default()
             }],
         });
     }
@@ -83,6 +84,7 @@ impl Cloud {
             security_group_ids: groups.iter().map(|g| (*g).to_owned()).collect(),
             primary: true,
             vpc_cidr: "10.0.0.0/8".to_owned(),
+            ..EniSpec::default()
         };
         for group in groups {
             self.group(group).member_ips.push(eni.private_ip.clone());

@@ -305,6 +305,7 @@ impl Dice {
                 drop: dice.roll(3) == 0,
                 source_port_range: ["", "", "1/3"][dice.roll(3) as usize]
                     .repeat(usize::from(has_ports)),
+                ..RuleSpec::default()
             }
         };
         (0..4).map(|_| rule(self)).collect()
