@@ -52,6 +52,7 @@ impl Cloud {
                 gateway_ip: GATEWAY.to_string(),
                 ..VSwitchSpec::default()
             }],
+            ..VpcSpec::default()
         });
     }
 
