@@ -151,10 +151,11 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM];
         }
         ThreadKind::Console => calls.extend([WAIT, FILES, SOCKETS]),
-        ThreadKind::Disk => {
+        ThreadKind::Device => {
             // Sets devices up and takes them down; its threads are made by the spawner.
             calls.extend([WAIT, FILES]);
-            drivers = &[IOCTL_KVM];
+            drivers = &[IOCTL_KVM, IOCTL_VHOST];
+            requests.extend(TAP_REQUESTS);
             requests.push(BLKGETSIZE64);
         }
     }
@@ -258,7 +259,7 @@ mod tests {
         ThreadKind::VirtioWorker,
         ThreadKind::Control,
         ThreadKind::Console,
-        ThreadKind::Disk,
+        ThreadKind::Device,
     ];
 
     /// Runs `body` in a process of its own and returns its exit code.

@@ -26,7 +26,7 @@ pub use block::{
     DiskHandle, QUEUE_DEPTH, Rings, attach_disk, default_queues, layer_format, plug_disk,
 };
 pub use device::{Activation, ActiveQueue, VirtioDevice};
-pub use net::{NicHandle, attach_nic};
+pub use net::{NicHandle, attach_nic, plug_nic};
 pub use rng::{RngHandle, attach_rng};
 
 use crate::{config::ConfigError, pci::PciError};

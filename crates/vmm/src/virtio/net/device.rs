@@ -16,11 +16,29 @@ use crate::{
         worker::{Handler, Worker},
     },
 };
-use std::{fs::File, io, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const DEVICE_TYPE: u16 = 1;
 /// Ethernet controller.
 const PCI_CLASS: u32 = 0x02_0000;
+
+/// Whether the interface has a link, as its driver reads.
+#[derive(Debug)]
+pub struct Link(AtomicBool);
+
+impl Link {
+    /// Up or down.
+    pub fn set(&self, up: bool) {
+        self.0.store(up, Ordering::Release);
+    }
+}
 
 /// An interface as its transport sees it.
 #[derive(Debug)]
@@ -30,6 +48,7 @@ pub struct NetDevice {
     pairs: Vec<Worker>,
     control: Option<Worker>,
     counters: Arc<Counters>,
+    link: Arc<Link>,
 }
 
 impl NetDevice {
@@ -68,7 +87,13 @@ impl NetDevice {
         } else {
             None
         };
-        Ok(Self { shape, features, pairs, control, counters })
+        let link = Arc::new(Link(AtomicBool::new(true)));
+        Ok(Self { shape, features, pairs, control, counters, link })
+    }
+
+    /// Whether there is a link.
+    pub fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
     }
 
     /// What the data path in this process counts.
@@ -95,7 +120,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn config(&self) -> Vec<u8> {
-        self.shape.to_bytes()
+        self.shape.to_bytes(self.link.0.load(Ordering::Acquire))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -132,9 +157,33 @@ impl VirtioDevice for NetDevice {
         }
     }
 
+    fn abandon(&mut self) {
+        for worker in self.control.iter().chain(&self.pairs) {
+            worker.abandon();
+        }
+    }
+
+    fn close(&mut self) {
+        for worker in self.control.iter_mut().chain(&mut self.pairs) {
+            worker.close();
+        }
+        self.control = None;
+        self.pairs.clear();
+    }
+
     fn queue_vector_changed(&mut self, queue: usize, interrupt: &QueueInterrupt) {
         if let Some(worker) = self.pairs.get(queue / 2) {
             worker.change_interrupt(queue % 2, interrupt.clone());
+        }
+    }
+}
+
+impl Drop for NetDevice {
+    fn drop(&mut self) {
+        // One that did not make it into the machine must not have its tap open when its owner hears
+        // of it.
+        if crate::thread::running() {
+            self.close();
         }
     }
 }

@@ -15,14 +15,15 @@ mod tests;
 pub(super) use control::pairs_wanted;
 pub(super) use queue::Store;
 
-use super::{DeviceError, transport};
+use super::{DeviceError, VirtioDevice, transport};
 use crate::{
-    config::{check_nic, inherited},
-    context::MachineContext,
-    pci::{PciRoot, SlotInfo},
+    config::{NicShape, check_nic, check_nic_shape, inherited},
+    memory::GuestMemory,
+    pci::{PciError, PciRoot, SlotInfo},
+    plugged::Pluggable,
 };
 use api::vmm::{Nic, NicStats};
-use device::NetDevice;
+use device::{Link, NetDevice};
 use stats::Counters;
 use std::{
     fmt,
@@ -38,6 +39,7 @@ pub struct NicHandle {
     eni_id: String,
     slot: SlotInfo,
     counters: Arc<Counters>,
+    link: Arc<Link>,
     function: Arc<transport::VirtioPci>,
 }
 
@@ -46,9 +48,28 @@ impl NicHandle {
     pub fn stats(&self) -> NicStats {
         self.counters.snapshot(&self.eni_id)
     }
+}
 
-    /// Serves the guest no more. Only once threads run.
-    pub fn stop(&self) {
+impl Pluggable for NicHandle {
+    fn slot(&self) -> SlotInfo {
+        self.slot
+    }
+
+    fn in_use(&self) -> bool {
+        self.function.in_use()
+    }
+
+    /// The driver sees the link go down; what it sends is lost, and nothing comes.
+    fn abandon(&self) {
+        self.function.abandon();
+        self.function.change_config(|| self.link.set(false));
+    }
+
+    fn close(&self) {
+        self.function.close();
+    }
+
+    fn stop(&self) {
         self.function.reset();
     }
 }
@@ -62,25 +83,58 @@ impl fmt::Debug for NicHandle {
     }
 }
 
-/// Puts a network interface on the bus.
+/// Puts a network interface on the bus of a machine that does not run yet. Its descriptors are used
+/// up.
 ///
 /// # Errors
 /// [`DeviceError`] if the configuration is not possible or the host refuses.
 pub fn attach_nic(
     root: &PciRoot,
-    context: &MachineContext,
+    memory: &GuestMemory,
     nic: &Nic,
 ) -> Result<NicHandle, DeviceError> {
-    let id = nic.eni_id.as_str();
-    let shape = check_nic(id, nic)?;
+    let shape = check_nic(&nic.eni_id, nic)?;
     let taps = open_taps(nic, shape.pairs)?;
     let vhost = open_vhost(nic, shape.pairs)?;
-    let device = NetDevice::new(shape, taps, vhost, &context.memory)
+    put_on_bus(memory, nic, shape, taps, vhost, |device| {
+        transport::attach(root, memory, nic.slot, device)
+    })
+}
+
+/// Puts a network interface on these descriptors, one of each kind for a queue pair or no vhost at
+/// all, on the bus of a running machine, whose guest does not know yet.
+///
+/// # Errors
+/// As [`attach_nic`].
+pub fn plug_nic(
+    root: &PciRoot,
+    memory: &GuestMemory,
+    nic: &Nic,
+    taps: Vec<File>,
+    vhost: Vec<File>,
+) -> Result<NicHandle, DeviceError> {
+    let shape = check_nic_shape(&nic.eni_id, nic)?;
+    let taps = taps.into_iter().map(Tap::from_file).collect::<Result<_, _>>();
+    let taps = taps.map_err(DeviceError::host(&nic.eni_id, "use its tap descriptor"))?;
+    put_on_bus(memory, nic, shape, taps, vhost, |device| {
+        transport::plug(root, memory, nic.slot, device)
+    })
+}
+
+fn put_on_bus(
+    memory: &GuestMemory,
+    nic: &Nic,
+    shape: NicShape,
+    taps: Vec<Tap>,
+    vhost: Vec<File>,
+    put: impl FnOnce(Box<dyn VirtioDevice>) -> Result<(Arc<transport::VirtioPci>, SlotInfo), PciError>,
+) -> Result<NicHandle, DeviceError> {
+    let id = nic.eni_id.as_str();
+    let device = NetDevice::new(shape, taps, vhost, memory)
         .map_err(DeviceError::host(id, "set its queues up"))?;
-    let counters = device.counters();
-    let (function, slot) = transport::attach(root, &context.memory, nic.slot, Box::new(device))
-        .map_err(DeviceError::pci(id))?;
-    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, function })
+    let (counters, link) = (device.counters(), device.link());
+    let (function, slot) = put(Box::new(device)).map_err(DeviceError::pci(id))?;
+    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, link, function })
 }
 
 fn open_taps(nic: &Nic, pairs: u16) -> Result<Vec<Tap>, DeviceError> {

@@ -64,13 +64,30 @@ impl Device {
             _ => Err(io::Error::last_os_error()),
         }
     }
+
+    fn set_up(&self, ring: usize, active: &ActiveQueue) -> io::Result<()> {
+        let queue = &active.queue;
+        let config = VringConfigData {
+            queue_max_size: queue.max_size(),
+            queue_size: queue.size(),
+            desc_table_addr: queue.desc_table(),
+            avail_ring_addr: queue.avail_ring(),
+            used_ring_addr: queue.used_ring(),
+            ..Default::default()
+        };
+        self.set_vring_num(ring, queue.size()).map_err(io::Error::other)?;
+        self.set_vring_base(ring, 0).map_err(io::Error::other)?;
+        self.set_vring_addr(ring, &config).map_err(io::Error::other)?;
+        self.set_vring_call(ring, &active.interrupt.event()?).map_err(io::Error::other)?;
+        self.set_vring_kick(ring, &active.doorbell).map_err(io::Error::other)
+    }
 }
 
 /// One pair of queues, served by the kernel. The thread it lives in only sets it up: what the
 /// kernel is asked for is none of a vCPU's business.
 pub struct VhostPair {
-    device: Device,
-    tap: Arc<Tap>,
+    /// None once it was taken away: the kernel moves nothing then.
+    device: Option<(Device, Arc<Tap>)>,
     number: usize,
     features: u64,
     active: bool,
@@ -85,7 +102,7 @@ impl VhostPair {
         let device = Device { file, memory: Arc::new(memory.clone()) };
         device.set_owner().map_err(io::Error::other)?;
         let features = device.get_features().map_err(io::Error::other)? & !NOT_FOR_DRIVERS;
-        Ok(Self { device, tap, number, features, active: false })
+        Ok(Self { device: Some((device, tap)), number, features, active: false })
     }
 
     /// What the kernel's side can do.
@@ -95,35 +112,30 @@ impl VhostPair {
 
     /// Hands the two queues, receive first, to the kernel.
     fn hand_over(&mut self, features: u64, queues: &[ActiveQueue]) -> io::Result<()> {
+        let Some((device, tap)) = &self.device else { return Ok(()) };
         if self.number == 0 {
-            self.tap.set_offload(features)?;
+            tap.set_offload(features)?;
         }
-        self.device.set_features(features & self.features).map_err(io::Error::other)?;
-        let regions: Vec<_> = self.device.memory.iter().map(region).collect();
-        self.device.set_mem_table(&regions).map_err(io::Error::other)?;
+        device.set_features(features & self.features).map_err(io::Error::other)?;
+        let regions: Vec<_> = device.memory.iter().map(region).collect();
+        device.set_mem_table(&regions).map_err(io::Error::other)?;
         for (ring, queue) in queues.iter().enumerate() {
-            self.set_up(ring, queue)?;
+            device.set_up(ring, queue)?;
         }
         // From the first backend on there is something to undo.
         self.active = true;
-        (0..queues.len()).try_for_each(|ring| self.device.set_backend(ring, Some(self.tap.file())))
+        (0..queues.len()).try_for_each(|ring| device.set_backend(ring, Some(tap.file())))
     }
 
-    fn set_up(&self, ring: usize, active: &ActiveQueue) -> io::Result<()> {
-        let queue = &active.queue;
-        let config = VringConfigData {
-            queue_max_size: queue.max_size(),
-            queue_size: queue.size(),
-            desc_table_addr: queue.desc_table(),
-            avail_ring_addr: queue.avail_ring(),
-            used_ring_addr: queue.used_ring(),
-            ..Default::default()
-        };
-        self.device.set_vring_num(ring, queue.size()).map_err(io::Error::other)?;
-        self.device.set_vring_base(ring, 0).map_err(io::Error::other)?;
-        self.device.set_vring_addr(ring, &config).map_err(io::Error::other)?;
-        self.device.set_vring_call(ring, &active.interrupt.event()?).map_err(io::Error::other)?;
-        self.device.set_vring_kick(ring, &active.doorbell).map_err(io::Error::other)
+    fn take_back(&mut self) {
+        if std::mem::take(&mut self.active)
+            && let Some((device, _)) = &self.device
+        {
+            for ring in 0..2 {
+                // On return the kernel touches guest memory for this ring no more.
+                let _ = device.set_backend(ring, None);
+            }
+        }
     }
 }
 
@@ -155,21 +167,24 @@ impl Handler for VhostPair {
         if !self.active {
             return;
         }
+        let Some((device, _)) = &self.device else { return };
         let event = interrupt.event();
-        let set = |event| self.device.set_vring_call(number, &event).map_err(io::Error::other);
+        let set = |event| device.set_vring_call(number, &event).map_err(io::Error::other);
         if let Err(error) = event.and_then(set) {
             crate::say::report(format_args!("vhost-net: cannot change an interrupt: {error}"));
         }
     }
 
+    fn abandon(&mut self) {
+        self.take_back();
+        self.device = None;
+    }
+
     fn stop(&mut self) {
-        if std::mem::take(&mut self.active) {
-            for ring in 0..2 {
-                // On return the kernel touches guest memory for this ring no more.
-                let _ = self.device.set_backend(ring, None);
-            }
+        self.take_back();
+        if let Some((_, tap)) = &self.device {
+            tap.start_over(self.number);
         }
-        self.tap.start_over(self.number);
     }
 }
 
