@@ -127,7 +127,7 @@ fn nic_refused(error: &NicError) -> Error {
         NicError::Plug(error) => plug_code(error),
         NicError::Argument { .. } => "InvalidArgument",
         // Which slots are free changes.
-        NicError::Device(DeviceError::Pci { .. }) => "InvalidState",
+        NicError::Device(DeviceError::Pci { .. } | DeviceError::Gone { .. }) => "InvalidState",
         NicError::Device(error) if error.is_permanent() => "InvalidArgument",
         NicError::Device(_) => "Io",
     };
@@ -163,6 +163,7 @@ impl Service for MachineService {
                 | Op::SwitchLayers(_)
                 | Op::AttachNic(_)
                 | Op::DetachNic(_)
+                | Op::SwitchTaps(_)
         )
     }
 
@@ -207,6 +208,10 @@ impl Service for MachineService {
                 self.require(PLUGGABLE, "DetachNic")?;
                 let nics = self.devices.nics();
                 nics.unplug(&request.eni_id, request.force).map_err(|error| nic_refused(&error))?;
+            }
+            Op::SwitchTaps(request) => {
+                let nics = self.devices.nics();
+                nics.switch_taps(request, &mut files).map_err(|error| nic_refused(&error))?;
             }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}

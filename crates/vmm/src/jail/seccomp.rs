@@ -135,6 +135,7 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM, IOCTL_VHOST];
             requests.extend(TAP_REQUESTS);
             requests.extend([TCSETS, BLKGETSIZE64]);
+            calls.push(&[libc::SYS_dup3]);
         }
         ThreadKind::Vcpu => {
             // Registers of devices: doorbells, interrupts and queues are set up from here.
@@ -157,6 +158,7 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM, IOCTL_VHOST];
             requests.extend(TAP_REQUESTS);
             requests.push(BLKGETSIZE64);
+            calls.push(&[libc::SYS_dup3]);
         }
     }
     Allowed { calls, drivers, requests }

@@ -10,7 +10,7 @@ use crate::{
     plugged::{PlugError, Pluggable as _, Plugged},
     virtio::{DeviceError, NicHandle, attach_nic, plug_nic},
 };
-use api::vmm::{AttachNic, AttachedNic, Nic, NicStats};
+use api::vmm::{AttachNic, AttachedNic, Nic, NicStats, SwitchTaps};
 use std::{fs::File, sync::Arc};
 
 /// Interfaces that may come to a running machine: as many as the catalog's largest types have.
@@ -113,6 +113,26 @@ impl Nics {
         Ok(self.plugged.unplug(eni_id, force)?)
     }
 
+    /// Puts an interface on other taps.
+    ///
+    /// # Errors
+    /// [`NicError`]; asked again it is done in full.
+    pub fn switch_taps(&self, request: &SwitchTaps, files: &mut Files) -> Result<(), NicError> {
+        let SwitchTaps { eni_id, tap_epoch, tap_fds } = request;
+        let nic = self.plugged.find(eni_id)?;
+        if nic.tap_epoch() == *tap_epoch {
+            return Ok(());
+        }
+        let refuse = |problem: String| NicError::Argument { nic: eni_id.clone(), problem };
+        if tap_fds.len() != nic.pairs() {
+            let (came, pairs) = (tap_fds.len(), nic.pairs());
+            return Err(refuse(format!("{came} taps for {pairs} queue pairs; send one for each")));
+        }
+        let taps = tap_fds.iter().map(|&position| files.take(position));
+        let taps = taps.collect::<Result<_, _>>().map_err(|error| refuse(error.message))?;
+        Ok(nic.switch_taps(*tap_epoch, taps)?)
+    }
+
     /// Slots of those that may go: bit `n` for slot `n`.
     pub fn changing_slots(&self) -> u32 {
         self.plugged.changing_slots()
@@ -132,6 +152,7 @@ impl Nics {
             detaching: listed.asked_unix_ms.is_some(),
             detach_asked_unix_ms: listed.asked_unix_ms.unwrap_or(0),
             in_use: listed.device.in_use(),
+            tap_epoch: listed.device.tap_epoch(),
         });
         describe.collect()
     }

@@ -6,12 +6,13 @@ use crate::{
     plugged::PlugError,
     virtio::testing::{Driver, DriverQueue, Host, eventually},
 };
-use api::vmm::{AttachNic, Nic};
+use api::vmm::{AttachNic, Nic, SwitchTaps};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     ffi::CString,
     fs::{File, OpenOptions},
     os::fd::{AsRawFd as _, OwnedFd},
+    process::Command,
     sync::Arc,
 };
 use vm_memory::{Bytes as _, GuestAddress};
@@ -252,4 +253,44 @@ fn several_queue_pairs_come_and_go_with_all_they_had() {
         eventually(|| host.hypervisor.state().routes.len() == routes);
         assert_eq!(format!("{:?}", host.mmio), before, "bus ranges");
     }
+}
+
+/// Packets that went through the tap towards the host.
+fn packets_on(tap: &str) -> u64 {
+    // The thread's own network, not the process's.
+    let all = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = all.lines().find(|line| line.trim_start().starts_with(&format!("{tap}:"))).unwrap();
+    let fields = line.split_once(':').unwrap().1;
+    fields.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn set_up(tap: &str) {
+    let status = Command::new("ip").args(["link", "set", tap, "up"]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn an_interface_goes_on_with_another_tap_when_its_own_was_removed() {
+    let (host, nics, _hotplug) = machine();
+    let slot = plug(&nics, "one", 0);
+    set_up("one");
+    let (driver, mut transmit) = drive(host, slot);
+    send(&driver, &mut transmit);
+    eventually(|| packets_on("one") == 1);
+    let removed = Command::new("ip").args(["link", "del", "one"]).status().unwrap();
+    assert!(removed.success());
+    send(&driver, &mut transmit);
+    let new = tap("two", false);
+    set_up("two");
+    let request = |tap_epoch, tap_fds| SwitchTaps { eni_id: "one".to_owned(), tap_epoch, tap_fds };
+    let refused = nics.switch_taps(&request(7, vec![]), &mut Files::default()).unwrap_err();
+    assert!(refused.to_string().contains("1 queue pairs"), "{refused}");
+    nics.switch_taps(&request(7, vec![0]), &mut Files::from(vec![new])).unwrap();
+    assert_eq!(nics.list()[0].tap_epoch, 7);
+    send(&driver, &mut transmit);
+    eventually(|| packets_on("two") == 1);
+    nics.switch_taps(&request(7, vec![0]), &mut Files::default()).unwrap();
+    let other = SwitchTaps { eni_id: "none".to_owned(), ..SwitchTaps::default() };
+    let refused = nics.switch_taps(&other, &mut Files::default()).unwrap_err();
+    assert!(matches!(refused, NicError::Plug(PlugError::NotFound(_))), "{refused}");
 }

@@ -56,10 +56,10 @@ pub enum DeviceError {
         /// What the image says.
         source: qcow2::Error,
     },
-    /// The disk is on its way out.
+    /// The device is on its way out.
     #[error("{disk} is being taken out of the machine")]
     Gone {
-        /// ECS id of the disk.
+        /// ECS id of the disk or network interface.
         disk: String,
     },
     /// There is no place on the bus.

@@ -20,7 +20,7 @@ use std::{
     fs::File,
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -45,6 +45,7 @@ impl Link {
 pub struct NetDevice {
     shape: NicShape,
     features: u64,
+    taps: Vec<Weak<Tap>>,
     pairs: Vec<Worker>,
     control: Option<Worker>,
     counters: Arc<Counters>,
@@ -82,13 +83,19 @@ impl NetDevice {
             };
             pairs.push(Worker::spawn(&format!("net{number}"), handler)?);
         }
+        let weak = taps.iter().map(Arc::downgrade).collect();
         let control = if shape.pairs > 1 {
             Some(Worker::spawn("netctl", Box::new(ControlQueue::new(taps)))?)
         } else {
             None
         };
         let link = Arc::new(Link(AtomicBool::new(true)));
-        Ok(Self { shape, features, pairs, control, counters, link })
+        Ok(Self { shape, features, taps: weak, pairs, control, counters, link })
+    }
+
+    /// The taps, one for each pair of queues, as long as it has them.
+    pub fn taps(&self) -> Vec<Weak<Tap>> {
+        self.taps.clone()
     }
 
     /// Whether there is a link.
@@ -161,6 +168,10 @@ impl VirtioDevice for NetDevice {
         for worker in self.control.iter().chain(&self.pairs) {
             worker.abandon();
         }
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        self.pairs.iter().try_for_each(Worker::renew)
     }
 
     fn close(&mut self) {

@@ -28,7 +28,10 @@ use stats::Counters;
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tap::Tap;
 
@@ -40,6 +43,8 @@ pub struct NicHandle {
     slot: SlotInfo,
     counters: Arc<Counters>,
     link: Arc<Link>,
+    taps: Vec<Weak<Tap>>,
+    tap_epoch: AtomicU64,
     function: Arc<transport::VirtioPci>,
 }
 
@@ -47,6 +52,32 @@ impl NicHandle {
     /// What went through this process so far; with vhost-net that is nothing.
     pub fn stats(&self) -> NicStats {
         self.counters.snapshot(&self.eni_id)
+    }
+
+    /// What its taps were called when they were given.
+    pub fn tap_epoch(&self) -> u64 {
+        self.tap_epoch.load(Ordering::Acquire)
+    }
+
+    /// How many pairs of queues it has, and so taps.
+    pub fn pairs(&self) -> usize {
+        self.taps.len()
+    }
+
+    /// Goes on with other taps, one for each pair of queues, which are called `epoch` from then on. May
+    /// take long.
+    ///
+    /// # Errors
+    /// [`DeviceError::Host`]; asked again with taps that work, all of it is done again.
+    pub fn switch_taps(&self, epoch: u64, files: Vec<File>) -> Result<(), DeviceError> {
+        for (tap, file) in self.taps.iter().zip(files) {
+            let gone = || DeviceError::Gone { disk: self.eni_id.clone() };
+            let tap = tap.upgrade().ok_or_else(gone)?;
+            tap.replace(file).map_err(DeviceError::host(&self.eni_id, "use its tap descriptor"))?;
+        }
+        self.function.renew().map_err(DeviceError::host(&self.eni_id, "go on with its taps"))?;
+        self.tap_epoch.store(epoch, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -132,9 +163,10 @@ fn put_on_bus(
     let id = nic.eni_id.as_str();
     let device = NetDevice::new(shape, taps, vhost, memory)
         .map_err(DeviceError::host(id, "set its queues up"))?;
-    let (counters, link) = (device.counters(), device.link());
+    let (counters, link, taps) = (device.counters(), device.link(), device.taps());
     let (function, slot) = put(Box::new(device)).map_err(DeviceError::pci(id))?;
-    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, link, function })
+    let tap_epoch = AtomicU64::new(nic.tap_epoch);
+    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, link, taps, tap_epoch, function })
 }
 
 fn open_taps(nic: &Nic, pairs: u16) -> Result<Vec<Tap>, DeviceError> {

@@ -144,6 +144,8 @@ pub struct PairQueue {
     counters: Arc<Counters>,
     number: usize,
     mtu: u16,
+    /// What driver and device agreed on, while there is a driver.
+    features: Option<u64>,
     receive: Option<(Direction, Store)>,
     transmit: Option<Direction>,
     target: Vec<libc::iovec>,
@@ -157,7 +159,16 @@ impl PairQueue {
     /// The `number`th pair of an interface, without a driver.
     pub fn new(tap: Arc<Tap>, number: usize, counters: Arc<Counters>, mtu: u16) -> Self {
         let tap = Some(tap);
-        Self { tap, counters, number, mtu, receive: None, transmit: None, target: Vec::new() }
+        Self {
+            tap,
+            counters,
+            number,
+            mtu,
+            features: None,
+            receive: None,
+            transmit: None,
+            target: Vec::new(),
+        }
     }
 
     fn receive(&mut self) -> Result<Progress, BrokenRing> {
@@ -244,6 +255,7 @@ impl Handler for PairQueue {
                 BrokenRing("the tap refuses the features agreed on")
             })?;
         }
+        self.features = Some(features);
         let mut directions = Vec::new();
         for queue in queues {
             let ring = Ring::new(queue.queue, memory.clone())?;
@@ -268,7 +280,15 @@ impl Handler for PairQueue {
         self.tap = None;
     }
 
+    fn renew(&mut self) -> io::Result<()> {
+        match (&self.tap, self.features) {
+            (Some(tap), Some(features)) if self.number == 0 => tap.set_offload(features),
+            _ => Ok(()),
+        }
+    }
+
     fn stop(&mut self) {
+        self.features = None;
         self.receive = None;
         self.transmit = None;
         if let Some(tap) = &self.tap {

@@ -32,6 +32,9 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 /// headers made up by vhost, where ours come from the tap.
 const NOT_FOR_DRIVERS: u64 = 1 << 26 | 1 << 27;
 
+/// Rings of a pair: receive and transmit.
+const RINGS: usize = 2;
+
 /// Features the data path must know about; the others concern the tap or this process.
 pub const RING_AND_HEADER_FEATURES: u64 = RING_FEATURES | F_MRG_RXBUF;
 
@@ -90,7 +93,8 @@ pub struct VhostPair {
     device: Option<(Device, Arc<Tap>)>,
     number: usize,
     features: u64,
-    active: bool,
+    /// What driver and device agreed on, while the kernel has the rings.
+    active: Option<u64>,
 }
 
 impl VhostPair {
@@ -102,7 +106,7 @@ impl VhostPair {
         let device = Device { file, memory: Arc::new(memory.clone()) };
         device.set_owner().map_err(io::Error::other)?;
         let features = device.get_features().map_err(io::Error::other)? & !NOT_FOR_DRIVERS;
-        Ok(Self { device: Some((device, tap)), number, features, active: false })
+        Ok(Self { device: Some((device, tap)), number, features, active: None })
     }
 
     /// What the kernel's side can do.
@@ -123,15 +127,15 @@ impl VhostPair {
             device.set_up(ring, queue)?;
         }
         // From the first backend on there is something to undo.
-        self.active = true;
-        (0..queues.len()).try_for_each(|ring| device.set_backend(ring, Some(tap.file())))
+        self.active = Some(features);
+        (0..RINGS).try_for_each(|ring| device.set_backend(ring, Some(tap.file())))
     }
 
     fn take_back(&mut self) {
-        if std::mem::take(&mut self.active)
+        if self.active.take().is_some()
             && let Some((device, _)) = &self.device
         {
-            for ring in 0..2 {
+            for ring in 0..RINGS {
                 // On return the kernel touches guest memory for this ring no more.
                 let _ = device.set_backend(ring, None);
             }
@@ -164,7 +168,7 @@ impl Handler for VhostPair {
     }
 
     fn interrupt_changed(&mut self, number: usize, interrupt: &QueueInterrupt) {
-        if !self.active {
+        if self.active.is_none() {
             return;
         }
         let Some((device, _)) = &self.device else { return };
@@ -178,6 +182,20 @@ impl Handler for VhostPair {
     fn abandon(&mut self) {
         self.take_back();
         self.device = None;
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        let (Some((device, tap)), Some(features)) = (&self.device, self.active) else {
+            return Ok(());
+        };
+        if self.number == 0 {
+            tap.set_offload(features)?;
+        }
+        for ring in 0..RINGS {
+            device.set_backend(ring, None)?;
+            device.set_backend(ring, Some(tap.file()))?;
+        }
+        Ok(())
     }
 
     fn stop(&mut self) {
