@@ -175,6 +175,9 @@ impl Service for MachineService {
                     disks.switch_layers(request, &mut files).map_err(|error| refused(&error))?;
                 return Ok(Answer::LayersSwitched(switched));
             }
+            Op::AttachNic(_) | Op::DetachNic(_) => {
+                return Err(refusal("Unimplemented", "NICs are fixed once the machine is there"));
+            }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}
         }
