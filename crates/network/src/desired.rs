@@ -9,7 +9,8 @@ pub struct Options {
     /// Where namespaces are mounted. `ip netns` knows `/run/netns` only; tests use another one so
     /// that they do not remove each other's.
     pub namespace_dir: PathBuf,
-    /// MTU of taps, in bytes, and what DHCP tells guests. Between hosts 50 bytes more are needed.
+    /// MTU of taps, in bytes, and what DHCP tells guests. 0: ECS's 1500, or as much less as fits
+    /// between hosts, where a packet is 50 bytes longer.
     pub mtu: u16,
     /// How this host reaches others; without it, VPCs end at this host.
     pub underlay: Option<Underlay>,
@@ -27,7 +28,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             namespace_dir: PathBuf::from("/run/netns"),
-            mtu: 1450,
+            mtu: 0,
             underlay: None,
             host_namespace: None,
             dns_servers: Vec::new(),

@@ -71,13 +71,23 @@ impl HostNetwork {
     /// Checks that namespaces can be made. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Permission`] without root's privileges.
-    pub async fn new(options: Options) -> Result<Self, Error> {
+    /// [`Error::Permission`] without root's privileges; [`Error::Invalid`] if no interface of the
+    /// host has the underlay address.
+    pub async fn new(mut options: Options) -> Result<Self, Error> {
         namespace::check_permission().await?;
         let host = Namespace::of_host(options.host_namespace.as_deref())?;
+        if options.mtu == 0 {
+            options.mtu = underlay::guest_mtu(&host, options.underlay).await?;
+        }
         let table = names::host_table(&options.namespace_dir);
         let inner = Inner { options, host, table, state: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// MTU of guests' interfaces, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.inner.options.mtu
     }
 
     /// Makes namespaces, addresses, routes, taps, tables and DHCP match `desired`, and removes what

@@ -5,12 +5,43 @@
 //! nothing but its payload, in a namespace of its own.
 
 use crate::{
-    Underlay,
+    Error, Underlay,
     names::vxlan_mac,
+    namespace::Namespace,
+    netlink::Netlink,
     plan::Vpc,
     security_groups::ruleset::{Chain, Family, Ruleset, Set, Table},
 };
 use std::collections::BTreeMap;
+
+/// ECS's, without jumbo frames.
+const GUEST_MTU: u16 = 1500;
+/// Ethernet, VXLAN, UDP and IPv4 headers around a guest's packet.
+const OVERHEAD: u32 = 14 + 8 + 8 + 20;
+
+/// The longest packet of a guest that reaches other hosts whole.
+pub(crate) async fn guest_mtu(
+    host: &Namespace,
+    underlay: Option<Underlay>,
+) -> Result<u16, Error> {
+    let Some(underlay) = underlay else { return Ok(GUEST_MTU) };
+    let invalid = |field, value: String, expected| Error::Invalid {
+        resource: "this host".to_owned(),
+        field,
+        value,
+        expected,
+    };
+    let link = Netlink::open(host).await?.link_with(underlay.address).await?;
+    let link = link.ok_or_else(|| {
+        let expected = "an address of one of its interfaces (agent's --underlay-ip)";
+        invalid("underlay address", underlay.address.to_string(), expected)
+    })?;
+    let mtu = link.mtu.saturating_sub(OVERHEAD).min(u32::from(GUEST_MTU));
+    // What every IPv4 host must take, RFC 791.
+    u16::try_from(mtu).ok().filter(|mtu| *mtu >= 576).ok_or_else(|| {
+        invalid("MTU of the underlay's interface", link.mtu.to_string(), "at least 626 bytes")
+    })
+}
 
 /// The tunnels that other hosts may send through; empty without any.
 pub(crate) fn ruleset(name: &str, underlay: Option<Underlay>, vpcs: &[Vpc]) -> Ruleset {

@@ -151,6 +151,7 @@ async fn describe(
             eni_id: eni.eni_id.clone(),
             mac: eni.mac.clone(),
             queue_pairs,
+            mtu: host.networks.mtu().into(),
             tap_fds: taps.into_iter().map(|fd| inherited.add(fd)).collect(),
             vhost_fds: vhost.into_iter().map(|fd| inherited.add(fd)).collect(),
             ..Nic::default()

@@ -1,6 +1,6 @@
 //! Addresses of the namespace itself.
 
-use super::Netlink;
+use super::{Link, Netlink};
 use crate::Error;
 use futures::TryStreamExt as _;
 use ipnet::Ipv4Net;
@@ -32,6 +32,23 @@ impl Netlink {
                 Some((Ipv4Net::new(local, message.header.prefix_len).ok()?, message))
             })
             .collect())
+    }
+
+    /// The link that has the address.
+    pub(crate) async fn link_with(&self, address: Ipv4Addr) -> Result<Option<Link>, Error> {
+        let messages: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .set_address_filter(address.into())
+            .execute()
+            .try_collect()
+            .await
+            .map_err(self.error("list addresses"))?;
+        let Some(index) = messages.first().map(|message| message.header.index) else {
+            return Ok(None);
+        };
+        Ok(self.links().await?.into_iter().find(|link| link.index == index))
     }
 
     pub(crate) async fn add_address(&self, link: u32, address: Ipv4Addr) -> Result<(), Error> {
