@@ -67,26 +67,43 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
     admit_peers(&mut inet, vpc);
+    let arp = arp(vpc);
+    let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
+    let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
+    Compiled { ruleset, broken, without_group }
+}
+
+/// Who may speak ARP. A router may in the name of others, as it asks in the name of who it forwards
+/// for; but every name costs a neighbour entry, of which all of the host have a common number.
+fn arp(vpc: &Vpc) -> Table {
     let mut arp = Table::default();
     let mut senders = set("ifname . ether_addr . ipv4_addr");
+    let mut routers = set("ifname . ether_addr");
     for eni in &vpc.enis {
+        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
         let unset = std::net::Ipv4Addr::UNSPECIFIED;
         for address in eni.addresses.iter().copied().chain([unset]) {
-            let key = format!("{} . {} . {address}", quoted(&eni.tap), mac_text(eni.mac));
-            senders.elements.insert(key, String::new());
+            senders.elements.insert(format!("{port} . {address}"), String::new());
+        }
+        if eni.is_router {
+            routers.elements.insert(port, String::new());
         }
     }
     arp.sets.insert("senders".to_owned(), senders);
+    arp.sets.insert("routers".to_owned(), routers);
+    arp.sets.insert("router_rate".to_owned(), rates("ifname"));
     arp.chains.insert(
         "input".to_owned(),
         chain(
             "type filter hook input priority 0; policy drop",
-            ["iifname . arp saddr ether . arp saddr ip @senders accept"],
+            [
+                "iifname . arp saddr ether . arp saddr ip @senders accept",
+                "iifname . arp saddr ether @routers \
+                 update @router_rate { iifname limit rate 5/second burst 10 packets } accept",
+            ],
         ),
     );
-    let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
-    let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
-    Compiled { ruleset, broken, without_group }
+    arp
 }
 
 /// What every VPC has. Chains that a map leads to are entered by `goto`, so that the end of one is
@@ -193,9 +210,6 @@ fn base() -> Table {
         declaration: vec!["type ifname : verdict".to_owned()],
         elements: BTreeMap::new(),
     };
-    let mut dhcp_rate = set("ifname");
-    let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
-    dhcp_rate.declaration.extend(options.map(str::to_owned));
     let sets = BTreeMap::from([
         ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
         ("ports".to_owned(), set("ifname . ether_addr")),
@@ -203,7 +217,7 @@ fn base() -> Table {
         ("subnets".to_owned(), intervals("ipv4_addr")),
         ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
         ("gateways".to_owned(), set("ipv4_addr")),
-        (DHCP_RATE_SET.to_owned(), dhcp_rate),
+        (DHCP_RATE_SET.to_owned(), rates("ifname")),
         ("ingress".to_owned(), verdicts()),
         ("egress".to_owned(), verdicts()),
         ("ingress_reply".to_owned(), verdicts()),
@@ -397,6 +411,14 @@ fn quoted(name: &str) -> String {
 
 fn set(kind: &str) -> Set {
     Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
+}
+
+/// A limit per key, kept for as long as it is used.
+fn rates(kind: &str) -> Set {
+    let mut set = set(kind);
+    let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
+    set.declaration.extend(options.map(str::to_owned));
+    set
 }
 
 fn intervals(kind: &str) -> Set {
