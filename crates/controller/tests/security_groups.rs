@@ -160,7 +160,7 @@ async fn rules_are_modified_by_their_ids() {
     let named = groups.describe_security_group_references(references).await.unwrap().into_inner();
     let [named] = named.security_group_references.as_slice() else { panic!("{named:?}") };
     assert_eq!(named.security_group_id, other);
-    assert_eq!(named.referencing_security_group_ids, [group.clone()]);
+    assert_eq!(named.referencing_security_group_ids, std::slice::from_ref(&group));
 
     // What a rule was stays what the rest of it is.
     let back = ModifySecurityGroupRuleRequest {
