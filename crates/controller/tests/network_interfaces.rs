@@ -337,6 +337,12 @@ async fn an_interface_that_a_host_may_still_attach_is_given_to_nobody_else() {
     let second = run(&cloud, site.run(1)).await;
     let eni_id = create_eni(&cloud, new_eni(&site)).await.network_interface_id;
     agent.behaviour.lock().unwrap().stuck = true;
+    let primary = primary_of(&cloud, &first).await.network_interface_id;
+    let more = assign(&primary, 1, &[]);
+    cloud.network_interfaces().assign_private_ip_addresses(more).await.unwrap();
+    let waiting = find_eni(&cloud, &primary).await.unwrap();
+    assert_eq!((waiting.status.as_str(), waiting.in_effect), ("InUse", false));
+    assert!(waiting.status_reason.contains("latest addresses"), "{}", waiting.status_reason);
     attach_eni(&cloud, &eni_id, &first).await.unwrap();
     let eni = until_eni_is(&cloud, &eni_id, "Attaching").await;
     assert!(eni.status_reason.contains("waiting for host host-1"), "{}", eni.status_reason);
@@ -351,6 +357,7 @@ async fn an_interface_that_a_host_may_still_attach_is_given_to_nobody_else() {
     until_eni_is(&cloud, &eni_id, "Available").await;
     attach_eni(&cloud, &eni_id, &second).await.unwrap();
     until_eni_is(&cloud, &eni_id, "InUse").await;
+    until_eni(&cloud, &primary, |eni| eni.in_effect).await;
 }
 
 #[tokio::test]

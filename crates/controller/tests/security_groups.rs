@@ -304,6 +304,28 @@ async fn instances_and_interfaces_join_and_leave() {
         assert_eq!(code(&refused), expected, "{refused}");
     }
     until_spec(&agent, |spec| spec.instances[0].enis[0].security_group_ids.len() == 9).await;
+    // All groups of an instance at once.
+    let change = |groups: &[&str]| ModifyInstanceAttributeRequest {
+        instance_id: instance_id.clone(),
+        security_group_ids: groups.iter().map(ToString::to_string).collect(),
+        description: Some(text("in its place")),
+        ..Default::default()
+    };
+    let mut instances = cloud.instances();
+    for (groups, expected) in [
+        (vec![second.as_str(), &advanced], "EnterpriseGroupLimited.MutliGroupType"),
+        (vec![&abroad], "InvalidInstanceId.Mismatch"),
+        (vec!["sg-x"], "InvalidSecurityGroupId.NotFound"),
+    ] {
+        let refused = instances.modify_instance_attribute(change(&groups)).await.unwrap_err();
+        assert_eq!(code(&refused), expected, "{refused}");
+    }
+    instances.modify_instance_attribute(change(&[&advanced])).await.unwrap();
+    let primary = primary_of(&cloud, &instance_id).await;
+    assert_eq!(primary.security_group_ids, [advanced]);
+    until_eni(&cloud, &primary.network_interface_id, |eni| eni.in_effect).await;
+    let spec = agent.spec().instances.remove(0);
+    assert_eq!(spec.enis[0].security_group_ids.len(), 1);
     let delete =
         DeleteSecurityGroupRequest { security_group_id: text(first), ..Default::default() };
     cloud.groups().delete_security_group(delete).await.unwrap();

@@ -153,6 +153,7 @@ fn describe(eni: EniRecord) -> NetworkInterface {
     NetworkInterface {
         r#type: eni_state::kind(&eni).to_owned(),
         status_reason: eni_state::reason(&eni),
+        in_effect: eni_state::in_effect(&eni),
         private_ip_sets: private_ips(&eni),
         network_interface_id: eni.eni_id,
         network_interface_name: eni.name,
