@@ -66,6 +66,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         request::at_most_100("network_interface_id", request.network_interface_id.len())?;
         request::at_most_100("private_ip_address", request.private_ip_address.len())?;
+        request::at_most_100("tag", request.tag.len())?;
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
         (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
@@ -169,7 +170,8 @@ fn describe(eni: EniRecord) -> NetworkInterface {
         creation_time: timestamp::second(eni.created_ms),
         delete_on_release: eni.delete_on_release,
         source_dest_check: eni.source_dest_check,
-        queue_number: eni.queues,
+        // How many a primary one has by default is its instance's affair.
+        queue_number: if eni.primary { eni.queues } else { eni.queues.max(1) },
         tags: tags(eni.tags),
         attachment,
         host_id: eni.host_id,

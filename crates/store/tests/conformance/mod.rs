@@ -49,6 +49,7 @@ macro_rules! suite {
             enis::a_kept_interface_outlives_its_instance,
             enis::a_host_knows_what_others_have_of_its_vpcs,
             enis::lists_of_interfaces_narrow,
+            enis::what_is_counted_is_what_there_is,
             groups::rules_of_every_kind_are_kept_and_changed,
             groups::members_are_counted_by_their_addresses,
             groups::rules_of_members_in_many_groups_are_counted,
