@@ -10,12 +10,11 @@ use crate::{
 };
 use api::host::{EniSpec, HostSpec};
 use network::{
-    Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Repair, Report, Underlay,
+    Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Repair, Report,
 };
 use std::{
     collections::{BTreeMap, HashMap},
     os::fd::OwnedFd,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::task::JoinHandle;
@@ -42,16 +41,7 @@ impl Networks {
     ///
     /// # Errors
     /// Without root's privileges.
-    pub async fn open(
-        layout: &Layout,
-        namespace_dir: &Path,
-        underlay: Option<Underlay>,
-    ) -> Result<Self> {
-        let options = network::Options {
-            namespace_dir: namespace_dir.to_owned(),
-            underlay,
-            ..Default::default()
-        };
+    pub async fn open(layout: &Layout, options: network::Options) -> Result<Self> {
         let host =
             HostNetwork::new(options).await.map_err(|e| Error::Configuration(e.to_string()))?;
         Ok(Self {

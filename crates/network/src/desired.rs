@@ -1,6 +1,7 @@
 //! What goes in and what comes out of a reconciliation.
 
 use api::host::{EniSpec, PrefixListSpec, SecurityGroupSpec, VpcSpec};
+use ipnet::Ipv4Net;
 use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Settings of a host's networks.
@@ -14,6 +15,11 @@ pub struct Options {
     pub mtu: u16,
     /// How this host reaches others; without it, VPCs end at this host.
     pub underlay: Option<Underlay>,
+    /// The interface by which public addresses are reached; none for that of the default route.
+    pub uplink: Option<String>,
+    /// Networks that guests must not reach from their public addresses, beside what is known of other
+    /// hosts: those of management.
+    pub edge_denied: Vec<Ipv4Net>,
     /// The namespace with the host's own interfaces; none for that of this process.
     pub host_namespace: Option<PathBuf>,
     /// DNS servers DHCP tells guests whose [`DhcpOptions`] name none. May be empty.
@@ -30,6 +36,8 @@ impl Default for Options {
             namespace_dir: PathBuf::from("/run/netns"),
             mtu: 0,
             underlay: None,
+            uplink: None,
+            edge_denied: Vec::new(),
             host_namespace: None,
             dns_servers: Vec::new(),
             lease: Duration::from_secs(10 * 365 * 24 * 3600),
@@ -89,6 +97,10 @@ pub enum ResourceKind {
     PrefixList,
     /// One route table; what it says wrongly leads nowhere.
     RouteTable,
+    /// One public address, which does not work then.
+    Eip,
+    /// One NAT gateway, some entry of which does not work then.
+    NatGateway,
     /// The host itself.
     Host,
 }
@@ -150,7 +162,11 @@ impl Report {
             ResourceKind::Eni => p.id == eni.eni_id,
             ResourceKind::Vpc => p.id == eni.vpc_id,
             ResourceKind::SecurityGroup => eni.security_group_ids.contains(&p.id),
-            ResourceKind::PrefixList | ResourceKind::RouteTable | ResourceKind::Host => false,
+            ResourceKind::PrefixList
+            | ResourceKind::RouteTable
+            | ResourceKind::Eip
+            | ResourceKind::NatGateway
+            | ResourceKind::Host => false,
         })
     }
 }
@@ -166,10 +182,12 @@ pub enum ObjectKind {
     Table,
     /// A VXLAN interface.
     Vxlan,
+    /// The host's end of a VPC's edge.
+    Edge,
 }
 
 impl ObjectKind {
-    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`.
+    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan` or `edge`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -177,6 +195,7 @@ impl ObjectKind {
             Self::Tap => "tap",
             Self::Table => "table",
             Self::Vxlan => "vxlan",
+            Self::Edge => "edge",
         }
     }
 }

@@ -4,8 +4,9 @@ use crate::{
     Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME, filter, names,
     namespace::{self, Namespace},
     netlink::Netlink,
-    plan::{self, Plan},
+    plan::{self, Eip, Plan, Vpc},
     changes::Changes,
+    edge::{self, HostEdge},
     filter::{Applied, Change, Scope},
     sockets, tap, underlay,
     vpc::{self, VpcState},
@@ -50,6 +51,8 @@ struct HostState {
     applied: Option<Applied>,
     /// It was as desired once.
     settled: bool,
+    /// The public addresses it was made for.
+    public: Option<Vec<Eip>>,
 }
 
 impl State {
@@ -103,13 +106,17 @@ impl HostNetwork {
             ..Report::default()
         };
         self.remove_others(&plan, &mut state, &mut report).await;
-        // Before there is an interface that could receive anything.
-        if let Err(e) = self.guard_host(&plan, &mut state.host, &mut report).await {
-            report.problem(ResourceKind::Host, "underlay", &e);
+        // Before there is an interface that could receive or send anything.
+        let edge = self.guard_host(&plan, &mut state.host, &mut report).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "packet filter", &e);
+            // Those who are here reach each other without it.
             for vpc in &mut plan.vpcs {
                 vpc.peers.clear();
+                vpc.eips.clear();
             }
-        }
+            HostEdge::default()
+        });
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
         for vpc in &plan.vpcs {
             match state.open(vpc.vni, options).await {
@@ -120,6 +127,15 @@ impl HostNetwork {
                 }
             }
         }
+        let Inner { options, host, .. } = &*self.inner;
+        let mut changes = Changes::default();
+        let outcome = edge::reconcile_host(host, options, &plan.vpcs, &edge, &mut changes).await;
+        let wanted: Vec<Eip> = plan.vpcs.iter().flat_map(|vpc| vpc.eips.iter().cloned()).collect();
+        report.take(changes, state.host.public.as_ref() == Some(&wanted));
+        state.host.public = outcome.is_ok().then_some(wanted);
+        if let Err(e) = outcome {
+            report.problem(ResourceKind::Host, "edge", &e);
+        }
         report
     }
 
@@ -129,9 +145,13 @@ impl HostNetwork {
         plan: &Plan,
         state: &mut HostState,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<HostEdge, Error> {
         let Inner { options, host, table, .. } = &*self.inner;
-        let ruleset = underlay::ruleset(table, options.underlay, &plan.vpcs);
+        let edge = match plan.vpcs.iter().any(Vpc::has_edge) {
+            true => HostEdge::look(host, options, &plan.vpcs).await?,
+            false => HostEdge::default(),
+        };
+        let ruleset = underlay::ruleset(table, options, &plan.vpcs, &edge);
         let mut changes = Changes::default();
         let mut change = Change::None;
         if ruleset.tables.is_empty() {
@@ -148,7 +168,7 @@ impl HostNetwork {
         }
         let settled = std::mem::replace(&mut state.settled, true);
         report.take(changes, settled && change == Change::Replaced);
-        Ok(())
+        Ok(edge)
     }
 
     async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
@@ -239,6 +259,12 @@ impl HostNetwork {
     pub async fn list(&self) -> Result<Vec<Object>, Error> {
         let options = &self.inner.options;
         let mut objects = Vec::new();
+        for link in Netlink::open(&self.inner.host).await?.links().await? {
+            if names::is_edge_link(&options.namespace_dir, &link.name) {
+                let (name, owner) = (link.name, link.alias);
+                objects.push(Object { kind: ObjectKind::Edge, name, owner });
+            }
+        }
         for vni in namespace::list(&options.namespace_dir)? {
             let name = names::namespace_name(vni);
             let mut owner = String::new();

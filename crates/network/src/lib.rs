@@ -15,6 +15,7 @@ mod changes;
 mod conntrack;
 mod desired;
 mod dhcp;
+mod edge;
 mod error;
 mod filter;
 mod host;

@@ -49,6 +49,32 @@ pub(crate) fn host_table(namespace_dir: &Path) -> String {
     format!("{TABLE_NAME}_{suffix}")
 }
 
+/// What the names of the host's ends of edges begin with.
+pub(crate) fn edge_prefix(namespace_dir: &Path) -> String {
+    match host_table(namespace_dir).split_once('_') {
+        None => "ecse".to_owned(),
+        Some((_, suffix)) => format!("ec{}", &suffix[..4]),
+    }
+}
+
+/// The name of the host's end of a VPC's edge.
+pub(crate) fn edge_link(namespace_dir: &Path, vni: u32) -> String {
+    format!("{}{vni}", edge_prefix(namespace_dir))
+}
+
+pub(crate) fn is_edge_link(namespace_dir: &Path, name: &str) -> bool {
+    name.strip_prefix(&edge_prefix(namespace_dir))
+        .is_some_and(|vni| !vni.is_empty() && vni.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The "protocol" our entries bear among the host's, of the range that is free for use.
+pub(crate) fn edge_mark(namespace_dir: &Path) -> u8 {
+    match host_table(namespace_dir).as_str() {
+        TABLE_NAME => 200,
+        other => 201 + Sha256::digest(other.as_bytes())[0] % 50,
+    }
+}
+
 /// The MAC address of a host's VXLAN interfaces, known to others by its underlay address.
 #[must_use]
 pub fn vxlan_mac(underlay: Ipv4Addr) -> [u8; 6] {

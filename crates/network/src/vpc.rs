@@ -5,6 +5,7 @@ use crate::{
     changes::Changes,
     conntrack,
     dhcp::{self, Lease},
+    edge,
     filter::{self, Change, Scope},
     names,
     namespace::{self, Namespace},
@@ -31,6 +32,8 @@ pub(crate) struct VpcState {
     filtered: bool,
     /// What was desired when nothing lacked.
     settled: Option<Vpc>,
+    /// Public addresses and what they stand for.
+    public: HashMap<Ipv4Addr, Option<Ipv4Addr>>,
     /// What was changed before the VPC's turn came.
     early: Changes,
 }
@@ -48,7 +51,15 @@ impl VpcState {
                 Namespace::create(dir, &name).await?
             }
         };
-        Ok(Self { namespace, applied: None, dhcp: None, filtered: false, settled: None, early })
+        Ok(Self {
+            namespace,
+            applied: None,
+            dhcp: None,
+            filtered: false,
+            settled: None,
+            public: HashMap::new(),
+            early,
+        })
     }
 
     /// Gives a namespace whose name was taken away or given to another one its name back.
@@ -98,6 +109,9 @@ impl VpcState {
         }
         if !self.filtered {
             return;
+        }
+        if let Err(e) = self.forget_moved(vpc).await {
+            report.problem(ResourceKind::Host, "edge", &e);
         }
         if let Err(e) = self.reconcile_enis(vpc, host, options, changes, report).await {
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
@@ -150,6 +164,24 @@ impl VpcState {
         Ok(())
     }
 
+    /// A public address that stands for another private one now takes no flow of the old one along.
+    async fn forget_moved(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        let public: HashMap<Ipv4Addr, Option<Ipv4Addr>> =
+            vpc.eips.iter().map(|eip| (eip.address, eip.private)).collect();
+        let moved: Vec<Ipv4Addr> = self
+            .public
+            .iter()
+            .filter(|(address, private)| public.get(address) != Some(private))
+            .map(|(address, _)| *address)
+            .collect();
+        if !moved.is_empty() {
+            let forget = move || moved.into_iter().try_for_each(conntrack::forget);
+            self.namespace.run(forget).await??;
+        }
+        self.public = public;
+        Ok(())
+    }
+
     async fn remove_taps(&self, vpc: &Vpc, changes: &mut Changes) -> Result<(), Error> {
         let wanted: BTreeSet<&str> = vpc.enis.iter().map(|eni| eni.tap.as_str()).collect();
         let netlink = Netlink::open(&self.namespace).await?;
@@ -180,6 +212,11 @@ impl VpcState {
             report.problem(ResourceKind::Host, "underlay", &e);
             None
         });
+        let edge = edge::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "edge", &e);
+            None
+        });
         let links: HashMap<String, Link> =
             links.into_iter().map(|link| (link.name.clone(), link)).collect();
         let mut taps: HashMap<&str, u32> = HashMap::new();
@@ -198,7 +235,7 @@ impl VpcState {
         }
         let untouched =
             vpc.untouched.iter().filter_map(|tap| links.get(tap).map(|link| link.index)).collect();
-        let links = Links { taps, vxlan, untouched };
+        let links = Links { taps, vxlan, edge, untouched };
         Wiring::of(vpc, &links).apply(vpc, &links, &netlink, changes).await
     }
 
@@ -278,7 +315,8 @@ pub(crate) async fn remove(vni: u32, options: &Options) -> Result<(), Error> {
     if let Some(namespace) = Namespace::open(&options.namespace_dir, &name)? {
         let netlink = Netlink::open(&namespace).await?;
         for link in netlink.links().await? {
-            if names::is_tap_name(&link.name) || link.name == names::VXLAN_LINK {
+            let ours = [names::VXLAN_LINK, edge::EDGE_LINK].contains(&link.name.as_str());
+            if names::is_tap_name(&link.name) || ours {
                 netlink.delete_link(&link).await?;
             }
         }

@@ -2,11 +2,13 @@
 
 mod eni;
 mod peers;
+mod public;
 mod routing;
 mod vpc;
 
 pub(crate) use eni::{Eni, eni, mac_text};
 pub(crate) use peers::Peer;
+pub(crate) use public::{Eip, Forward, NatGateway};
 pub(crate) use routing::{Entry, NextHop};
 
 use crate::{Desired, Error, Options, Problem, ResourceKind, names};
@@ -32,6 +34,10 @@ pub(crate) struct Vpc {
     pub(crate) blocks: BTreeSet<Ipv4Net>,
     pub(crate) vswitches: BTreeMap<String, VSwitch>,
     pub(crate) route_tables: BTreeMap<String, Vec<Entry>>,
+    /// Public addresses of ENIs and NAT gateways of this host.
+    pub(crate) eips: Vec<Eip>,
+    /// Those that work on this host.
+    pub(crate) nat_gateways: Vec<NatGateway>,
     /// Other hosts, by underlay address.
     pub(crate) peers: BTreeMap<Ipv4Addr, Peer>,
     /// Taps that stay as they are: those of ENIs whose spec is refused.
@@ -50,6 +56,11 @@ impl Vpc {
     /// The route table of an ENI's VSwitch, if it has entries.
     pub(crate) fn route_table_of(&self, eni: &Eni) -> Option<&str> {
         self.vswitches.get(&eni.vswitch)?.route_table.as_deref()
+    }
+
+    /// Whether it meets the world on this host.
+    pub(crate) fn has_edge(&self) -> bool {
+        !self.eips.is_empty()
     }
 
     /// The ENI of this host that has the address.
@@ -101,6 +112,7 @@ impl Plan {
         for spec in &desired.vpcs {
             if let Some(index) = index_of.get(spec.vpc_id.as_str()).copied() {
                 plan.add_peers(spec, index, options);
+                plan.add_public(spec, index, &desired.enis);
                 plan.add_route_tables(spec, index);
             }
         }

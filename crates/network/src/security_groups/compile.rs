@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
+    edge::{self, EDGE_LINK},
     names::{VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
 };
@@ -67,6 +68,8 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
     admit_peers(&mut inet, vpc);
+    admit_world(&mut inet, vpc);
+    edge::add_nat(&mut inet, vpc);
     let arp = arp(vpc);
     let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
     let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
@@ -123,6 +126,8 @@ fn base() -> Table {
     let beyond = format!(
         "iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept"
     );
+    // None of the VPC's own addresses comes from the world.
+    let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
     let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
     let live = format!("ct state established,related ct mark {GENERATION} accept");
     let pass = format!("ct mark set {GENERATION} accept");
@@ -141,6 +146,7 @@ fn base() -> Table {
                      udp sport 68 udp dport 67 accept",
                     router.as_str(),
                     beyond.as_str(),
+                    world.as_str(),
                 ],
             ),
         ),
@@ -215,6 +221,7 @@ fn base() -> Table {
         ("ports".to_owned(), set("ifname . ether_addr")),
         ("routers".to_owned(), set("ifname . ether_addr")),
         ("subnets".to_owned(), intervals("ipv4_addr")),
+        ("blocks".to_owned(), intervals("ipv4_addr")),
         ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
         ("gateways".to_owned(), set("ipv4_addr")),
         (DHCP_RATE_SET.to_owned(), rates("ifname")),
@@ -245,14 +252,7 @@ fn admit_peers(inet: &mut Table, vpc: &Vpc) {
         return;
     }
     let link = quoted(VXLAN_LINK);
-    for (map, verdict) in [
-        ("egress", "goto to_guest"),
-        ("ingress", "goto pass"),
-        ("egress_reply", "goto from_guest"),
-        ("ingress_reply", "goto pass"),
-    ] {
-        element(inet, map, link.clone(), verdict.to_owned());
-    }
+    judge_nothing(inet, VXLAN_LINK);
     for (host, peer) in &vpc.peers {
         let mac = mac_text(vxlan_mac(*host));
         for address in &peer.addresses {
@@ -267,6 +267,30 @@ fn admit_peers(inet: &mut Table, vpc: &Vpc) {
     let subnets: Vec<_> = subnets.chain(vpc.enis.iter().map(|eni| eni.subnet)).collect();
     for subnet in Ipv4Net::aggregate(&subnets) {
         element(inet, "subnets", subnet.to_string(), String::new());
+    }
+}
+
+/// What may come from the world, once it is for a private address.
+fn admit_world(inet: &mut Table, vpc: &Vpc) {
+    if !vpc.has_edge() {
+        return;
+    }
+    judge_nothing(inet, EDGE_LINK);
+    let blocks: Vec<_> = vpc.blocks.iter().copied().collect();
+    for block in Ipv4Net::aggregate(&blocks) {
+        element(inet, "blocks", block.to_string(), String::new());
+    }
+}
+
+/// A link that no ENI is behind: only those at the other end judge.
+fn judge_nothing(inet: &mut Table, link: &str) {
+    for (map, verdict) in [
+        ("egress", "goto to_guest"),
+        ("ingress", "goto pass"),
+        ("egress_reply", "goto from_guest"),
+        ("ingress_reply", "goto pass"),
+    ] {
+        element(inet, map, quoted(link), verdict.to_owned());
     }
 }
 

@@ -5,6 +5,7 @@ mod fabric;
 mod guest;
 
 mod dhcp;
+mod edge;
 mod groups;
 mod isolation;
 mod lifecycle;
