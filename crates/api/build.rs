@@ -9,6 +9,7 @@ const FILES: &[&str] = &[
     "ecs/v1/instance.proto",
     "ecs/v1/instance_type.proto",
     "ecs/v1/key_pair.proto",
+    "ecs/v1/network_interface.proto",
     "ecs/v1/operator.proto",
     "ecs/v1/security_group.proto",
     "ecs/v1/snapshot.proto",

@@ -10,7 +10,8 @@ use crate::{
 };
 use api::host::{EniSpec, HostSpec};
 use network::{
-    Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Repair, Report,
+    Desired, DhcpOptions, HostNetwork, InstanceLimit, METADATA_ADDRESS, METADATA_PORT, Repair,
+    Report,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -123,17 +124,25 @@ impl Networks {
     /// # Errors
     /// When the ENI's network could not be made; names it and says why.
     pub async fn open_tap(&self, eni: &EniSpec, queue_pairs: u32) -> Result<Vec<OwnedFd>> {
-        let problem = {
-            let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.problem_of(eni).map(ToString::to_string)
-        };
-        if let Some(problem) = problem {
+        if let Some(problem) = self.problem(eni) {
             return Err(Error::resource(&eni.eni_id, "NetworkNotReady", problem));
         }
         self.host
             .open_tap(eni, queue_pairs)
             .await
             .map_err(|e| Error::resource(&eni.eni_id, "NetworkNotReady", e.to_string()))
+    }
+
+    /// What tells the ENI's tap from one that was there before; 0 if there is none, or nothing is known
+    /// of it.
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> u64 {
+        self.host.tap_epoch(eni).await.unwrap_or(0)
+    }
+
+    /// Why the ENI's network is not as the spec wants it.
+    pub fn problem(&self, eni: &EniSpec) -> Option<String> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.problem_of(eni).map(ToString::to_string)
     }
 
     /// MTU of guests' interfaces, in bytes.
@@ -190,7 +199,15 @@ fn desired(spec: &HostSpec) -> Desired {
         };
         dhcp.extend(instance.enis.iter().map(|e| (e.eni_id.clone(), options.clone())));
     }
+    let limits = spec.instances.iter().filter_map(|instance| {
+        Some(InstanceLimit {
+            instance_id: instance.instance_id.clone(),
+            eni_ids: instance.enis.iter().map(|eni| eni.eni_id.clone()).collect(),
+            limit: instance.network_limit?,
+        })
+    });
     Desired {
+        limits: limits.collect(),
         vpcs: spec.vpcs.clone(),
         enis: spec.instances.iter().flat_map(|i| i.enis.iter().cloned()).collect(),
         groups: spec.security_groups.clone(),
@@ -219,7 +236,8 @@ mod tests {
     #[test]
     fn the_same_repair_is_told_seldom_and_another_at_once() {
         let repairs = Repairs::default();
-        let route = Repair { resource: "vpc-1".to_owned(), what: "route to 10.0.0.2/32".to_owned() };
+        let route =
+            Repair { resource: "vpc-1".to_owned(), what: "route to 10.0.0.2/32".to_owned() };
         let tap = Repair { resource: "eni-1".to_owned(), what: "tap tap1".to_owned() };
         assert_eq!(repairs.told_now(&[], 0), None);
         let told = repairs.told_now(std::slice::from_ref(&route), 0).unwrap();

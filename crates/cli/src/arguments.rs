@@ -74,7 +74,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Vswitch(VswitchCommand),
     /// Security groups and their rules
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "sg")]
     SecurityGroup(SecurityGroupCommand),
     /// SSH key pairs
     #[command(subcommand)]

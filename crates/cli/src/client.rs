@@ -7,7 +7,9 @@ use crate::{
 use api::v1::{
     catalog_service_client::CatalogServiceClient, disk_service_client::DiskServiceClient,
     image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
-    key_pair_service_client::KeyPairServiceClient, operator_service_client::OperatorServiceClient,
+    key_pair_service_client::KeyPairServiceClient,
+    network_interface_service_client::NetworkInterfaceServiceClient,
+    operator_service_client::OperatorServiceClient,
     security_group_service_client::SecurityGroupServiceClient,
     snapshot_service_client::SnapshotServiceClient, vpc_service_client::VpcServiceClient,
 };
@@ -70,6 +72,7 @@ services! {
     images: ImageServiceClient,
     instances: InstanceServiceClient,
     key_pairs: KeyPairServiceClient,
+    network_interfaces: NetworkInterfaceServiceClient,
     operator: OperatorServiceClient,
     security_groups: SecurityGroupServiceClient,
     snapshots: SnapshotServiceClient,

@@ -54,6 +54,16 @@ pub(crate) fn vswitch_not_found(vswitch_id: &str) -> Refusal {
     not_found("InvalidVSwitchId.NotFound", "VSwitch", vswitch_id, "DescribeVSwitches")
 }
 
+/// 404 of a network interface.
+pub(crate) fn eni_not_found(eni_id: &str) -> Refusal {
+    not_found("InvalidEniId.NotFound", "network interface", eni_id, "DescribeNetworkInterfaces")
+}
+
+/// 404 of an instance, as actions of network interfaces call it.
+pub(crate) fn ecs_not_found(instance_id: &str) -> Refusal {
+    not_found("InvalidEcsId.NotFound", "instance", instance_id, "DescribeInstances")
+}
+
 /// 404 of a security group.
 pub(crate) fn group_not_found(group_id: &str) -> Refusal {
     let list = "DescribeSecurityGroups";

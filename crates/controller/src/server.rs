@@ -13,6 +13,7 @@ use api::{
         catalog_service_server::CatalogServiceServer, disk_service_server::DiskServiceServer,
         image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
         key_pair_service_server::KeyPairServiceServer,
+        network_interface_service_server::NetworkInterfaceServiceServer,
         operator_service_server::OperatorServiceServer,
         security_group_service_server::SecurityGroupServiceServer,
         snapshot_service_server::SnapshotServiceServer, vpc_service_server::VpcServiceServer,
@@ -119,6 +120,7 @@ pub async fn serve(
         )
         .add_service(InstanceServiceServer::new(handler.clone()))
         .add_service(KeyPairServiceServer::new(handler.clone()))
+        .add_service(NetworkInterfaceServiceServer::new(handler.clone()))
         .add_service(OperatorServiceServer::new(handler.clone()))
         .add_service(SecurityGroupServiceServer::new(handler.clone()))
         .add_service(SnapshotServiceServer::new(handler.clone()))

@@ -1,6 +1,6 @@
 //! What goes in and what comes out of a reconciliation.
 
-use api::host::{EniSpec, PrefixListSpec, SecurityGroupSpec, VpcSpec};
+use api::host::{EniSpec, NetworkLimit, PrefixListSpec, SecurityGroupSpec, VpcSpec};
 use ipnet::Ipv4Net;
 use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
@@ -71,8 +71,21 @@ pub struct Desired {
     pub groups: Vec<SecurityGroupSpec>,
     /// The prefix lists that rules of those groups name.
     pub prefix_lists: Vec<PrefixListSpec>,
+    /// How fast instances may be. Those without a limit may be missing.
+    pub limits: Vec<InstanceLimit>,
     /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.
     pub dhcp: HashMap<String, DhcpOptions>,
+}
+
+/// How fast one instance may be, over all its ENIs together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceLimit {
+    /// The instance.
+    pub instance_id: String,
+    /// Its ENIs, of one VPC.
+    pub eni_ids: Vec<String>,
+    /// The limit, each way.
+    pub limit: NetworkLimit,
 }
 
 /// What DHCP tells one guest beyond what its ENI says.
@@ -184,10 +197,12 @@ pub enum ObjectKind {
     Vxlan,
     /// The host's end of a VPC's edge.
     Edge,
+    /// An interface that all packets of an instance go by, one way.
+    Queue,
 }
 
 impl ObjectKind {
-    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan` or `edge`.
+    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`, `edge` or `queue`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -196,6 +211,7 @@ impl ObjectKind {
             Self::Table => "table",
             Self::Vxlan => "vxlan",
             Self::Edge => "edge",
+            Self::Queue => "queue",
         }
     }
 }

@@ -1,19 +1,22 @@
 //! The handle of a host's networks.
 
 use crate::{
-    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME, filter, names,
+    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME,
+    changes::Changes,
+    edge::{self, HostEdge},
+    filter,
+    filter::{Applied, Change, Scope},
+    names,
     namespace::{self, Namespace},
     netlink::Netlink,
     plan::{self, Eip, Plan, Vpc},
-    changes::Changes,
-    edge::{self, HostEdge},
-    filter::{Applied, Change, Scope},
+    shaping::{self, Classes},
     sockets, tap, underlay,
     vpc::{self, VpcState},
 };
 use api::host::EniSpec;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::Arc,
@@ -53,6 +56,8 @@ struct HostState {
     settled: bool,
     /// The public addresses it was made for.
     public: Option<Vec<Eip>>,
+    /// Of the host's ends of edges, by VNI.
+    classes: BTreeMap<u32, Classes>,
 }
 
 impl State {
@@ -129,7 +134,9 @@ impl HostNetwork {
         }
         let Inner { options, host, .. } = &*self.inner;
         let mut changes = Changes::default();
-        let outcome = edge::reconcile_host(host, options, &plan.vpcs, &edge, &mut changes).await;
+        let classes = &mut state.host.classes;
+        let outcome =
+            edge::reconcile_host(host, options, &plan.vpcs, &edge, classes, &mut changes).await;
         let wanted: Vec<Eip> = plan.vpcs.iter().flat_map(|vpc| vpc.eips.iter().cloned()).collect();
         report.take(changes, state.host.public.as_ref() == Some(&wanted));
         state.host.public = outcome.is_ok().then_some(wanted);
@@ -223,6 +230,22 @@ impl HostNetwork {
         vpc.namespace.run(move || tap::open(&name, queue_pairs)).await?
     }
 
+    /// What tells an ENI's tap from one that was there before: 0 if there is none now. Never the same
+    /// for two taps of an ENI, as long as the host runs.
+    ///
+    /// # Errors
+    /// As for [`Self::open_tap`].
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> Result<u64, Error> {
+        let state = self.inner.state.lock().await;
+        let vpc = state.vnis.get(&eni.vpc_id).and_then(|vni| state.vpcs.get(vni));
+        let vpc = vpc.ok_or_else(|| Error::UnknownVpc(eni.vpc_id.clone()))?;
+        let name = names::tap_name(&eni.eni_id);
+        let index = vpc.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str())).await?;
+        // A namespace's inode number may be given again, but then to one with other interfaces: it
+        // only has to differ where the index does not.
+        Ok(index.map_or(0, |index| vpc.namespace.inode() << 32 | u64::from(index)))
+    }
+
     /// Listens on an address inside a VPC's namespace. While the listener lives, so does the
     /// namespace: drop it when the VPC goes.
     ///
@@ -275,6 +298,10 @@ impl HostNetwork {
                         owner = link.alias;
                     } else if names::is_tap_name(&link.name) {
                         let kind = ObjectKind::Tap;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
+                    } else if shaping::is_queue_link(&link.name) {
+                        let kind = ObjectKind::Queue;
                         let name = format!("{name}/{}", link.name);
                         objects.push(Object { kind, name, owner: link.alias });
                     } else if link.name == names::VXLAN_LINK {

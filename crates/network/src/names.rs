@@ -24,8 +24,13 @@ pub(crate) const TAP_PREFIX: &str = "tap";
 /// bytes. The tap's alias holds the ENI's id.
 #[must_use]
 pub fn tap_name(eni_id: &str) -> String {
-    let digest = Sha256::digest(eni_id.as_bytes());
-    let mut name = String::from(TAP_PREFIX);
+    hashed(TAP_PREFIX, eni_id)
+}
+
+/// A prefix and 48 bits of an id's hash.
+pub(crate) fn hashed(prefix: &str, id: &str) -> String {
+    let digest = Sha256::digest(id.as_bytes());
+    let mut name = String::from(prefix);
     for byte in &digest[..6] {
         name.push_str(&format!("{byte:02x}"));
     }

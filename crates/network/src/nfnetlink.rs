@@ -48,16 +48,17 @@ pub(crate) fn rules_generation() -> Result<u32, Error> {
                 NFT_MSG_NEWGEN => {
                     let id = find(body.get(FAMILY_HEADER..).unwrap_or_default(), NFTA_GEN_ID);
                     let id = id.and_then(|id| <[u8; 4]>::try_from(id).ok());
-                    return id.map(u32::from_be_bytes).ok_or_else(|| {
-                        io::Error::other("the kernel's answer has no generation")
-                    });
+                    return id
+                        .map(u32::from_be_bytes)
+                        .ok_or_else(|| io::Error::other("the kernel's answer has no generation"));
                 }
                 _ => {}
             }
         }
         Err(io::Error::other("the kernel did not answer"))
     };
-    work().map_err(|e| Error::io("ask for the generation of the rules (kernel module nf_tables)", e))
+    work()
+        .map_err(|e| Error::io("ask for the generation of the rules (kernel module nf_tables)", e))
 }
 
 pub(crate) fn open() -> io::Result<OwnedFd> {

@@ -72,10 +72,8 @@ pub(crate) async fn ensure(
     };
     changes.add_all(&vpc.id, namespace.run(|| sysctl::set_routed(VXLAN_LINK)).await??);
     let mac = vxlan_mac(wanted.local);
-    let is_set = link.up
-        && link.alias == vpc.id
-        && link.mac == mac
-        && link.mtu == u32::from(options.mtu);
+    let is_set =
+        link.up && link.alias == vpc.id && link.mac == mac && link.mtu == u32::from(options.mtu);
     if !is_set {
         netlink.set_link(link.index, &vpc.id, Some((mac, options.mtu))).await?;
         changes.add(&vpc.id, "settings of the VXLAN interface");

@@ -21,10 +21,7 @@ const GUEST_MTU: u16 = 1500;
 const OVERHEAD: u32 = 14 + 8 + 8 + 20;
 
 /// The longest packet of a guest that reaches other hosts whole.
-pub(crate) async fn guest_mtu(
-    host: &Namespace,
-    underlay: Option<Underlay>,
-) -> Result<u16, Error> {
+pub(crate) async fn guest_mtu(host: &Namespace, underlay: Option<Underlay>) -> Result<u16, Error> {
     let Some(underlay) = underlay else { return Ok(GUEST_MTU) };
     let invalid = |field, value: String, expected| Error::Invalid {
         resource: "this host".to_owned(),

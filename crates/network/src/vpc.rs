@@ -13,6 +13,7 @@ use crate::{
     overlay,
     plan::{Eni, Vpc},
     security_groups::compile::compile,
+    shaping::{Classes, Shapers},
     sysctl, tap,
     wiring::{Links, Wiring},
 };
@@ -32,6 +33,8 @@ pub(crate) struct VpcState {
     filtered: bool,
     /// What was desired when nothing lacked.
     settled: Option<Vpc>,
+    shapers: Shapers,
+    edge_classes: Classes,
     /// Public addresses and what they stand for.
     public: HashMap<Ipv4Addr, Option<Ipv4Addr>>,
     /// What was changed before the VPC's turn came.
@@ -57,6 +60,8 @@ impl VpcState {
             dhcp: None,
             filtered: false,
             settled: None,
+            shapers: Shapers::default(),
+            edge_classes: Classes::default(),
             public: HashMap::new(),
             early,
         })
@@ -196,7 +201,7 @@ impl VpcState {
     }
 
     async fn reconcile_enis(
-        &self,
+        &mut self,
         vpc: &Vpc,
         host: &Namespace,
         options: &Options,
@@ -212,11 +217,19 @@ impl VpcState {
             report.problem(ResourceKind::Host, "underlay", &e);
             None
         });
-        let edge = edge::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
+        let edge =
+            edge::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
         let edge = edge.unwrap_or_else(|e| {
             report.problem(ResourceKind::Host, "edge", &e);
             None
         });
+        if let Some(link) = edge {
+            let classes = &mut self.edge_classes;
+            if let Err(e) = classes.ensure(&vpc.id, link, &vpc.eips, &netlink, changes).await {
+                report.problem(ResourceKind::Host, "bandwidth", &e);
+            }
+        }
+        let all = links.clone();
         let links: HashMap<String, Link> =
             links.into_iter().map(|link| (link.name.clone(), link)).collect();
         let mut taps: HashMap<&str, u32> = HashMap::new();
@@ -230,8 +243,13 @@ impl VpcState {
         }
         if let Some(server) = &self.dhcp {
             let leases = vpc.enis.iter();
-            let leases = leases.filter_map(|e| Some((*taps.get(e.tap.as_str())?, lease(e, options))));
+            let leases =
+                leases.filter_map(|e| Some((*taps.get(e.tap.as_str())?, lease(e, options))));
             server.set_leases(leases.collect());
+        }
+        // What is too fast is better than what is not there.
+        if let Err(e) = self.shapers.ensure(vpc, &taps, &netlink, &all, changes).await {
+            report.problem(ResourceKind::Host, "bandwidth", &e);
         }
         let untouched =
             vpc.untouched.iter().filter_map(|tap| links.get(tap).map(|link| link.index)).collect();

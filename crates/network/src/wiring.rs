@@ -102,12 +102,7 @@ impl Wiring {
         }
     }
 
-    fn add_custom(
-        &mut self,
-        vpc: &Vpc,
-        links: &Links<'_>,
-        hops: &BTreeMap<Ipv4Addr, Ipv4Addr>,
-    ) {
+    fn add_custom(&mut self, vpc: &Vpc, links: &Links<'_>, hops: &BTreeMap<Ipv4Addr, Ipv4Addr>) {
         let tables = table_numbers(vpc.route_tables.keys().map(String::as_str));
         for (id, entries) in &vpc.route_tables {
             let Some(table) = tables.get(id.as_str()).copied() else { continue };

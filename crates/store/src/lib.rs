@@ -7,8 +7,10 @@
 
 mod disk_records;
 mod disk_transactions;
+mod eni_records;
 mod error;
 mod filters;
+mod network_transactions;
 mod pool_records;
 mod records;
 mod snapshot_records;
@@ -17,8 +19,10 @@ mod transactions;
 
 pub use disk_records::*;
 pub use disk_transactions::*;
+pub use eni_records::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;
+pub use network_transactions::*;
 pub use pool_records::*;
 pub use records::*;
 pub use snapshot_records::*;

@@ -2,13 +2,13 @@
 
 use crate::cloud::CloudOptions;
 use api::host::{
-    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
+    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
+    PublicKey, RemoteHost, RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
-    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails, RuleRecord,
-    SnapshotRecord, VSwitchRecord, VpcRecord,
+    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails, RemoteEnis,
+    RuleRecord, SnapshotRecord, VSwitchRecord, VpcRecord,
 };
 
 /// The spec a snapshot means.
@@ -26,7 +26,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
             .map(|details| instance(details, &vpcs, &vswitches, options))
             .collect(),
         disks: snapshot.disks.iter().map(disk).collect(),
-        vpcs: snapshot.vpcs.iter().map(|record| vpc(record, &snapshot.vswitches)).collect(),
+        vpcs: snapshot.vpcs.iter().map(|record| vpc(record, snapshot)).collect(),
         security_groups: snapshot.groups.iter().map(group).collect(),
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
@@ -84,8 +84,19 @@ fn instance(
                 .collect(),
         }),
         nic_queues: record.nic_queues,
-        ..InstanceSpec::default()
+        network_limit: network_limit(&record.instance_type),
     }
+}
+
+/// What the instance type may send and receive. A figure that nobody publishes limits nothing.
+fn network_limit(instance_type: &str) -> Option<NetworkLimit> {
+    let network = catalog::instance_type(instance_type)?.network;
+    let limited = network.base_kbps.is_some() || network.pps.is_some();
+    limited.then(|| NetworkLimit {
+        kbits_per_second: network.base_kbps.unwrap_or(0),
+        burst_kbits_per_second: network.burst_kbps.unwrap_or(0),
+        packets_per_second: network.pps.unwrap_or(0),
+    })
 }
 
 fn eni(
@@ -106,6 +117,14 @@ fn eni(
         security_group_ids: record.security_group_ids.clone(),
         primary: record.primary,
         vpc_cidr: vpc.map(|vpc| vpc.cidr.to_string()).unwrap_or_default(),
+        generation: record.generation,
+        secondary_private_ips: record
+            .secondary_private_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        no_source_check: !record.source_dest_check,
+        queues: record.queues,
         ..EniSpec::default()
     }
 }
@@ -140,12 +159,13 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
     }
 }
 
-fn vpc(record: &VpcRecord, vswitches: &[VSwitchRecord]) -> VpcSpec {
+fn vpc(record: &VpcRecord, snapshot: &HostSnapshot) -> VpcSpec {
     VpcSpec {
         vpc_id: record.vpc_id.clone(),
         cidr: record.cidr.to_string(),
         vni: record.vni,
-        vswitches: vswitches
+        vswitches: snapshot
+            .vswitches
             .iter()
             .filter(|vswitch| vswitch.vpc_id == record.vpc_id)
             .map(|vswitch| VSwitchSpec {
@@ -155,7 +175,20 @@ fn vpc(record: &VpcRecord, vswitches: &[VSwitchRecord]) -> VpcSpec {
                 ..VSwitchSpec::default()
             })
             .collect(),
+        remote_hosts: snapshot
+            .remotes
+            .iter()
+            .filter(|remote| remote.vpc_id == record.vpc_id)
+            .map(remote_host)
+            .collect(),
         ..VpcSpec::default()
+    }
+}
+
+fn remote_host(remote: &RemoteEnis) -> RemoteHost {
+    RemoteHost {
+        underlay_ip: remote.underlay_ip.clone(),
+        addresses: remote.addresses.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -181,7 +214,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         priority: record.priority,
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
-        ..RuleSpec::default()
+        prefix_list_id: record.prefix_list_id.clone(),
     }
 }
 

@@ -93,8 +93,8 @@ impl Concerns {
 
     fn include(&self, change: &Change) -> bool {
         // What a host reports is in no spec.
-        let reported =
-            ["disk_status", "instance_status", "snapshot_status"].contains(&change.kind.as_str());
+        let reported = ["disk_status", "eni_status", "instance_status", "snapshot_status"]
+            .contains(&change.kind.as_str());
         let of_host = change.host_id == self.host_id && !reported;
         of_host || self.ids.contains(&change.id)
     }

@@ -5,6 +5,7 @@ use crate::{
     names,
     plan::Vpc,
     security_groups::ruleset::{Chain, Set, Table},
+    shaping::class_numbers,
 };
 use ipnet::Ipv4Net;
 use std::{collections::BTreeMap, path::Path};
@@ -39,6 +40,22 @@ pub(crate) fn add_guard(
     let mut hosts = set("ipv4_addr", &["flags interval"]);
     for block in Ipv4Net::aggregate(denied) {
         hosts.elements.insert(block.to_string(), String::new());
+    }
+    let mut classes = Set {
+        is_map: true,
+        declaration: vec!["type ipv4_addr : classid".to_owned()],
+        elements: BTreeMap::new(),
+    };
+    for vpc in vpcs {
+        for (address, number) in class_numbers(&vpc.eips) {
+            classes.elements.insert(address.to_string(), format!("1:{number:x}"));
+        }
+    }
+    if !classes.elements.is_empty() {
+        let hook = "type filter hook postrouting priority 200; policy accept".to_owned();
+        let rules = vec![format!("oifname {any} meta priority set ip daddr map @eip_class")];
+        table.chains.insert("limits".to_owned(), Chain { hook, rules });
+        table.sets.insert("eip_class".to_owned(), classes);
     }
     table.sets.insert("edges".to_owned(), edges);
     table.sets.insert("denied".to_owned(), hosts);

@@ -8,6 +8,7 @@ use crate::{
     namespace::Namespace,
     netlink::{Hop, Link, MAIN_TABLE, Netlink},
     plan::Vpc,
+    shaping::Classes,
     sysctl,
 };
 use ipnet::Ipv4Net;
@@ -57,7 +58,8 @@ impl HostEdge {
             link: link.cloned(),
         };
         let mut denied = options.edge_denied.clone();
-        denied.extend(vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)));
+        denied
+            .extend(vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)));
         if let Some(underlay) = options.underlay
             && let Some((of, network)) = netlink.network_of(underlay.address).await?
             && Some(of) != link.map(|link| link.index)
@@ -74,6 +76,7 @@ pub(crate) async fn reconcile(
     options: &Options,
     vpcs: &[Vpc],
     edge: &HostEdge,
+    classes: &mut BTreeMap<u32, Classes>,
     changes: &mut Changes,
 ) -> Result<(), Error> {
     let netlink = Netlink::open(host).await?;
@@ -98,6 +101,8 @@ pub(crate) async fn reconcile(
             changes.add(&vpc.id, format!("settings of {name}"));
         }
         changes.add_all(&vpc.id, host.run(move || sysctl::set_host_edge(&name)).await??);
+        let of_link = classes.entry(vpc.vni).or_default();
+        of_link.ensure(&vpc.id, link.index, &vpc.eips, &netlink, changes).await?;
         kept.insert(link.index);
         wanted.extend(vpc.eips.iter().map(|eip| (eip.address, link.index)));
     }
@@ -105,6 +110,7 @@ pub(crate) async fn reconcile(
         netlink.delete_link(link).await?;
         changes.add(&link.alias, format!("interface {}", link.name));
     }
+    classes.retain(|vni, _| vpcs.iter().any(|vpc| vpc.vni == *vni));
     neighbours(&netlink, &kept, changes).await?;
     let new = routes(&netlink, &kept, &wanted, changes).await?;
     answers(host, &netlink, options, edge, &wanted, &new, changes).await

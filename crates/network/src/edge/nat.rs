@@ -25,8 +25,7 @@ pub(crate) fn add_nat(inet: &mut Table, vpc: &Vpc) {
         }
     }
     let mut by_protocol = map("inet_proto . ipv4_addr : ipv4_addr");
-    let mut by_port =
-        map("inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service");
+    let mut by_port = map("inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service");
     let mut leaving = vec![format!("oifname {EDGE_LINK} snat ip to ip saddr map @eip_out")];
     for gateway in &vpc.nat_gateways {
         for forward in &gateway.forwards {

@@ -6,7 +6,7 @@ use futures::TryStreamExt as _;
 use netlink_packet_route::link::{
     InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
+use rtnetlink::{LinkIfb, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
 
 /// What an interface is set to.
@@ -128,6 +128,16 @@ impl Netlink {
             .execute()
             .await
             .map_err(self.error(&format!("make interface {name}")))
+    }
+
+    /// Makes an interface that gives packets back to where they came from.
+    pub(crate) async fn add_ifb(&self, name: &str) -> Result<(), Error> {
+        self.handle
+            .link()
+            .add(LinkIfb::new(name).build())
+            .execute()
+            .await
+            .map_err(self.error(&format!("make interface {name} (kernel module ifb)")))
     }
 
     /// Makes a VXLAN interface in `namespace`, in one step; its packets go and come in this one.

@@ -125,9 +125,7 @@ impl Netlink {
             .table_id(table)
             .destination_prefix(to.network(), to.prefix_len());
         let route = match hop {
-            Hop::Link { link, via: None } => {
-                route.scope(RouteScope::Link).output_interface(link)
-            }
+            Hop::Link { link, via: None } => route.scope(RouteScope::Link).output_interface(link),
             Hop::Link { link, via: Some(via) } => {
                 route.output_interface(link).gateway(via).onlink()
             }

@@ -27,18 +27,9 @@ pub(crate) struct Rule {
 impl Rule {
     /// Those every namespace has.
     pub(crate) fn defaults() -> [Self; 3] {
-        let rule = |priority, table| Self {
-            priority,
-            table,
-            link: None,
-            from: None,
-            ignore_up_to: None,
-        };
-        [
-            rule(0, LOCAL_TABLE),
-            rule(32766, MAIN_TABLE),
-            rule(32767, DEFAULT_TABLE),
-        ]
+        let rule =
+            |priority, table| Self { priority, table, link: None, from: None, ignore_up_to: None };
+        [rule(0, LOCAL_TABLE), rule(32766, MAIN_TABLE), rule(32767, DEFAULT_TABLE)]
     }
 }
 

@@ -38,10 +38,24 @@ pub(crate) struct Vpc {
     pub(crate) eips: Vec<Eip>,
     /// Those that work on this host.
     pub(crate) nat_gateways: Vec<NatGateway>,
+    /// Of its instances that have any.
+    pub(crate) limits: Vec<Limit>,
     /// Other hosts, by underlay address.
     pub(crate) peers: BTreeMap<Ipv4Addr, Peer>,
     /// Taps that stay as they are: those of ENIs whose spec is refused.
     pub(crate) untouched: BTreeSet<String>,
+}
+
+/// How fast an instance may be, over all its ENIs together, each way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) instance: String,
+    pub(crate) taps: Vec<String>,
+    /// 0 for no limit.
+    pub(crate) kbits: u64,
+    pub(crate) burst_kbits: u64,
+    /// Packets per second; 0 for no limit.
+    pub(crate) packets: u64,
 }
 
 /// One VSwitch.
@@ -108,6 +122,7 @@ impl Plan {
             }
         }
         plan.add_enis(desired, &index_of, options);
+        plan.add_limits(desired);
         plan.add_prefix_lists(desired);
         for spec in &desired.vpcs {
             if let Some(index) = index_of.get(spec.vpc_id.as_str()).copied() {
@@ -119,12 +134,7 @@ impl Plan {
         plan
     }
 
-    fn add_enis(
-        &mut self,
-        desired: &Desired,
-        index_of: &HashMap<&str, usize>,
-        options: &Options,
-    ) {
+    fn add_enis(&mut self, desired: &Desired, index_of: &HashMap<&str, usize>, options: &Options) {
         for spec in &desired.enis {
             let Some(index) = index_of.get(spec.vpc_id.as_str()).copied() else {
                 let e = Error::UnknownVpc(spec.vpc_id.clone());
@@ -147,6 +157,25 @@ impl Plan {
                     self.vpcs[index].untouched.insert(names::tap_name(&spec.eni_id));
                     self.problem(ResourceKind::Eni, &spec.eni_id, &e);
                 }
+            }
+        }
+    }
+
+    fn add_limits(&mut self, desired: &Desired) {
+        for spec in &desired.limits {
+            for vpc in &mut self.vpcs {
+                let mine = vpc.enis.iter().filter(|eni| spec.eni_ids.contains(&eni.id));
+                let taps: Vec<String> = mine.map(|eni| eni.tap.clone()).collect();
+                if taps.is_empty() {
+                    continue;
+                }
+                vpc.limits.push(Limit {
+                    instance: spec.instance_id.clone(),
+                    taps,
+                    kbits: spec.limit.kbits_per_second,
+                    burst_kbits: spec.limit.burst_kbits_per_second,
+                    packets: spec.limit.packets_per_second,
+                });
             }
         }
     }

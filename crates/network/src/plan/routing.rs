@@ -72,10 +72,9 @@ impl Plan {
             Some(Spec::NatGatewayId(id)) => {
                 match spec.nat_gateways.iter().find(|gateway| gateway.nat_gateway_id == *id) {
                     Some(gateway) if gateway.here => NextHop::Edge,
-                    Some(gateway) => gateway
-                        .underlay_ip
-                        .parse()
-                        .map_or(NextHop::Nowhere, NextHop::Peer),
+                    Some(gateway) => {
+                        gateway.underlay_ip.parse().map_or(NextHop::Nowhere, NextHop::Peer)
+                    }
                     None => NextHop::Nowhere,
                 }
             }

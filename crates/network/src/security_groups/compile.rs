@@ -13,8 +13,9 @@ use super::{
 use crate::{
     METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
     edge::{self, EDGE_LINK},
-    names::{VXLAN_LINK, vxlan_mac},
+    names::{self, VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
+    shaping::class_numbers,
 };
 use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
@@ -70,6 +71,7 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     admit_peers(&mut inet, vpc);
     admit_world(&mut inet, vpc);
     edge::add_nat(&mut inet, vpc);
+    add_limits(&mut inet, vpc);
     let arp = arp(vpc);
     let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
     let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
@@ -123,9 +125,8 @@ fn base() -> Table {
         "iifname . ether saddr @routers ip daddr != {{ {METADATA_ADDRESS}, {SERVICE_ADDRESS} }} \
          ip daddr != @gateways accept"
     );
-    let beyond = format!(
-        "iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept"
-    );
+    let beyond =
+        format!("iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept");
     // None of the VPC's own addresses comes from the world.
     let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
     let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
@@ -279,6 +280,58 @@ fn admit_world(inet: &mut Table, vpc: &Vpc) {
     let blocks: Vec<_> = vpc.blocks.iter().copied().collect();
     for block in Ipv4Net::aggregate(&blocks) {
         element(inet, "blocks", block.to_string(), String::new());
+    }
+}
+
+/// Packets per second, and which class what leaves for the world is of.
+fn add_limits(inet: &mut Table, vpc: &Vpc) {
+    let map = |kind: &str| Set {
+        is_map: true,
+        declaration: vec![format!("type {kind}")],
+        elements: BTreeMap::new(),
+    };
+    let mut rules = Vec::new();
+    let packets: Vec<_> = vpc.limits.iter().filter(|limit| limit.packets > 0).collect();
+    if !packets.is_empty() {
+        for (way, side) in [("out", "iifname"), ("in", "oifname")] {
+            let mut limits = map("ifname : limit");
+            for limit in &packets {
+                // Of another name when it is of another rate: one in use cannot be changed.
+                let name = names::hashed(&format!("packets_{way}_"), &limit.instance);
+                let name = format!("{name}_{}", limit.packets);
+                let burst = (limit.packets / 10).clamp(64, 100_000);
+                let text = format!("rate over {}/second burst {burst} packets", limit.packets);
+                inet.limits.insert(name.clone(), text);
+                for tap in &limit.taps {
+                    limits.elements.insert(quoted(tap), quoted(&name));
+                }
+            }
+            let set = format!("packets_{way}");
+            let rule = format!("limit name {side} map @{set} drop");
+            match way {
+                "in" => rules.push(rule),
+                _ => {
+                    if let Some(chain) = inet.chains.get_mut("prerouting") {
+                        chain.rules.insert(0, rule);
+                    }
+                }
+            }
+            inet.sets.insert(set, limits);
+        }
+    }
+    let classes = class_numbers(&vpc.eips);
+    if !classes.is_empty() {
+        let mut of_address = map("ipv4_addr : classid");
+        for (address, number) in classes {
+            of_address.elements.insert(address.to_string(), format!("1:{number:x}"));
+        }
+        inet.sets.insert("eip_class".to_owned(), of_address);
+        // Where addresses are public again.
+        rules.push(format!("oifname {EDGE_LINK} meta priority set ip saddr map @eip_class"));
+    }
+    if !rules.is_empty() {
+        let hook = "type filter hook postrouting priority 200; policy accept".to_owned();
+        inet.chains.insert("limits".to_owned(), Chain { hook, rules });
     }
 }
 

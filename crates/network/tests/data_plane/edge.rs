@@ -139,7 +139,10 @@ async fn a_public_address_stands_for_a_private_one_both_ways() {
         cloud.demolish().await;
     }
     for host in &fabric.hosts {
-        assert_eq!(host.sh("nft list ruleset; ip neigh show proxy; ip -o link | grep ecs || true"), "");
+        assert_eq!(
+            host.sh("nft list ruleset; ip neigh show proxy; ip -o link | grep ecs || true"),
+            ""
+        );
         assert!(!host.sh("ip route").contains("via"), "no route to a public address");
     }
 }
@@ -226,8 +229,8 @@ fn nat(here: bool) -> NatGatewaySpec {
         source_cidr: cidr.to_owned(),
         snat_ips: vec![public(number).to_string()],
     };
-    let forward = |id: &str, (from, to), (inside, until), internal: u8, protocol: &str| {
-        ForwardEntrySpec {
+    let forward =
+        |id: &str, (from, to), (inside, until), internal: u8, protocol: &str| ForwardEntrySpec {
             forward_entry_id: id.to_owned(),
             external_ip: public(if protocol == "any" { 3 } else { 1 }).to_string(),
             external_port_from: from,
@@ -236,8 +239,7 @@ fn nat(here: bool) -> NatGatewaySpec {
             internal_port_from: inside,
             internal_port_to: until,
             ip_protocol: protocol.to_owned(),
-        }
-    };
+        };
     let mut gateway = NatGatewaySpec {
         nat_gateway_id: "ngw-1".to_owned(),
         underlay_ip: underlay(0).to_string(),
@@ -246,10 +248,8 @@ fn nat(here: bool) -> NatGatewaySpec {
     };
     if here {
         gateway.eips = vec![eip(1, None), eip(2, None), eip(3, None)];
-        gateway.snat_entries = vec![
-            entry("snat-1", "10.0.0.0/24", 1),
-            entry("snat-2", "10.0.0.2/32", 2),
-        ];
+        gateway.snat_entries =
+            vec![entry("snat-1", "10.0.0.0/24", 1), entry("snat-2", "10.0.0.2/32", 2)];
         gateway.forward_entries = vec![
             forward("fwd-1", (8080, 8080), (80, 80), 2, "tcp"),
             forward("fwd-2", (9000, 9009), (80, 89), 1, "tcp"),

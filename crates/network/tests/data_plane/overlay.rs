@@ -111,13 +111,9 @@ async fn long_packets_are_cut_to_what_fits_between_hosts() {
 
     // A first packet that is too long is answered, and the next one may be as long as it says.
     let mtu = near.run(|| {
-        let socket = socket::socket(
-            AddressFamily::Inet,
-            SockType::Datagram,
-            SockFlag::empty(),
-            None,
-        )
-        .expect("a socket");
+        let socket =
+            socket::socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None)
+                .expect("a socket");
         let discover: libc::c_int = libc::IP_PMTUDISC_DO;
         // SAFETY: the option reads one int, which `discover` is.
         let set = unsafe {
@@ -183,7 +179,11 @@ async fn only_hosts_of_a_vpc_send_into_it_and_only_what_is_theirs() {
     for cloud in [&mut a, &mut b] {
         cloud.add_vpc(8);
         cloud.add_group(8, "sg-8", vec![]);
-        cloud.add_eni(8, if cloud.options.underlay.expect("set").address == underlay(0) { 1 } else { 2 }, &["sg-8"]);
+        cloud.add_eni(
+            8,
+            if cloud.options.underlay.expect("set").address == underlay(0) { 1 } else { 2 },
+            &["sg-8"],
+        );
     }
     introduce(&mut [&mut a, &mut b, &mut c]);
     a.reconcile().await;
@@ -328,7 +328,10 @@ async fn what_is_damaged_between_hosts_is_put_right_and_named() {
         ("ip rule del pref 32766", "rule"),
         ("ip rule add from 10.0.0.1 blackhole", "rule"),
         ("nft flush ruleset", "packet filter"),
-        ("nft delete element inet ecs sources '{ \"vxlan0\" . 02:ec:c0:a8:4d:02 . 10.0.0.2 }'", "packet filter"),
+        (
+            "nft delete element inet ecs sources '{ \"vxlan0\" . 02:ec:c0:a8:4d:02 . 10.0.0.2 }'",
+            "packet filter",
+        ),
     ] {
         a.by_hand(7, damage);
         let report = a.reconcile().await;
@@ -339,7 +342,9 @@ async fn what_is_damaged_between_hosts_is_put_right_and_named() {
         let report = a.reconcile().await;
         assert_eq!((report.changes, report.repairs.len()), (0, 0), "{damage}: {report:?}");
     }
-    for damage in ["nft flush ruleset", "nft add rule inet $(nft list tables | sed 's/.* //') input drop"] {
+    for damage in
+        ["nft flush ruleset", "nft add rule inet $(nft list tables | sed 's/.* //') input drop"]
+    {
         fabric.hosts[0].sh(damage);
         let report = a.reconcile().await;
         assert!(format!("{:?}", report.repairs).contains("host's packet filter"), "{damage}");

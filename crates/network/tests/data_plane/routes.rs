@@ -24,8 +24,7 @@ fn set_routes(clouds: &mut [&mut Cloud], routes: &[(&str, Option<NextHop>)]) {
         destination_cidr: (*to).to_owned(),
         next_hop: hop.clone(),
     });
-    let table =
-        RouteTableSpec { route_table_id: "vtb-1".to_owned(), entries: entries.collect() };
+    let table = RouteTableSpec { route_table_id: "vtb-1".to_owned(), entries: entries.collect() };
     for cloud in clouds {
         let vpc = &mut cloud.desired.vpcs[0];
         vpc.route_tables = vec![table.clone()];
@@ -148,16 +147,16 @@ async fn route_by_way_of_an_instance(hosts: u8) {
     assert!(guest.reaches(BEYOND, 80));
 
     // Gone, it leaves a hole, not another way.
-    set_routes(&mut [&mut a, &mut b], &[
-        ("0.0.0.0/0", by_way_of(5)),
-        ("192.168.9.0/24", Some(NextHop::Blackhole(true))),
-    ]);
+    set_routes(
+        &mut [&mut a, &mut b],
+        &[("0.0.0.0/0", by_way_of(5)), ("192.168.9.0/24", Some(NextHop::Blackhole(true)))],
+    );
     reconcile(&mut [&mut a, &mut b]).await;
     assert!(!guest.reaches(BEYOND, 80));
-    set_routes(&mut [&mut a, &mut b], &[
-        ("0.0.0.0/0", by_way_of(5)),
-        ("192.168.9.0/24", by_way_of(66)),
-    ]);
+    set_routes(
+        &mut [&mut a, &mut b],
+        &[("0.0.0.0/0", by_way_of(5)), ("192.168.9.0/24", by_way_of(66))],
+    );
     reconcile(&mut [&mut a, &mut b]).await;
     assert!(!guest.reaches(BEYOND, 80));
     set_routes(&mut [&mut a, &mut b], &[]);
@@ -206,7 +205,10 @@ async fn the_longest_prefix_wins_and_every_vswitch_has_its_own_table() {
         eni.clone()
     };
     cloud.group("sg-a").member_ips.push("10.0.1.9".to_owned());
-    set_routes(&mut [&mut cloud], &[("192.168.0.0/16", by_way_of(5)), ("192.168.9.0/24", by_way_of(6))]);
+    set_routes(
+        &mut [&mut cloud],
+        &[("192.168.0.0/16", by_way_of(5)), ("192.168.9.0/24", by_way_of(6))],
+    );
     cloud.reconcile().await;
     let guest = cloud.boot(&client).await;
     let elsewhere = cloud.boot(&elsewhere).await;
@@ -223,7 +225,10 @@ async fn the_longest_prefix_wins_and_every_vswitch_has_its_own_table() {
     assert_eq!(cloud.reconcile().await.changes, 0);
 
     // An entry that makes no sense is said, and harms nobody.
-    set_routes(&mut [&mut cloud], &[("192.168.9.0/24", by_way_of(6)), ("192.168.9.0/99", by_way_of(5))]);
+    set_routes(
+        &mut [&mut cloud],
+        &[("192.168.9.0/24", by_way_of(6)), ("192.168.9.0/99", by_way_of(5))],
+    );
     let report = cloud.network.reconcile(&cloud.desired).await;
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     assert_eq!(report.problems[0].kind, ResourceKind::RouteTable);
@@ -250,7 +255,8 @@ async fn a_router_reaches_no_service_of_the_host_in_anothers_name() {
     let router = cloud.boot(&router).await;
     let _victim = cloud.boot(&victim).await;
     // Even in its own name it is answered, with another's name not one packet arrives.
-    let counter = "nft list ruleset >/dev/null; grep -c 'dst=100.100.100.200' /proc/net/nf_conntrack || true";
+    let counter =
+        "nft list ruleset >/dev/null; grep -c 'dst=100.100.100.200' /proc/net/nf_conntrack || true";
     router.ip("addr add 10.0.0.2/32 dev lo");
     router.ip("route add 100.100.100.200/32 via 10.0.0.253 dev eth0 src 10.0.0.2");
     let connected = tokio::task::spawn_blocking(move || {
@@ -274,11 +280,8 @@ async fn rules_name_prefix_lists() {
     let mut cloud = Cloud::new().await;
     cloud.add_vpc(7);
     cloud.add_group(7, "sg-client", vec![]);
-    let by_list = RuleSpec {
-        cidr: String::new(),
-        prefix_list_id: "pl-bp1".to_owned(),
-        ..accept_tcp(80, "")
-    };
+    let by_list =
+        RuleSpec { cidr: String::new(), prefix_list_id: "pl-bp1".to_owned(), ..accept_tcp(80, "") };
     cloud.add_group(7, "sg-web", vec![by_list]);
     let (client, web) = (cloud.add_eni(7, 1, &["sg-client"]), cloud.add_eni(7, 2, &["sg-web"]));
     let set = |cloud: &mut Cloud, cidrs: &[&str]| {

@@ -1,8 +1,10 @@
 //! The embedded backend: SQLite in WAL mode with `synchronous=FULL`.
 
+mod addresses;
 mod claims;
 mod disk_snapshots;
 mod disks;
+mod enis;
 mod feed;
 mod hosts;
 mod images;
@@ -36,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("images.sql"),
     include_str!("pools.sql"),
     include_str!("auto_disks.sql"),
+    include_str!("enis.sql"),
 ];
 
 /// How to open a store.

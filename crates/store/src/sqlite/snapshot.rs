@@ -1,6 +1,8 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups};
+use super::{
+    disk_snapshots, disks, enis, hosts, images, instances, networks, query, security_groups,
+};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -53,12 +55,14 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         snapshots,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
+        remotes: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,
         images: Vec::new(),
     };
     for vpc_id in vpc_ids {
         snapshot.vpcs.extend(networks::vpc(conn, &vpc_id)?);
         snapshot.vswitches.extend(networks::vswitches_of(conn, &vpc_id)?);
+        snapshot.remotes.extend(enis::remotes(conn, &vpc_id, host_id)?);
     }
     for image_id in image_ids {
         snapshot.images.extend(images::image(conn, &image_id)?);
