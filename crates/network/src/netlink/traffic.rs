@@ -209,7 +209,8 @@ impl Netlink {
         self.ask(message, 0, "delete a queue").await
     }
 
-    /// The interfaces that packets go to instead.
+    /// The interfaces that packets go to instead, of both ways: filters of this kind are shown together
+    /// where one of them is asked for. None if this way has no filter.
     pub(crate) async fn detours(&self, link: u32, way: Way) -> Result<Vec<u32>, Error> {
         let request = self.handle.traffic_filter(link.cast_signed()).get();
         let request = match way {

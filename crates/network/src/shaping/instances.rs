@@ -111,8 +111,9 @@ async fn send(
         return Ok(());
     };
     let mut right = place.is_some();
-    for (way, by) in wanted {
-        right = right && netlink.detours(tap, *way).await? == [*by];
+    let all = BTreeSet::from(wanted.map(|(_, by)| by));
+    for (way, _) in wanted {
+        right = right && BTreeSet::from_iter(netlink.detours(tap, *way).await?) == all;
     }
     if right {
         return Ok(());

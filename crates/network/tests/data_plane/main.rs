@@ -4,6 +4,7 @@ mod cloud;
 mod fabric;
 mod guest;
 
+mod bandwidth;
 mod dhcp;
 mod edge;
 mod groups;
