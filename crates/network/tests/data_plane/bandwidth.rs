@@ -74,10 +74,13 @@ fn iperf3(from: &impl Place, to: &impl Place, address: Ipv4Addr, options: &str) 
 
 /// Mbit/s of frames over 4 seconds after the first one; back with `-R`.
 fn measure(from: &impl Place, to: &impl Place, address: Ipv4Addr, way: &str, mtu: f64) -> f64 {
-    let report = iperf3(from, to, address, &format!("-t 4 -O 1 {way}"));
-    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a figure");
+    // Now and then iperf3 leaves the figure out.
+    let figure = (0..3).find_map(|_| {
+        let report = iperf3(from, to, address, &format!("-t 4 -O 1 {way}"));
+        report["end"]["sum_received"]["bits_per_second"].as_f64()
+    });
     // 52 bytes of a packet are headers, and a frame is 14 bytes longer.
-    bits / 1e6 * (mtu + 14.0) / (mtu - 52.0)
+    figure.expect("a figure") / 1e6 * (mtu + 14.0) / (mtu - 52.0)
 }
 
 fn within_5_percent(measured: f64, expected: f64) {
