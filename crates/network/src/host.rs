@@ -318,6 +318,13 @@ impl HostNetwork {
             }
             objects.push(Object { kind: ObjectKind::Namespace, name, owner });
         }
+        // Any VPC here may be what the host's own table is for; without one it is for nothing.
+        let owner = objects.iter().find(|o| o.kind == ObjectKind::Namespace && !o.owner.is_empty());
+        let owner = owner.map(|namespace| namespace.owner.clone()).unwrap_or_default();
+        let Inner { host, table, .. } = &*self.inner;
+        for name in filter::tables(host, &options.nft, table).await? {
+            objects.push(Object { kind: ObjectKind::Table, name, owner: owner.clone() });
+        }
         objects.sort();
         Ok(objects)
     }

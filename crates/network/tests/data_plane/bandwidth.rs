@@ -43,7 +43,12 @@ impl Drop for Server {
 }
 
 /// What iperf3 reports of a measurement from one place to another at this address.
-fn iperf3(from: &impl Place, to: &impl Place, address: Ipv4Addr, options: &str) -> serde_json::Value {
+fn iperf3(
+    from: &impl Place,
+    to: &impl Place,
+    address: Ipv4Addr,
+    options: &str,
+) -> serde_json::Value {
     static PORTS: AtomicU16 = AtomicU16::new(5201);
     let port = PORTS.fetch_add(1, Ordering::Relaxed).to_string();
     let serve = ["-s", "-1", "-p", port.as_str()].map(str::to_owned);
@@ -56,20 +61,21 @@ fn iperf3(from: &impl Place, to: &impl Place, address: Ipv4Addr, options: &str) 
         ["-c", &address.to_string(), "-p", port.as_str(), "-J"].map(str::to_owned).into();
     arguments.extend(options.split_whitespace().map(str::to_owned));
     // The server may be a moment later than the client.
-    for _ in 0..20 {
+    let report = (0..20).find_map(|_| {
         let arguments = arguments.clone();
         let output = from.within(move || Command::new("iperf3").args(arguments).output());
         let output = output.expect("run iperf3");
         let report: serde_json::Value =
             serde_json::from_slice(&output.stdout).expect("a report of iperf3");
         if output.status.success() {
-            return report;
+            return Some(report);
         }
         let refused = report["error"].to_string().contains("onnection refused");
         assert!(refused, "iperf3: {}", report["error"]);
         std::thread::sleep(Duration::from_millis(100));
-    }
-    panic!("iperf3's server does not answer");
+        None
+    });
+    report.expect("iperf3's server does not answer")
 }
 
 /// Mbit/s of frames over 4 seconds after the first one; back with `-R`.
@@ -195,7 +201,12 @@ async fn a_public_address_is_as_fast_as_its_bandwidth_each_way() {
     let fabric = Fabric::new(1);
     let mut cloud = fabric.cloud_with(0, |options| options.uplink = Some("eth0".into())).await;
     cloud.add_vpc(7);
-    let all = RuleSpec { ip_protocol: "all".to_owned(), port_from: 0, port_to: 0, ..accept_tcp(0, "0.0.0.0/0") };
+    let all = RuleSpec {
+        ip_protocol: "all".to_owned(),
+        port_from: 0,
+        port_to: 0,
+        ..accept_tcp(0, "0.0.0.0/0")
+    };
     cloud.add_group(7, "sg-a", vec![all]);
     let (first, second) = (cloud.add_eni(7, 1, &["sg-a"]), cloud.add_eni(7, 2, &["sg-a"]));
     for (number, mbps) in [(0, 10), (1, 30)] {

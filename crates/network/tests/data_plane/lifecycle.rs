@@ -218,7 +218,12 @@ async fn specs_that_make_no_sense_are_reported_and_harm_nobody_else() {
 
 /// Sends a packet every millisecond while `work` is done; how many were sent, and how many of them
 /// were answered.
-async fn flood(from: &Guest, to: &Guest, address: Ipv4Addr, work: impl Future<Output = ()>) -> (usize, usize) {
+async fn flood(
+    from: &Guest,
+    to: &Guest,
+    address: Ipv4Addr,
+    work: impl Future<Output = ()>,
+) -> (usize, usize) {
     let any = |port| move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
     let (echo, socket) = (to.run(any(5000)), from.run(any(0)));
     echo.set_read_timeout(Some(Duration::from_secs(2))).expect("set a timeout");
