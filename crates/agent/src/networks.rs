@@ -9,12 +9,14 @@ use crate::{
     metadata_directory::VpcDirectory,
 };
 use api::host::{EniSpec, HostSpec};
+use ipnet::Ipv4Net;
 use network::{
     Desired, DhcpOptions, HostNetwork, InstanceLimit, METADATA_ADDRESS, METADATA_PORT, Repair,
     Report,
 };
 use std::{
     collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -208,12 +210,18 @@ fn desired(spec: &HostSpec) -> Desired {
     });
     Desired {
         limits: limits.collect(),
+        edge_denied: spec.protected_cidrs.iter().filter_map(|cidr| block(cidr)).collect(),
         vpcs: spec.vpcs.clone(),
         enis: spec.instances.iter().flat_map(|i| i.enis.iter().cloned()).collect(),
         groups: spec.security_groups.clone(),
         prefix_lists: spec.prefix_lists.clone(),
         dhcp,
     }
+}
+
+fn block(cidr: &str) -> Option<Ipv4Net> {
+    let address = || cidr.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
+    cidr.parse::<Ipv4Net>().ok().or_else(address)
 }
 
 /// The key that signs metadata tokens, kept so that guests' tokens outlive the agent.

@@ -71,6 +71,9 @@ pub struct Desired {
     pub groups: Vec<SecurityGroupSpec>,
     /// The prefix lists that rules of those groups name.
     pub prefix_lists: Vec<PrefixListSpec>,
+    /// Networks that guests must not reach from their public addresses, beside
+    /// [`Options::edge_denied`]: those of other hosts.
+    pub edge_denied: Vec<Ipv4Net>,
     /// How fast instances may be. Those without a limit may be missing.
     pub limits: Vec<InstanceLimit>,
     /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.

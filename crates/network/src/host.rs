@@ -155,7 +155,7 @@ impl HostNetwork {
     ) -> Result<HostEdge, Error> {
         let Inner { options, host, table, .. } = &*self.inner;
         let edge = match plan.vpcs.iter().any(Vpc::has_edge) {
-            true => HostEdge::look(host, options, &plan.vpcs).await?,
+            true => HostEdge::look(host, options, plan).await?,
             false => HostEdge::default(),
         };
         let ruleset = underlay::ruleset(table, options, &plan.vpcs, &edge);

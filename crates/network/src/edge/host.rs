@@ -7,7 +7,7 @@ use crate::{
     names,
     namespace::Namespace,
     netlink::{Hop, Link, MAIN_TABLE, Netlink},
-    plan::Vpc,
+    plan::{Plan, Vpc},
     shaping::Classes,
     sysctl,
 };
@@ -40,7 +40,7 @@ impl HostEdge {
     pub(crate) async fn look(
         host: &Namespace,
         options: &Options,
-        vpcs: &[Vpc],
+        plan: &Plan,
     ) -> Result<Self, Error> {
         let netlink = Netlink::open(host).await?;
         let links = netlink.links().await?;
@@ -57,9 +57,10 @@ impl HostEdge {
             host_is_router,
             link: link.cloned(),
         };
-        let mut denied = options.edge_denied.clone();
-        denied
-            .extend(vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)));
+        let mut denied = plan.denied.clone();
+        denied.extend(
+            plan.vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)),
+        );
         if let Some(underlay) = options.underlay
             && let Some((of, network)) = netlink.network_of(underlay.address).await?
             && Some(of) != link.map(|link| link.index)

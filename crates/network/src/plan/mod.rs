@@ -95,12 +95,15 @@ pub(crate) struct Plan {
     pub(crate) vpcs: Vec<Vpc>,
     /// VNIs that stay as they are: those of VPCs whose spec is refused.
     pub(crate) untouched: BTreeSet<u32>,
+    /// Networks that guests must not reach from public addresses.
+    pub(crate) denied: Vec<Ipv4Net>,
     pub(crate) problems: Vec<Problem>,
 }
 
 impl Plan {
     pub(crate) fn new(desired: &Desired, options: &Options) -> Self {
-        let mut plan = Self::default();
+        let denied = options.edge_denied.iter().chain(&desired.edge_denied);
+        let mut plan = Self { denied: denied.copied().collect(), ..Self::default() };
         let mut index_of: HashMap<&str, usize> = HashMap::new();
         let mut vnis: HashMap<u32, &str> = HashMap::new();
         for spec in &desired.vpcs {

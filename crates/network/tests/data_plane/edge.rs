@@ -198,6 +198,11 @@ async fn what_the_operator_denies_is_not_reached_and_specs_are_checked() {
     names_of(&guest, 80);
     assert_eq!(asks(&guest, WORLD, 80), "");
     assert_eq!(asks(&guest, Ipv4Addr::new(192, 168, 77, 201), 80), public(1).to_string());
+    a.desired.edge_denied = vec!["192.168.77.201/32".parse().expect("a block")];
+    a.reconcile().await;
+    assert_eq!(asks(&guest, Ipv4Addr::new(192, 168, 77, 201), 80), "");
+    a.desired.edge_denied.clear();
+    a.reconcile().await;
     // It may ask, though.
     assert_eq!(world.ask_name(public(1), 80), WORLD.to_string());
 
