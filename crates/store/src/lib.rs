@@ -7,6 +7,8 @@
 
 mod disk_records;
 mod disk_transactions;
+mod edge_records;
+mod edge_transactions;
 mod error;
 mod filters;
 mod pool_records;
@@ -17,6 +19,8 @@ mod transactions;
 
 pub use disk_records::*;
 pub use disk_transactions::*;
+pub use edge_records::*;
+pub use edge_transactions::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;
 pub use pool_records::*;

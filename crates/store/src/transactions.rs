@@ -1,11 +1,11 @@
 //! The trait, and what goes into and comes out of its transactions.
 
 use crate::{
-    disk_records::*, disk_transactions::*, error::*, filters::*, pool_records::*, records::*,
-    snapshot_records::*,
+    disk_records::*, disk_transactions::*, edge_records::*, edge_transactions::*, error::*,
+    filters::*, pool_records::*, records::*, snapshot_records::*,
 };
 use async_trait::async_trait;
-use std::{fmt, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 use tokio::sync::watch;
 
 /// A pure function from what a transaction has read to what it shall write. It may be called more
@@ -80,6 +80,8 @@ pub struct VpcView {
     pub vswitches: Vec<VSwitchRecord>,
     /// Its security groups.
     pub security_groups: u64,
+    /// Its custom route tables.
+    pub route_tables: Vec<String>,
 }
 
 /// A VSwitch and its use.
@@ -89,6 +91,8 @@ pub struct VSwitchView {
     pub vswitch: Option<VSwitchRecord>,
     /// Interfaces in it.
     pub enis: u64,
+    /// NAT gateways in it.
+    pub nat_gateways: Vec<String>,
 }
 
 /// A security group and what it has to do with.
@@ -143,6 +147,8 @@ pub struct CreateLookup {
     pub key_pair_name: String,
     /// Snapshots to read.
     pub snapshot_ids: Vec<String>,
+    /// Read which public addresses are taken.
+    pub public_addresses: bool,
 }
 
 /// What a decision about new instances sees.
@@ -164,6 +170,8 @@ pub struct CreateView {
     pub snapshots: Vec<SnapshotRecord>,
     /// Every host, so that a refusal can name what is wrong with each.
     pub hosts: Vec<HostRecord>,
+    /// Public addresses that are taken, if asked for.
+    pub public_addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// One instance to make.
@@ -187,10 +195,12 @@ pub struct NewEni {
 }
 
 /// Instances to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CreatePlan {
     /// The instances.
     pub instances: Vec<NewInstance>,
+    /// Static public addresses of their interfaces; the store fills in the private one.
+    pub public_ips: Vec<EipRecord>,
     /// The answer.
     pub answer: Vec<u8>,
 }
@@ -204,6 +214,8 @@ pub struct InstanceDetails {
     pub disks: Vec<DiskRecord>,
     /// Primary first.
     pub enis: Vec<EniRecord>,
+    /// Public addresses of its interfaces.
+    pub eips: Vec<EipRecord>,
     /// Its host has lost its lease; the time it was last seen.
     pub host_lost_since_ms: Option<i64>,
 }
@@ -324,10 +336,14 @@ pub struct HostSnapshot {
     pub disks: Vec<DiskRecord>,
     /// Its snapshots, except those that are to go.
     pub snapshots: Vec<SnapshotRecord>,
-    /// VPCs of their interfaces.
+    /// VPCs of their interfaces, and of NAT gateways on this host.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.
     pub vswitches: Vec<VSwitchRecord>,
+    /// The same VPCs with what leads out of them.
+    pub networks: Vec<VpcNetwork>,
+    /// Hosts on which their NAT gateways are.
+    pub gateway_hosts: Vec<HostRecord>,
     /// Groups of their interfaces, and the groups that rules of these name.
     pub groups: Vec<GroupMembers>,
     /// Images that disks and snapshots lie on.
@@ -339,8 +355,8 @@ pub struct HostSnapshot {
 pub struct Change {
     /// Revision of the transaction that made it.
     pub revision: u64,
-    /// `vpc vswitch security_group key_pair image instance instance_status disk disk_status
-    /// snapshot snapshot_status snapshot_policy host event`; `..._status` when only what was reported changed, not what is wanted.
+    /// `vpc vswitch route_table eip nat_gateway prefix_list security_group key_pair image instance
+    /// instance_status disk disk_status snapshot snapshot_status snapshot_policy host event`; `..._status` when only what was reported changed, not what is wanted.
     pub kind: String,
     /// Id of the resource.
     pub id: String,
@@ -456,6 +472,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         decide: Decide<DisksView, DisksPlan>,
     ) -> Result<Answer, StoreError>;
 
+    /// Changes route tables, EIPs, NAT gateways, prefix lists and attributes of VPCs and VSwitches.
+    async fn change_edge(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: Decide<EdgeView, EdgePlan>,
+    ) -> Result<Answer, StoreError>;
+
     /// Makes a snapshot policy.
     async fn create_snapshot_policy(&self, policy: PolicyRecord) -> Result<(), StoreError>;
     /// Changes a snapshot policy as the decision says.
@@ -562,6 +586,28 @@ pub trait Store: Send + Sync + fmt::Debug {
         filter: PolicyFilter,
         page: Page,
     ) -> Result<Listed<(PolicyRecord, u64)>, StoreError>;
+    /// What a decision about networks would see.
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, StoreError>;
+    /// Lists route tables, each with the VSwitches that use it.
+    async fn route_tables(
+        &self,
+        filter: RouteTableFilter,
+        page: Page,
+    ) -> Result<Listed<(RouteTableRecord, Vec<String>)>, StoreError>;
+    /// Lists EIPs.
+    async fn eips(&self, filter: EipFilter, page: Page) -> Result<Listed<EipRecord>, StoreError>;
+    /// Lists NAT gateways.
+    async fn nat_gateways(
+        &self,
+        filter: NatGatewayFilter,
+        page: Page,
+    ) -> Result<Listed<NatGatewayRecord>, StoreError>;
+    /// Lists prefix lists.
+    async fn prefix_lists(
+        &self,
+        filter: PrefixListFilter,
+        page: Page,
+    ) -> Result<Listed<PrefixListRecord>, StoreError>;
     /// Lists interfaces.
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
     /// Lists events.

@@ -4,6 +4,7 @@ use super::{
     Api,
     image::family_not_found,
     instance_disks::{self, at_instance},
+    instance_public_ip,
     request,
 };
 use crate::{
@@ -22,7 +23,7 @@ use api::v1::{
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    CreateLookup, CreatePlan, CreateView, EniRecord, HostRecord, ImageRecord, InstanceRecord,
+    CreateLookup, CreatePlan, CreateView, EipRecord, EniRecord, HostRecord, ImageRecord, InstanceRecord,
     KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
 };
 use uuid::Uuid;
@@ -47,10 +48,11 @@ impl Api {
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, true)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id_sets =
                 instances.iter().map(|new| new.instance.instance_id.clone()).collect();
             let answer = RunInstancesResponse { request_id: String::new(), instance_id_sets };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -83,16 +85,19 @@ impl Api {
             http_tokens: request.http_tokens,
             tag: request.tag,
             deletion_protection: request.deletion_protection,
+            internet_max_bandwidth_out: request.internet_max_bandwidth_out,
+            internet_charge_type: request.internet_charge_type,
             ..Default::default()
         })?;
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, false)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id =
                 instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
             let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -229,6 +234,7 @@ impl Order {
             return Err(invalid("private_ip_address is for one instance; set amount to 1"));
         }
         instance_disks::check_count(request.data_disk.len(), instance_type)?;
+        instance_public_ip::check(&request)?;
         let lookup = CreateLookup {
             image_id: request.image_id.clone(),
             image_family: request.image_family.clone(),
@@ -243,6 +249,7 @@ impl Order {
                 .collect::<BTreeSet<_>>()
                 .into_iter()
                 .collect(),
+            public_addresses: request.internet_max_bandwidth_out > 0,
         };
         Ok(Self {
             user_data: validation::user_data(&request.user_data)?,
@@ -253,6 +260,16 @@ impl Order {
             min_amount,
             request,
         })
+    }
+
+    /// A static public address for each, if the order wants them.
+    fn public_ips(
+        &self,
+        view: &CreateView,
+        options: &CloudOptions,
+        instances: &[NewInstance],
+    ) -> Result<Vec<EipRecord>, Refusal> {
+        instance_public_ip::allocate(&self.request, view, &options.eip_ranges, instances)
     }
 
     /// Everything that is to be made, placed.

@@ -1,14 +1,15 @@
 //! From a snapshot to the spec.
 
+use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
     DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
+    RuleSpec, SecurityGroupSpec, SnapshotSpec,
 };
 use std::collections::HashMap;
 use store::{
-    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails, RuleRecord,
-    SnapshotRecord, VSwitchRecord, VpcRecord,
+    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails,
+    NatGatewayRecord, RuleRecord, SnapshotRecord, VSwitchRecord, VpcNetwork, VpcRecord,
 };
 
 /// The spec a snapshot means.
@@ -23,10 +24,21 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         instances: snapshot
             .instances
             .iter()
-            .map(|details| instance(details, &vpcs, &vswitches, options))
+            .map(|details| instance(details, (&vpcs, &vswitches), &snapshot.networks, options))
             .collect(),
         disks: snapshot.disks.iter().map(disk).collect(),
-        vpcs: snapshot.vpcs.iter().map(|record| vpc(record, &snapshot.vswitches)).collect(),
+        vpcs: snapshot
+            .networks
+            .iter()
+            .map(|network| {
+                let host_id = &snapshot.host.host_id;
+                edge::vpc(
+                    network,
+                    |gateway| gateway.host_id == *host_id,
+                    |gateway| underlay_ip(snapshot, gateway),
+                )
+            })
+            .collect(),
         security_groups: snapshot.groups.iter().map(group).collect(),
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
@@ -36,10 +48,24 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
     }
 }
 
+/// Where the host of a NAT gateway is; empty: it is on none.
+fn underlay_ip(snapshot: &HostSnapshot, gateway: &NatGatewayRecord) -> String {
+    let host = snapshot.gateway_hosts.iter().find(|host| host.host_id == gateway.host_id);
+    // What a host says of its access is where it is reached.
+    host.map(|host| address_of(&host.access_endpoint)).unwrap_or_default()
+}
+
+/// The address in `http://address:port`.
+fn address_of(endpoint: &str) -> String {
+    let authority = endpoint.split("//").nth(1).unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().map(|ip| ip.to_string()).unwrap_or_default()
+}
+
 fn instance(
     details: &InstanceDetails,
-    vpcs: &HashMap<&str, &VpcRecord>,
-    vswitches: &HashMap<&str, &VSwitchRecord>,
+    (vpcs, vswitches): (&HashMap<&str, &VpcRecord>, &HashMap<&str, &VSwitchRecord>),
+    networks: &[VpcNetwork],
     options: &CloudOptions,
 ) -> InstanceSpec {
     let record = &details.instance;
@@ -61,7 +87,14 @@ fn instance(
         memory_mib: record.memory_mib,
         instance_type: record.instance_type.clone(),
         disk_ids: details.disks.iter().map(|disk| disk.disk_id.clone()).collect(),
-        enis: details.enis.iter().map(|record| eni(record, vpcs, vswitches)).collect(),
+        enis: details
+            .enis
+            .iter()
+            .map(|record| EniSpec {
+                eips: edge::eips_of_interface(networks, &record.vpc_id, &record.eni_id),
+                ..eni(record, vpcs, vswitches)
+            })
+            .collect(),
         metadata: Some(InstanceMetadata {
             hostname: record.host_name.clone(),
             instance_name: record.name.clone(),
@@ -140,26 +173,8 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
     }
 }
 
-fn vpc(record: &VpcRecord, vswitches: &[VSwitchRecord]) -> VpcSpec {
-    VpcSpec {
-        vpc_id: record.vpc_id.clone(),
-        cidr: record.cidr.to_string(),
-        vni: record.vni,
-        vswitches: vswitches
-            .iter()
-            .filter(|vswitch| vswitch.vpc_id == record.vpc_id)
-            .map(|vswitch| VSwitchSpec {
-                vswitch_id: vswitch.vswitch_id.clone(),
-                cidr: vswitch.cidr.to_string(),
-                gateway_ip: vswitch.gateway_ip.to_string(),
-                ..VSwitchSpec::default()
-            })
-            .collect(),
-        ..VpcSpec::default()
-    }
-}
-
-fn group(members: &GroupMembers) -> SecurityGroupSpec {
+/// A group as hosts need it.
+pub(crate) fn group(members: &GroupMembers) -> SecurityGroupSpec {
     SecurityGroupSpec {
         security_group_id: members.group.group_id.clone(),
         vpc_id: members.group.vpc_id.clone(),

@@ -2,7 +2,7 @@
 
 use super::{
     claims::{Claim, claim},
-    disk_snapshots, disks, hosts, images, key_pairs, networks,
+    disk_snapshots, disks, edge, hosts, images, key_pairs, networks,
     query::{self, Conditions},
     rows::state_number,
     security_groups,
@@ -35,9 +35,11 @@ pub(super) fn details(
         "SELECT last_seen_ms FROM hosts WHERE host_id = ?1 AND lost",
         [&instance.host_id],
     )?;
+    let enis = networks::enis_of(conn, &instance.instance_id)?;
     Ok(InstanceDetails {
         disks: disks::of_instance(conn, &instance.instance_id)?,
-        enis: networks::enis_of(conn, &instance.instance_id)?,
+        eips: edge::eips_of(conn, &enis)?,
+        enis,
         host_lost_since_ms: lost.first().copied(),
         instance: with_tags(conn, instance)?,
     })
@@ -57,12 +59,16 @@ pub(super) fn create_view(
         snapshots: Vec::new(),
         hosts: hosts::all(conn)?,
         vswitch: None,
+        public_addresses: BTreeSet::new(),
     };
     if let Some(vswitch) = vswitch {
         view.vpc = networks::vpc(conn, &vswitch.vpc_id)?;
         let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip)) + 1;
         view.free_addresses = all.saturating_sub(networks::eni_count(conn, &vswitch.vswitch_id)?);
         view.vswitch = Some(vswitch);
+    }
+    if lookup.public_addresses {
+        view.public_addresses = edge::public_addresses(conn)?;
     }
     for group_id in &lookup.security_group_ids {
         if let Some(group) = security_groups::group(conn, group_id)? {
@@ -98,6 +104,9 @@ pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreErro
             insert_eni(tx, new_eni)?;
         }
         tx.change("instance", &instance.instance_id, &instance.host_id)?;
+    }
+    for eip in &plan.public_ips {
+        edge::insert_fixed(tx, eip)?;
     }
     for group in groups {
         tx.change("security_group", &group, "")?;
@@ -309,7 +318,9 @@ pub(super) fn purge(tx: &mut Tx<'_>, instance_id: &str) -> Result<(), StoreError
         disks::remove(tx, &disk)?;
     }
     let mut groups = BTreeSet::new();
-    for eni in networks::enis_of(tx.conn, instance_id)? {
+    let enis = networks::enis_of(tx.conn, instance_id)?;
+    edge::forget_instance(tx, instance_id, &enis)?;
+    for eni in enis {
         tx.conn.prepare_cached("DELETE FROM enis WHERE eni_id = ?1")?.execute([&eni.eni_id])?;
         count_enis(tx, &eni.vswitch_id, -1)?;
         groups.extend(eni.security_group_ids);

@@ -3,6 +3,7 @@
 mod claims;
 mod disk_snapshots;
 mod disks;
+mod edge;
 mod feed;
 mod hosts;
 mod images;
@@ -36,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("images.sql"),
     include_str!("pools.sql"),
     include_str!("auto_disks.sql"),
+    include_str!("edge.sql"),
 ];
 
 /// How to open a store.

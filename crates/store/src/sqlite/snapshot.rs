@@ -1,6 +1,6 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups};
+use super::{disk_snapshots, disks, edge, hosts, images, instances, query, security_groups};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -53,12 +53,22 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         snapshots,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
+        networks: Vec::new(),
+        gateway_hosts: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,
         images: Vec::new(),
     };
+    vpc_ids.extend(edge::vpcs_with_gateway_on(conn, host_id)?);
+    let mut gateway_hosts = BTreeSet::new();
     for vpc_id in vpc_ids {
-        snapshot.vpcs.extend(networks::vpc(conn, &vpc_id)?);
-        snapshot.vswitches.extend(networks::vswitches_of(conn, &vpc_id)?);
+        let Some(network) = edge::network(conn, &vpc_id)? else { continue };
+        gateway_hosts.extend(network.nat_gateways.iter().map(|gateway| gateway.host_id.clone()));
+        snapshot.vpcs.push(network.vpc.clone());
+        snapshot.vswitches.extend(network.vswitches.iter().cloned());
+        snapshot.networks.push(network);
+    }
+    for gateway_host in gateway_hosts {
+        snapshot.gateway_hosts.extend(hosts::host(conn, &gateway_host)?);
     }
     for image_id in image_ids {
         snapshot.images.extend(images::image(conn, &image_id)?);
