@@ -124,7 +124,7 @@ async fn routes_lead_to_what_is_there_and_nowhere_when_it_is_gone() {
     let made = tables.create_route_entry(good.clone()).await.unwrap().into_inner();
     for (request, expected) in [
         (good, "InvalidCIDRBlock.Duplicate"),
-        (entry("172.16.1.0/25", "Instance", &instance.instance_id), "InvalidCidrBlock"),
+        (entry("10.1.1.0/25", "Instance", &instance.instance_id), "InvalidCidrBlock"),
         (entry("100.100.0.0/16", "Instance", &instance.instance_id), "InvalidCidrBlock"),
         (entry("10.0.0.1/8", "Instance", &instance.instance_id), "InvalidCidrBlock.Malformed"),
         (entry("10.0.0.0/8", "Instance", "i-none"), "InvalidNextHopId.NotFound"),

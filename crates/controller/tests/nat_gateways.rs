@@ -82,7 +82,7 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
     assert_eq!(code(&refused), "Forbidden.SourceVSwitchId.Duplicated");
     let foreign = CreateSnatEntryRequest {
         source_v_switch_id: String::new(),
-        source_cidr: text("172.16.1.64/26"),
+        source_cidr: text("10.1.1.64/26"),
         snat_ip: other.eip_address.clone(),
         ..snat
     };
@@ -94,7 +94,7 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
             forward_table_id: made.forward_table_ids[0].clone(),
             external_ip: eip.eip_address.clone(),
             external_port: text(external_port),
-            internal_ip: text("172.16.1.9"),
+            internal_ip: text("10.1.0.9"),
             internal_port: text(internal_port),
             ip_protocol: text(protocol),
             ..Default::default()
@@ -128,7 +128,7 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
     let modify = ModifyForwardEntryRequest {
         forward_table_id: made.forward_table_ids[0].clone(),
         forward_entry_id: dnat,
-        internal_ip: text("172.16.1.10"),
+        internal_ip: text("10.1.0.10"),
         ..Default::default()
     };
     gateways.modify_forward_entry(modify).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
             gateway.here
                 && gateway.snat_entries.len() == 1
                 && gateway.forward_entries.len() == 2
-                && forward == Some(text("172.16.1.10"))
+                && forward == Some(text("10.1.0.10"))
                 && gateway.eips.len() == 1
         })
     })
@@ -281,7 +281,7 @@ async fn a_trace_names_the_rule_that_decides() {
         policy: text("drop"),
         ip_protocol: text("tcp"),
         port_range: text("5432/5432"),
-        source_cidr_ip: text("172.16.0.0/12"),
+        source_cidr_ip: text("10.0.0.0/8"),
         ..Default::default()
     };
     let authorize = AuthorizeSecurityGroupRequest {
