@@ -34,9 +34,8 @@ pub(crate) fn check(
     if ranges.is_empty() {
         return Err(no_ranges());
     }
-    let within = ranges.iter().map(bounds).any(|(first, last)| {
-        (first..=last).contains(&u32::from(address))
-    });
+    let within =
+        ranges.iter().map(bounds).any(|(first, last)| (first..=last).contains(&u32::from(address)));
     if !within {
         let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
         return Err(invalid(format!(
@@ -127,6 +126,9 @@ mod tests {
         assert!(refusal.message.contains("--eip-range"));
         let stranger = "8.8.8.8".parse().unwrap();
         let ranges = ["203.0.113.0/29".parse().unwrap()];
-        assert_eq!(check(&ranges, &BTreeSet::new(), stranger).unwrap_err().code, "InvalidParameter");
+        assert_eq!(
+            check(&ranges, &BTreeSet::new(), stranger).unwrap_err().code,
+            "InvalidParameter"
+        );
     }
 }

@@ -234,7 +234,8 @@ async fn routes_lead_to_what_is_there_and_nowhere_when_it_is_gone() {
 #[tokio::test]
 async fn without_a_range_there_are_no_eips() {
     let cloud = CloudProcess::start(&[]).await;
-    let edge = Edge { site: cloud.site().await, agent: FakeAgent::start(&cloud, "h", 4, 8192), cloud };
+    let edge =
+        Edge { site: cloud.site().await, agent: FakeAgent::start(&cloud, "h", 4, 8192), cloud };
     let refused = edge.eips().allocate_eip_address(AllocateEipAddressRequest::default()).await;
     let refused = refused.unwrap_err();
     assert_eq!(code(&refused), "InsufficientPublicIp");
@@ -293,10 +294,8 @@ async fn an_eip_follows_what_its_host_has_done() {
         AssociateEipAddressRequest { allocation_id: second.allocation_id, ..associate.clone() };
     let refused = eips.associate_eip_address(other).await.unwrap_err();
     assert_eq!(code(&refused), "BIND_INSTANCE_HAVE_PORTMAP_OR_BIND_EIP");
-    let release = ReleaseEipAddressRequest {
-        allocation_id: eip.allocation_id.clone(),
-        ..Default::default()
-    };
+    let release =
+        ReleaseEipAddressRequest { allocation_id: eip.allocation_id.clone(), ..Default::default() };
     let refused = eips.release_eip_address(release.clone()).await.unwrap_err();
     assert_eq!(code(&refused), "IncorrectEipStatus");
     let modify = ModifyEipAddressAttributeRequest {

@@ -89,8 +89,8 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
     let refused = gateways.create_snat_entry(foreign).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidSnatIp.NotFound");
 
-    let forward = |external_port: &str, internal_port: &str, protocol: &str| {
-        CreateForwardEntryRequest {
+    let forward =
+        |external_port: &str, internal_port: &str, protocol: &str| CreateForwardEntryRequest {
             forward_table_id: made.forward_table_ids[0].clone(),
             external_ip: eip.eip_address.clone(),
             external_port: text(external_port),
@@ -98,8 +98,7 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
             internal_port: text(internal_port),
             ip_protocol: text(protocol),
             ..Default::default()
-        }
-    };
+        };
     let good = forward("8000/8010", "80/90", "TCP");
     let dnat = gateways.create_forward_entry(good).await.unwrap().into_inner().forward_entry_id;
     gateways.create_forward_entry(forward("8000", "53", "udp")).await.unwrap();
@@ -218,7 +217,10 @@ async fn prefix_lists_have_no_more_than_they_may() {
     let again = lists.create_prefix_list(create.clone()).await.unwrap().into_inner();
     assert_eq!(again.prefix_list_id, id);
     for (request, expected) in [
-        (CreatePrefixListRequest { max_entries: 201, ..create.clone() }, "InvalidMaxEntries.Malformed"),
+        (
+            CreatePrefixListRequest { max_entries: 201, ..create.clone() },
+            "InvalidMaxEntries.Malformed",
+        ),
         (
             CreatePrefixListRequest { entry: vec![entry("2001:db8::/32")], ..create.clone() },
             "InvalidEntryCidr.Malformed",
@@ -243,8 +245,7 @@ async fn prefix_lists_have_no_more_than_they_may() {
     };
     let refused = lists.modify_prefix_list(modify.clone()).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidOperation.MaxEntriesExceed");
-    let swap =
-        ModifyPrefixListRequest { remove_entry: vec![entry("198.51.100.0/24")], ..modify };
+    let swap = ModifyPrefixListRequest { remove_entry: vec![entry("198.51.100.0/24")], ..modify };
     lists.modify_prefix_list(swap).await.unwrap();
     let attributes =
         DescribePrefixListAttributesRequest { prefix_list_id: id.clone(), ..Default::default() };

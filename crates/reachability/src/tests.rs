@@ -186,7 +186,10 @@ fn its_own_public_address_goes_before_the_gateway() {
     let out = trace(&network, &from("db"), tcp("10.0.2.4", "8.8.8.8", 443));
     assert_eq!(out.outcome, Outcome::Internet);
     let nat = out.hops.iter().find(|hop| hop.step == Step::NatGateway).unwrap();
-    assert_eq!((nat.resource_id.as_str(), nat.packet.source.to_string()), ("snat-1", text("203.0.113.9")));
+    assert_eq!(
+        (nat.resource_id.as_str(), nat.packet.source.to_string()),
+        ("snat-1", text("203.0.113.9"))
+    );
     // The router is in no range that an SNAT entry is for.
     let out = trace(&network, &from("router"), tcp("10.0.1.9", "8.8.8.8", 443));
     assert_eq!(out.outcome, Outcome::Dropped);

@@ -211,8 +211,7 @@ impl<'a> Way<'a> {
             .iter()
             .filter_map(|id| network.groups.iter().find(|g| g.security_group_id == *id))
             .collect();
-        let decision =
-            decide(&mine, &network.groups, &network.prefix_lists, egress, &self.packet);
+        let decision = decide(&mine, &network.groups, &network.prefix_lists, egress, &self.packet);
         let verdict = if decision.accepted { "accepts" } else { "drops" };
         let (resource_id, rule, message) = match &decision.reason {
             Reason::Rule { group_id, index } => {
@@ -229,7 +228,9 @@ impl<'a> Way<'a> {
             Reason::Default => {
                 let what = match (egress, decision.accepted) {
                     (true, true) => "no rule matches, and basic groups let everything out",
-                    (true, false) => "no rule matches, and advanced groups let nothing out by themselves",
+                    (true, false) => {
+                        "no rule matches, and advanced groups let nothing out by themselves"
+                    }
                     (false, _) => "no rule matches, and nothing gets in by itself",
                 };
                 (String::new(), String::new(), format!("groups {}: {what}", ids.join(", ")))
@@ -279,7 +280,12 @@ impl<'a> Way<'a> {
         }
     }
 
-    fn by_entry(&mut self, from: &'a Interface, vpc: &'a VpcSpec, entry: &RouteEntrySpec) -> Outcome {
+    fn by_entry(
+        &mut self,
+        from: &'a Interface,
+        vpc: &'a VpcSpec,
+        entry: &RouteEntrySpec,
+    ) -> Outcome {
         let id = &entry.route_entry_id;
         let says = |what: String| format!("entry for {} leads to {what}", entry.destination_cidr);
         match &entry.next_hop {
@@ -312,7 +318,8 @@ impl<'a> Way<'a> {
     fn by_eip(&mut self, from: &Interface) -> bool {
         let source = self.packet.source;
         let own = from.spec.eips.iter().find(|eip| eip.private_ip.parse() == Ok(source));
-        let Some((eip, address)) = own.and_then(|eip| Some((eip, eip.address.parse().ok()?))) else {
+        let Some((eip, address)) = own.and_then(|eip| Some((eip, eip.address.parse().ok()?)))
+        else {
             return false;
         };
         self.packet.source = address;
@@ -342,7 +349,8 @@ impl<'a> Way<'a> {
             return self.drop(Step::NatGateway, &entry.snat_entry_id, message);
         };
         self.packet.source = address;
-        let message = format!("SNAT entry for {net}: {source} leaves as {}", entry.snat_ips.join(" or "));
+        let message =
+            format!("SNAT entry for {net}: {source} leaves as {}", entry.snat_ips.join(" or "));
         self.pass(Step::NatGateway, &entry.snat_entry_id, message);
         self.to_internet()
     }
@@ -414,7 +422,8 @@ impl<'a> Way<'a> {
         };
         self.packet.destination = internal;
         if entry.external_port_from > 0 {
-            let offset = u32::from(packet.destination_port).saturating_sub(entry.external_port_from);
+            let offset =
+                u32::from(packet.destination_port).saturating_sub(entry.external_port_from);
             let port = entry.internal_port_from.saturating_add(offset);
             self.packet.destination_port = u16::try_from(port).unwrap_or(u16::MAX);
         }

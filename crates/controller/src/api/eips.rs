@@ -397,7 +397,11 @@ impl Api {
             )));
         }
         let parts = |text: &str| -> Vec<String> {
-            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         let allocation_ids = parts(&request.allocation_id);
         let addresses = parts(&request.eip_address)

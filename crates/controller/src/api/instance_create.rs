@@ -4,8 +4,7 @@ use super::{
     Api,
     image::family_not_found,
     instance_disks::{self, at_instance},
-    instance_public_ip,
-    request,
+    instance_public_ip, request,
 };
 use crate::{
     cloud::CloudOptions,
@@ -23,8 +22,8 @@ use api::v1::{
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    CreateLookup, CreatePlan, CreateView, EipRecord, EniRecord, HostRecord, ImageRecord, InstanceRecord,
-    KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
+    CreateLookup, CreatePlan, CreateView, EipRecord, EniRecord, HostRecord, ImageRecord,
+    InstanceRecord, KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
 };
 use uuid::Uuid;
 

@@ -1,14 +1,10 @@
 //! Static public addresses: made with an instance, gone with it.
 
-use crate::{
-    ecs_error::refuse,
-    ids, public_addresses,
-    timestamp::now_ms,
-};
+use crate::{ecs_error::refuse, ids, public_addresses, timestamp::now_ms};
 use api::v1::{InstanceEip, RunInstancesRequest};
 use ipnet::Ipv4Net;
-use store::{CreateView, EipRecord, EipTarget, InstanceDetails, NewInstance, Refusal};
 use std::net::Ipv4Addr;
+use store::{CreateView, EipRecord, EipTarget, InstanceDetails, NewInstance, Refusal};
 
 /// Mbit/s.
 const MOST_BANDWIDTH: u32 = 100;
@@ -53,9 +49,9 @@ pub(super) fn allocate(
         "" => "PayByTraffic",
         given => given,
     };
-    let primaries = instances.iter().filter_map(|new| {
-        new.enis.iter().map(|new| &new.eni).find(|eni| eni.primary)
-    });
+    let primaries = instances
+        .iter()
+        .filter_map(|new| new.enis.iter().map(|new| &new.eni).find(|eni| eni.primary));
     Ok(primaries
         .zip(addresses)
         .map(|(eni, address)| EipRecord {

@@ -29,8 +29,9 @@ fn gateway_of<'a>(
 ) -> Result<(&'a VpcNetwork, &'a NatGatewayRecord), Refusal> {
     view.find(|network| network.nat_gateways.iter().find(|gateway| of(gateway) == table_id))
         .ok_or_else(|| {
-            let message =
-                format!("table {table_id} does not exist; DescribeNatGateways names those there are");
+            let message = format!(
+                "table {table_id} does not exist; DescribeNatGateways names those there are"
+            );
             refuse(404, code, message)
         })
 }
@@ -203,8 +204,8 @@ fn check_alone(entry: &ForwardEntryRecord, network: &VpcNetwork) -> Result<(), R
         .iter()
         .filter(|other| other.forward_entry_id != entry.forward_entry_id);
     for other in others.filter(|other| other.external_ip == entry.external_ip) {
-        let same_ports = other.protocol == entry.protocol
-            && meets(other.external_ports, entry.external_ports);
+        let same_ports =
+            other.protocol == entry.protocol && meets(other.external_ports, entry.external_ports);
         if whole(other) || whole(entry) || same_ports {
             return Err(refuse(
                 400,

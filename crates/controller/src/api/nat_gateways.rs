@@ -42,10 +42,9 @@ service!(NatGatewayService => Api {
 /// said.
 fn default_route(network: &VpcNetwork, nat_gateway_id: &str, now: i64) -> Option<RouteEntryRecord> {
     let table_id = &network.vpc.system_route_table_id;
-    let taken = network
-        .route_entries
-        .iter()
-        .any(|entry| entry.route_table_id == *table_id && route_entries::is_default(&entry.destination));
+    let taken = network.route_entries.iter().any(|entry| {
+        entry.route_table_id == *table_id && route_entries::is_default(&entry.destination)
+    });
     (!taken).then(|| RouteEntryRecord {
         route_entry_id: ids::route_entry(),
         route_table_id: table_id.clone(),
@@ -77,7 +76,10 @@ impl Api {
             }
         }
         if !["", "Enhanced"].contains(&request.nat_type.as_str()) {
-            return Err(invalid(format!("nat_type is {:?}; it must be Enhanced", request.nat_type)));
+            return Err(invalid(format!(
+                "nat_type is {:?}; it must be Enhanced",
+                request.nat_type
+            )));
         }
         if !["", "internet"].contains(&request.network_type.as_str()) {
             return Err(crate::ecs_error::unsupported(format!(
@@ -86,10 +88,8 @@ impl Api {
             )));
         }
         check_names(&request.name, &request.description)?;
-        let lookup = EdgeLookup {
-            hosts: true,
-            ..EdgeLookup::of([&request.vpc_id, &request.v_switch_id])
-        };
+        let lookup =
+            EdgeLookup { hosts: true, ..EdgeLookup::of([&request.vpc_id, &request.v_switch_id]) };
         self.change_edge(token, lookup, move |view| {
             let network =
                 view.vpc(&request.vpc_id).ok_or_else(|| vpc_not_found(&request.vpc_id))?;

@@ -12,8 +12,8 @@ use ipnet::Ipv4Net;
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    EdgeLookup, EniFilter, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter, VpcRecord,
-    VpcView,
+    EdgeLookup, EniFilter, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter,
+    VpcRecord, VpcView,
 };
 
 const DEFAULT_VPC: &str = "172.16.0.0/12";
@@ -93,7 +93,10 @@ fn vswitch_cidr(text: &str, vpc: &VpcRecord, others: &[VSwitchRecord]) -> Result
         return Err(refuse(
             400,
             "InvalidCidrBlock",
-            format!("{net} does not lie in the block {}{secondary} of VPC {}", vpc.cidr, vpc.vpc_id),
+            format!(
+                "{net} does not lie in the block {}{secondary} of VPC {}",
+                vpc.cidr, vpc.vpc_id
+            ),
         ));
     }
     let overlap =

@@ -61,9 +61,8 @@ fn family_name(ipv6: bool) -> String {
 
 /// A range of the list's family, without host bits.
 fn range(text: &str, ipv6: bool) -> Result<IpNet, Refusal> {
-    let malformed = |hint: &str| {
-        refuse(400, "InvalidEntryCidr.Malformed", format!("entry {text:?} {hint}"))
-    };
+    let malformed =
+        |hint: &str| refuse(400, "InvalidEntryCidr.Malformed", format!("entry {text:?} {hint}"));
     let net: IpNet = text.parse().map_err(|_| malformed("is no CIDR block"))?;
     if net.addr() != net.network() {
         return Err(malformed(&format!("has host bits set; did you mean {}?", net.trunc())));

@@ -34,9 +34,10 @@ impl End {
     /// an interface of the VPC has it.
     fn find(view: &EdgeView, text: &str, vpc_id: &str) -> Result<Self, Refusal> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            let own = view.enis.iter().find(|eni| {
-                eni.vpc_id == vpc_id && IpAddr::from(eni.private_ip) == address
-            });
+            let own = view
+                .enis
+                .iter()
+                .find(|eni| eni.vpc_id == vpc_id && IpAddr::from(eni.private_ip) == address);
             return Ok(own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone())));
         }
         if text.starts_with("eni-") {
@@ -94,8 +95,7 @@ fn network(view: &EdgeView, prefix_lists: Vec<PrefixListSpec>) -> Network {
             .enis
             .iter()
             .map(|eni| {
-                let instance =
-                    view.instances.iter().find(|i| i.instance_id == eni.instance_id);
+                let instance = view.instances.iter().find(|i| i.instance_id == eni.instance_id);
                 Interface {
                     spec: EniSpec {
                         eni_id: eni.eni_id.clone(),

@@ -371,8 +371,9 @@ impl Named {
 
     fn find<'a>(&self, view: &'a EdgeView) -> Result<&'a RouteEntryRecord, Refusal> {
         let found = match self {
-            Self::Id(id) => view
-                .find(|network| network.route_entries.iter().find(|e| e.route_entry_id == *id)),
+            Self::Id(id) => {
+                view.find(|network| network.route_entries.iter().find(|e| e.route_entry_id == *id))
+            }
             Self::Destination(table_id, net) => {
                 view.route_table(table_id).ok_or_else(|| route_table_not_found(table_id))?;
                 view.find(|network| {

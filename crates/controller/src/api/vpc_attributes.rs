@@ -101,8 +101,7 @@ fn secondary_cidr(text: &str, network: &VpcNetwork) -> Result<Ipv4Net, Refusal> 
 /// A VSwitch as answers have it.
 pub(super) fn describe_vswitch(vswitch: VSwitchRecord, enis: u64, view: &EdgeView) -> VSwitch {
     let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip));
-    let custom =
-        view.route_table(&vswitch.route_table_id).is_some_and(|(_, table)| !table.system);
+    let custom = view.route_table(&vswitch.route_table_id).is_some_and(|(_, table)| !table.system);
     VSwitch {
         v_switch_id: vswitch.vswitch_id,
         v_switch_name: vswitch.name,

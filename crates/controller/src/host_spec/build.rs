@@ -59,7 +59,10 @@ fn underlay_ip(snapshot: &HostSnapshot, gateway: &NatGatewayRecord) -> String {
 fn address_of(endpoint: &str) -> String {
     let authority = endpoint.split("//").nth(1).unwrap_or_default();
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().map(|ip| ip.to_string()).unwrap_or_default()
+    host.trim_matches(['[', ']'])
+        .parse::<std::net::IpAddr>()
+        .map(|ip| ip.to_string())
+        .unwrap_or_default()
 }
 
 fn instance(

@@ -119,7 +119,11 @@ fn forward_entry(entry: &ForwardEntryRecord) -> ForwardEntrySpec {
 }
 
 /// Public addresses of an interface.
-pub(crate) fn eips_of_interface(networks: &[VpcNetwork], vpc_id: &str, eni_id: &str) -> Vec<EipSpec> {
+pub(crate) fn eips_of_interface(
+    networks: &[VpcNetwork],
+    vpc_id: &str,
+    eni_id: &str,
+) -> Vec<EipSpec> {
     networks
         .iter()
         .filter(|network| network.vpc.vpc_id == vpc_id)

@@ -85,7 +85,8 @@ impl Edge {
     }
 
     pub async fn describe(&self, id: &str) -> Option<Instance> {
-        let request = DescribeInstancesRequest { instance_ids: vec![text(id)], ..Default::default() };
+        let request =
+            DescribeInstancesRequest { instance_ids: vec![text(id)], ..Default::default() };
         let answer = self.cloud.instances().describe_instances(request).await.unwrap();
         answer.into_inner().instances.into_iter().next()
     }
@@ -157,8 +158,7 @@ impl Edge {
     }
 
     pub async fn gateway(&self, id: &str) -> Option<NatGateway> {
-        let request =
-            DescribeNatGatewaysRequest { nat_gateway_id: text(id), ..Default::default() };
+        let request = DescribeNatGatewaysRequest { nat_gateway_id: text(id), ..Default::default() };
         let answer = self.gateways().describe_nat_gateways(request).await.unwrap().into_inner();
         answer.nat_gateways.into_iter().next()
     }

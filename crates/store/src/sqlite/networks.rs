@@ -75,7 +75,8 @@ pub(super) fn insert_vpc(tx: &mut Tx<'_>, vpc: &VpcRecord) -> Result<(), StoreEr
         created_ms: vpc.created_ms,
         ..RouteTableRecord::default()
     };
-    edge::put_route_table(tx, &table)
+    edge::write_route_table(tx, &table)?;
+    tx.change("vpc", &vpc.vpc_id, "")
 }
 
 /// Writes what changes during a VPC's life.
@@ -111,7 +112,9 @@ fn free_vni(conn: &Connection) -> Result<u32, StoreError> {
 }
 
 pub(super) fn delete_vpc(tx: &mut Tx<'_>, vpc_id: &str) -> Result<(), StoreError> {
-    tx.conn.prepare_cached("DELETE FROM route_tables WHERE vpc_id = ?1 AND system")?.execute([vpc_id])?;
+    tx.conn
+        .prepare_cached("DELETE FROM route_tables WHERE vpc_id = ?1 AND system")?
+        .execute([vpc_id])?;
     tx.conn.prepare_cached("DELETE FROM vpcs WHERE vpc_id = ?1")?.execute([vpc_id])?;
     tx.change("vpc", vpc_id, "")
 }

@@ -1,8 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disk_snapshots, disks, edge, feed, hosts, images, instances, key_pairs, networks, pools,
-    security_groups, snapshot, tokens,
+    SqliteStore, disk_snapshots, disks, edge, feed, hosts, images, instances, key_pairs, networks,
+    pools, security_groups, snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;

@@ -90,6 +90,9 @@ struct InstanceArguments {
     /// Private address; default: a free one
     #[arg(long, default_value = "", hide_default_value = true)]
     address: String,
+    /// Mbit/s of a static public address; default: none
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    public_bandwidth: u32,
     /// Metadata only with a token
     #[arg(long)]
     require_metadata_token: bool,
@@ -241,6 +244,7 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         http_tokens,
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
+        internet_max_bandwidth_out: instance.public_bandwidth,
         unique_suffix: arguments.unique_suffix,
         ..Default::default()
     };
@@ -306,6 +310,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         http_tokens,
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
+        internet_max_bandwidth_out: instance.public_bandwidth,
+        ..Default::default()
     };
     let answer = context.cloud.instances().create_instance(request).await;
     let answer = answer.map_err(|status| unknown_outcome(status, &token))?.into_inner();

@@ -90,8 +90,7 @@ pub(in super::super) fn prefix_lists(
     if let Some(ipv6) = filter.ipv6 {
         conditions.and("ipv6 = ?", [ipv6.into()]);
     }
-    let mut listed: Listed<PrefixListRecord> =
-        query::list(conn, "prefix_lists", conditions, page)?;
+    let mut listed: Listed<PrefixListRecord> = query::list(conn, "prefix_lists", conditions, page)?;
     for list in &mut listed.items {
         list.entries = prefix_list_entries(conn, &list.prefix_list_id)?;
     }

@@ -5,7 +5,7 @@ mod rows;
 mod write;
 
 pub(super) use lists::{eips, nat_gateways, prefix_lists, route_tables};
-pub(super) use write::{apply, forget_instance, insert_fixed, put_route_table};
+pub(super) use write::{apply, forget_instance, insert_fixed, write_route_table};
 
 use super::{hosts, instances, networks, query, rows::FromRow, security_groups};
 use crate::*;
@@ -155,9 +155,7 @@ fn eip(conn: &Connection, allocation_id: &str) -> Result<Option<EipRecord>, Stor
     let sql = format!("SELECT * FROM {EIPS} WHERE allocation_id = ?1");
     let found: Option<EipRecord> = query::first(conn, &sql, [allocation_id])?;
     found
-        .map(|eip| {
-            Ok(EipRecord { tags: security_groups::tags_of(conn, allocation_id)?, ..eip })
-        })
+        .map(|eip| Ok(EipRecord { tags: security_groups::tags_of(conn, allocation_id)?, ..eip }))
         .transpose()
 }
 

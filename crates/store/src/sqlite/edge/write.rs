@@ -22,7 +22,10 @@ pub(in super::super) fn apply(tx: &mut Tx<'_>, plan: &EdgePlan) -> Result<(), St
         match record {
             EdgeRecord::Vpc(vpc) => networks::update_vpc(tx, vpc)?,
             EdgeRecord::VSwitch(vswitch) => networks::update_vswitch(tx, vswitch)?,
-            EdgeRecord::RouteTable(table) => put_route_table(tx, table)?,
+            EdgeRecord::RouteTable(table) => {
+                write_route_table(tx, table)?;
+                changed(tx, "route_table", &table.route_table_id, &table.vpc_id)?;
+            }
             EdgeRecord::RouteEntry(entry) => put_route_entry(tx, entry)?,
             EdgeRecord::Eip(_) => {}
             EdgeRecord::NatGateway(gateway) => put_nat_gateway(tx, gateway)?,
@@ -101,7 +104,8 @@ fn gateway_changed(tx: &mut Tx<'_>, nat_gateway_id: &str) -> Result<(), StoreErr
     changed(tx, "nat_gateway", nat_gateway_id, vpc_ids.first().map_or("", String::as_str))
 }
 
-pub(in super::super) fn put_route_table(
+/// Writes a route table; that it changed is said by the caller.
+pub(in super::super) fn write_route_table(
     tx: &mut Tx<'_>,
     table: &RouteTableRecord,
 ) -> Result<(), StoreError> {
@@ -122,7 +126,7 @@ pub(in super::super) fn put_route_table(
             table.description,
             table.created_ms
         ])?;
-    changed(tx, "route_table", &table.route_table_id, &table.vpc_id)
+    Ok(())
 }
 
 fn put_route_entry(tx: &mut Tx<'_>, entry: &RouteEntryRecord) -> Result<(), StoreError> {
