@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "ecs/v1/instance_type.proto",
     "ecs/v1/key_pair.proto",
     "ecs/v1/nat_gateway.proto",
+    "ecs/v1/network_interface.proto",
     "ecs/v1/operator.proto",
     "ecs/v1/prefix_list.proto",
     "ecs/v1/reachability.proto",

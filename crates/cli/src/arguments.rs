@@ -94,7 +94,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Net(NetCommand),
     /// Security groups and their rules
-    #[command(subcommand)]
+    #[command(subcommand, visible_alias = "sg")]
     SecurityGroup(SecurityGroupCommand),
     /// SSH key pairs
     #[command(subcommand)]

@@ -54,6 +54,16 @@ pub(crate) fn vswitch_not_found(vswitch_id: &str) -> Refusal {
     not_found("InvalidVSwitchId.NotFound", "VSwitch", vswitch_id, "DescribeVSwitches")
 }
 
+/// 404 of a network interface.
+pub(crate) fn eni_not_found(eni_id: &str) -> Refusal {
+    not_found("InvalidEniId.NotFound", "network interface", eni_id, "DescribeNetworkInterfaces")
+}
+
+/// 404 of an instance, as actions of network interfaces call it.
+pub(crate) fn ecs_not_found(instance_id: &str) -> Refusal {
+    not_found("InvalidEcsId.NotFound", "instance", instance_id, "DescribeInstances")
+}
+
 /// 404 of a security group.
 pub(crate) fn group_not_found(group_id: &str) -> Refusal {
     let list = "DescribeSecurityGroups";
@@ -73,11 +83,6 @@ pub(crate) fn route_entry_not_found(id: &str) -> Refusal {
 /// 404 of an EIP.
 pub(crate) fn eip_not_found(id: &str) -> Refusal {
     not_found("InvalidAllocationId.NotFound", "EIP", id, "DescribeEipAddresses")
-}
-
-/// 404 of a network interface.
-pub(crate) fn eni_not_found(id: &str) -> Refusal {
-    not_found("InvalidEniId.NotFound", "network interface", id, "DescribeNetworkInterfaces")
 }
 
 /// 404 of a NAT gateway.

@@ -9,6 +9,8 @@ mod data_dir;
 mod disk_metrics;
 pub mod disk_state;
 mod ecs_error;
+pub mod eni_state;
+mod group_membership;
 pub mod host_spec;
 mod hosts;
 mod ids;

@@ -15,6 +15,7 @@ use api::{
         instance_service_server::InstanceServiceServer,
         key_pair_service_server::KeyPairServiceServer,
         nat_gateway_service_server::NatGatewayServiceServer,
+        network_interface_service_server::NetworkInterfaceServiceServer,
         operator_service_server::OperatorServiceServer,
         prefix_list_service_server::PrefixListServiceServer,
         reachability_service_server::ReachabilityServiceServer,
@@ -127,6 +128,7 @@ pub async fn serve(
         .add_service(InstanceServiceServer::new(handler.clone()))
         .add_service(KeyPairServiceServer::new(handler.clone()))
         .add_service(NatGatewayServiceServer::new(handler.clone()))
+        .add_service(NetworkInterfaceServiceServer::new(handler.clone()))
         .add_service(OperatorServiceServer::new(handler.clone()))
         .add_service(PrefixListServiceServer::new(handler.clone()))
         .add_service(ReachabilityServiceServer::new(handler.clone()))

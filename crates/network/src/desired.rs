@@ -1,6 +1,6 @@
 //! What goes in and what comes out of a reconciliation.
 
-use api::host::{EniSpec, SecurityGroupSpec, VpcSpec};
+use api::host::{EniSpec, PrefixListSpec, SecurityGroupSpec, VpcSpec};
 use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Settings of a host's networks.
@@ -9,8 +9,13 @@ pub struct Options {
     /// Where namespaces are mounted. `ip netns` knows `/run/netns` only; tests use another one so
     /// that they do not remove each other's.
     pub namespace_dir: PathBuf,
-    /// MTU of taps, in bytes, and what DHCP tells guests.
+    /// MTU of taps, in bytes, and what DHCP tells guests. 0: ECS's 1500, or as much less as fits
+    /// between hosts, where a packet is 50 bytes longer.
     pub mtu: u16,
+    /// How this host reaches others; without it, VPCs end at this host.
+    pub underlay: Option<Underlay>,
+    /// The namespace with the host's own interfaces; none for that of this process.
+    pub host_namespace: Option<PathBuf>,
     /// DNS servers DHCP tells guests whose [`DhcpOptions`] name none. May be empty.
     pub dns_servers: Vec<Ipv4Addr>,
     /// How long a DHCP lease lasts. An address never changes while its ENI exists, so it may be long.
@@ -23,12 +28,28 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             namespace_dir: PathBuf::from("/run/netns"),
-            mtu: 1500,
+            mtu: 0,
+            underlay: None,
+            host_namespace: None,
             dns_servers: Vec::new(),
             lease: Duration::from_secs(10 * 365 * 24 * 3600),
             nft: PathBuf::from("nft"),
         }
     }
+}
+
+/// How a host reaches others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Underlay {
+    /// The host's own address, where others send what is for its ENIs.
+    pub address: Ipv4Addr,
+    /// UDP port of VXLAN, the same on every host.
+    pub port: u16,
+}
+
+impl Underlay {
+    /// IANA's port of VXLAN.
+    pub const PORT: u16 = 4789;
 }
 
 /// Everything the host should have. What is not in it is removed.
@@ -40,6 +61,8 @@ pub struct Desired {
     pub enis: Vec<EniSpec>,
     /// The groups of those ENIs and the groups their rules refer to.
     pub groups: Vec<SecurityGroupSpec>,
+    /// The prefix lists that rules of those groups name.
+    pub prefix_lists: Vec<PrefixListSpec>,
     /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.
     pub dhcp: HashMap<String, DhcpOptions>,
 }
@@ -62,6 +85,10 @@ pub enum ResourceKind {
     Eni,
     /// One security group.
     SecurityGroup,
+    /// One prefix list; rules that name it are as rules that make no sense.
+    PrefixList,
+    /// One route table; what it says wrongly leads nowhere.
+    RouteTable,
     /// The host itself.
     Host,
 }
@@ -90,8 +117,29 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// How many things were created, changed or removed. Zero: everything was there already.
     pub changes: usize,
+    /// Those of the changes that were not asked for: somebody or something else had changed what
+    /// an earlier reconciliation had made.
+    pub repairs: Vec<Repair>,
     /// Nothing that is not desired is left: no namespace and no tap.
     pub removals_done: bool,
+}
+
+/// One thing that was put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// ECS id of what it belongs to: a VPC's, an ENI's or an instance's; empty for the host itself.
+    pub resource: String,
+    /// What was missing or wrong, e.g. `route to 10.0.0.2/32`.
+    pub what: String,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.resource.as_str() {
+            "" => write!(f, "{}", self.what),
+            resource => write!(f, "{} of {resource}", self.what),
+        }
+    }
 }
 
 impl Report {
@@ -102,7 +150,7 @@ impl Report {
             ResourceKind::Eni => p.id == eni.eni_id,
             ResourceKind::Vpc => p.id == eni.vpc_id,
             ResourceKind::SecurityGroup => eni.security_group_ids.contains(&p.id),
-            ResourceKind::Host => false,
+            ResourceKind::PrefixList | ResourceKind::RouteTable | ResourceKind::Host => false,
         })
     }
 }
@@ -116,16 +164,19 @@ pub enum ObjectKind {
     Tap,
     /// An nftables table.
     Table,
+    /// A VXLAN interface.
+    Vxlan,
 }
 
 impl ObjectKind {
-    /// The name used in `HostObject.kind`: `netns`, `tap` or `table`.
+    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Namespace => "netns",
             Self::Tap => "tap",
             Self::Table => "table",
+            Self::Vxlan => "vxlan",
         }
     }
 }

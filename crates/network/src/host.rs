@@ -1,11 +1,15 @@
 //! The handle of a host's networks.
 
 use crate::{
-    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, filter, names,
+    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME,
+    changes::Changes,
+    filter,
+    filter::{Applied, Change, Scope},
+    names,
     namespace::{self, Namespace},
     netlink::Netlink,
     plan::{self, Plan},
-    sockets, tap,
+    sockets, tap, underlay,
     vpc::{self, VpcState},
 };
 use api::host::EniSpec;
@@ -29,31 +33,38 @@ pub struct HostNetwork {
 #[derive(Debug)]
 struct Inner {
     options: Options,
+    /// The host's own namespace, and the name of its table there.
+    host: Namespace,
+    table: String,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    host: HostState,
     vpcs: HashMap<u32, VpcState>,
     vnis: HashMap<String, u32>,
+}
+
+/// What is remembered of the host's own namespace.
+#[derive(Debug, Default)]
+struct HostState {
+    applied: Option<Applied>,
+    /// It was as desired once.
+    settled: bool,
 }
 
 impl State {
     /// The VPC's namespace, made or given its name back if need be. One that is known stays known
     /// whatever fails: guests run in it.
-    async fn open(
-        &mut self,
-        vni: u32,
-        options: &Options,
-        report: &mut Report,
-    ) -> Result<&mut VpcState, Error> {
+    async fn open(&mut self, vni: u32, options: &Options) -> Result<&mut VpcState, Error> {
         match self.vpcs.entry(vni) {
             Entry::Occupied(known) => {
                 let known = known.into_mut();
-                report.changes += known.keep_name(options)?;
+                known.keep_name(options)?;
                 Ok(known)
             }
-            Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options, report).await?)),
+            Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options).await?)),
         }
     }
 }
@@ -62,10 +73,23 @@ impl HostNetwork {
     /// Checks that namespaces can be made. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Permission`] without root's privileges.
-    pub async fn new(options: Options) -> Result<Self, Error> {
+    /// [`Error::Permission`] without root's privileges; [`Error::Invalid`] if no interface of the
+    /// host has the underlay address.
+    pub async fn new(mut options: Options) -> Result<Self, Error> {
         namespace::check_permission().await?;
-        Ok(Self { inner: Arc::new(Inner { options, state: Mutex::default() }) })
+        let host = Namespace::of_host(options.host_namespace.as_deref())?;
+        if options.mtu == 0 {
+            options.mtu = underlay::guest_mtu(&host, options.underlay).await?;
+        }
+        let table = names::host_table(&options.namespace_dir);
+        let inner = Inner { options, host, table, state: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// MTU of guests' interfaces, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.inner.options.mtu
     }
 
     /// Makes namespaces, addresses, routes, taps, tables and DHCP match `desired`, and removes what
@@ -77,14 +101,21 @@ impl HostNetwork {
         let mut plan = Plan::new(desired, options);
         let mut report = Report {
             problems: std::mem::take(&mut plan.problems),
-            changes: 0,
             removals_done: true,
+            ..Report::default()
         };
         self.remove_others(&plan, &mut state, &mut report).await;
+        // Before there is an interface that could receive anything.
+        if let Err(e) = self.guard_host(&plan, &mut state.host, &mut report).await {
+            report.problem(ResourceKind::Host, "underlay", &e);
+            for vpc in &mut plan.vpcs {
+                vpc.peers.clear();
+            }
+        }
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
         for vpc in &plan.vpcs {
-            match state.open(vpc.vni, options, &mut report).await {
-                Ok(opened) => opened.reconcile(vpc, options, &mut report).await,
+            match state.open(vpc.vni, options).await {
+                Ok(opened) => opened.reconcile(vpc, &self.inner.host, options, &mut report).await,
                 Err(e) => {
                     report.removals_done = false;
                     report.problem(ResourceKind::Vpc, &vpc.id, &e);
@@ -92,6 +123,34 @@ impl HostNetwork {
             }
         }
         report
+    }
+
+    /// The rules of the host's own namespace.
+    async fn guard_host(
+        &self,
+        plan: &Plan,
+        state: &mut HostState,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let Inner { options, host, table, .. } = &*self.inner;
+        let ruleset = underlay::ruleset(table, options.underlay, &plan.vpcs);
+        let mut changes = Changes::default();
+        let mut change = Change::None;
+        if ruleset.tables.is_empty() {
+            state.applied = None;
+            if filter::remove(host, &options.nft, table).await? {
+                change = Change::Desired;
+            }
+        } else {
+            let applied = &mut state.applied;
+            change = filter::ensure(host, &options.nft, Scope::Name, ruleset, applied).await?;
+        }
+        if change != Change::None {
+            changes.add("", format!("the host's packet filter (table {table})"));
+        }
+        let settled = std::mem::replace(&mut state.settled, true);
+        report.take(changes, settled && change == Change::Replaced);
+        Ok(())
     }
 
     async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
@@ -146,6 +205,22 @@ impl HostNetwork {
         vpc.namespace.run(move || tap::open(&name, queue_pairs)).await?
     }
 
+    /// What tells an ENI's tap from one that was there before: 0 if there is none now. Never the same
+    /// for two taps of an ENI, as long as the host runs.
+    ///
+    /// # Errors
+    /// As for [`Self::open_tap`].
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> Result<u64, Error> {
+        let state = self.inner.state.lock().await;
+        let vpc = state.vnis.get(&eni.vpc_id).and_then(|vni| state.vpcs.get(vni));
+        let vpc = vpc.ok_or_else(|| Error::UnknownVpc(eni.vpc_id.clone()))?;
+        let name = names::tap_name(&eni.eni_id);
+        let index = vpc.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str())).await?;
+        // A namespace's inode number may be given again, but then to one with other interfaces: it
+        // only has to differ where the index does not.
+        Ok(index.map_or(0, |index| vpc.namespace.inode() << 32 | u64::from(index)))
+    }
+
     /// Listens on an address inside a VPC's namespace. While the listener lives, so does the
     /// namespace: drop it when the VPC goes.
     ///
@@ -194,9 +269,13 @@ impl HostNetwork {
                         let kind = ObjectKind::Tap;
                         let name = format!("{name}/{}", link.name);
                         objects.push(Object { kind, name, owner: link.alias });
+                    } else if link.name == names::VXLAN_LINK {
+                        let kind = ObjectKind::Vxlan;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
                     }
                 }
-                for table in filter::tables(&namespace, &options.nft).await? {
+                for table in filter::tables(&namespace, &options.nft, TABLE_NAME).await? {
                     let kind = ObjectKind::Table;
                     let name = format!("{name}/{table}");
                     objects.push(Object { kind, name, owner: owner.clone() });

@@ -1,7 +1,7 @@
 //! Names and addresses that are the same on every host.
 
 use sha2::{Digest as _, Sha256};
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 /// Where instances reach the metadata service.
 pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
@@ -13,6 +13,9 @@ pub const SERVICE_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 104, 0, 1);
 pub const GATEWAY_MAC: [u8; 6] = [0xee, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// Name of the nftables tables (families `inet` and `arp`) in each namespace.
 pub const TABLE_NAME: &str = "ecs";
+
+/// Name of a VPC's VXLAN interface, in its namespace.
+pub(crate) const VXLAN_LINK: &str = "vxlan0";
 
 pub(crate) const NAMESPACE_PREFIX: &str = "ecs-";
 pub(crate) const TAP_PREFIX: &str = "tap";
@@ -33,6 +36,24 @@ pub fn tap_name(eni_id: &str) -> String {
 #[must_use]
 pub fn namespace_name(vni: u32) -> String {
     format!("{NAMESPACE_PREFIX}{vni}")
+}
+
+/// The name of our table in the host's own namespace: agents that share it, each with namespaces of
+/// its own, have one each.
+pub(crate) fn host_table(namespace_dir: &Path) -> String {
+    if namespace_dir == Path::new("/run/netns") {
+        return TABLE_NAME.to_owned();
+    }
+    let digest = Sha256::digest(namespace_dir.as_os_str().as_encoded_bytes());
+    let suffix: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{TABLE_NAME}_{suffix}")
+}
+
+/// The MAC address of a host's VXLAN interfaces, known to others by its underlay address.
+#[must_use]
+pub fn vxlan_mac(underlay: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = underlay.octets();
+    [0x02, 0xec, a, b, c, d]
 }
 
 /// The VNI in a namespace name of ours.

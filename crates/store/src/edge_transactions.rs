@@ -1,6 +1,8 @@
 //! What goes into and comes out of transactions about VPCs and what leads out of them.
 
-use crate::{edge_records::*, records::*, transactions::GroupMembers};
+use crate::{
+    edge_records::*, eni_records::*, network_transactions::GroupMembers, records::*,
+};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// What a decision about networks wants to see.
@@ -74,6 +76,8 @@ pub struct EdgeView {
     pub instances: Vec<InstanceRecord>,
     /// The prefix lists asked for.
     pub prefix_lists: Vec<PrefixListRecord>,
+    /// Groups whose rules name them: the list's id and the group's.
+    pub associations: Vec<(String, String)>,
     /// With `interfaces`: groups of the VPCs.
     pub groups: Vec<GroupMembers>,
     /// With `public_addresses`.

@@ -1,7 +1,7 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
 use crate::PoolRecord;
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A VPC.
@@ -105,10 +105,12 @@ pub struct RuleRecord {
     pub port_to: u16,
     /// Source port range `from/to`, empty for all.
     pub source_ports: String,
-    /// Peer range; none when `peer_group_id` is given.
-    pub cidr: Option<Ipv4Net>,
+    /// Peer range; none when `peer_group_id` or `prefix_list_id` is given.
+    pub cidr: Option<IpNet>,
     /// Peer group.
     pub peer_group_id: Option<String>,
+    /// Prefix list of the peers, empty: none.
+    pub prefix_list_id: String,
     /// 1..100, smaller first.
     pub priority: u32,
     /// Drops instead of accepting.
@@ -294,31 +296,6 @@ pub enum GuestState {
     Failed,
 }
 
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EniRecord {
-    /// `eni-...`
-    pub eni_id: String,
-    /// The instance it belongs to.
-    pub instance_id: String,
-    /// Its VPC.
-    pub vpc_id: String,
-    /// Its VSwitch.
-    pub vswitch_id: String,
-    /// Zone.
-    pub zone_id: String,
-    /// Unique; the store allocates it under 00:16:3e.
-    pub mac: String,
-    /// Private address; the store allocates it.
-    pub private_ip: Ipv4Addr,
-    /// The instance's first.
-    pub primary: bool,
-    /// Groups it is a member of, in the order given.
-    pub security_group_ids: Vec<String>,
-    /// When it was made.
-    pub created_ms: i64,
-}
-
 /// A host, its capacity and its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRecord {
@@ -330,6 +307,8 @@ pub struct HostRecord {
     pub zone_id: String,
     /// `http://host:port` of its HostAccess service.
     pub access_endpoint: String,
+    /// Where it takes packets of VPCs from other hosts, empty: nowhere.
+    pub underlay_ip: String,
     /// Physical threads.
     pub vcpus: u32,
     /// vCPUs that may be claimed: threads times overcommit.

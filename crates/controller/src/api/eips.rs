@@ -87,7 +87,7 @@ fn interface_target(
     instance_id: &str,
 ) -> Result<(EipTarget, String), Refusal> {
     let private_ip = private_ip.unwrap_or(eni.private_ip);
-    if private_ip != eni.private_ip {
+    if !eni.addresses().any(|own| own == private_ip) {
         return Err(refuse(
             400,
             "InvalidPrivateIpAddress.NotFound",

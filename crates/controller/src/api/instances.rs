@@ -3,6 +3,7 @@
 use super::{Api, instance_public_ip, paging, request::at_most_100, service};
 use crate::{
     ecs_error::{from_store, instance_not_found, invalid, missing, refuse},
+    eni_state,
     hosts::ask,
     instance_state, timestamp,
 };
@@ -248,7 +249,12 @@ impl Api {
                     network_interface_id: eni.eni_id.clone(),
                     mac_address: eni.mac.clone(),
                     primary_ip_address: eni.private_ip.to_string(),
-                    r#type: if eni.primary { "Primary" } else { "Secondary" }.to_owned(),
+                    r#type: eni_state::kind(eni).to_owned(),
+                    secondary_private_ip_address: eni
+                        .secondary_private_ips
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
                 })
                 .collect(),
             metadata_options: Some(MetadataOptions {

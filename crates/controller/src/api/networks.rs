@@ -1,9 +1,9 @@
-//! VPCs, VSwitches and network interfaces.
+//! VPCs and VSwitches.
 
 use super::{Api, paging, request, service, vpc_attributes};
 use crate::{
     ecs_error::{dry_run, from_store, missing, refuse, vpc_not_found, vswitch_not_found},
-    ids, timestamp,
+    ids,
     timestamp::now_ms,
     validation,
 };
@@ -12,8 +12,8 @@ use ipnet::Ipv4Net;
 use prost::Message as _;
 use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    EdgeLookup, EniFilter, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter,
-    VpcRecord, VpcView,
+    EdgeLookup, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter, VpcRecord,
+    VpcView,
 };
 
 const DEFAULT_VPC: &str = "172.16.0.0/12";
@@ -34,8 +34,6 @@ service!(VpcService => Api {
         DescribeVSwitchAttributesRequest => DescribeVSwitchAttributesResponse;
     modify_v_switch_attribute: ModifyVSwitchAttributeRequest => ModifyVSwitchAttributeResponse;
     delete_v_switch: DeleteVSwitchRequest => DeleteVSwitchResponse;
-    describe_network_interfaces:
-        DescribeNetworkInterfacesRequest => DescribeNetworkInterfacesResponse;
 });
 
 /// A range written as its network address.
@@ -331,7 +329,7 @@ impl Api {
                     403,
                     "DependencyViolation",
                     format!(
-                        "VSwitch {id} has {} network interfaces; delete their instances first",
+                        "VSwitch {id} has {} network interfaces; delete them and their instances first",
                         view.enis
                     ),
                 ));
@@ -344,49 +342,6 @@ impl Api {
             .await
             .map_err(from_store)?;
         Ok(DeleteVSwitchResponse::default())
-    }
-
-    async fn describe_network_interfaces(
-        &self,
-        request: DescribeNetworkInterfacesRequest,
-    ) -> Result<DescribeNetworkInterfacesResponse, Refusal> {
-        self.cloud.check_region(&request.region_id)?;
-        let (page, page_number, page_size) =
-            paging::numbered(request.page_number, request.page_size, 100)?;
-        request::at_most_100("network_interface_id", request.network_interface_id.len())?;
-        let filter = EniFilter {
-            eni_ids: request.network_interface_id,
-            instance_id: request.instance_id,
-            vswitch_id: request.v_switch_id,
-            vpc_id: request.vpc_id,
-            security_group_id: request.security_group_id,
-        };
-        let listed = self.cloud.store.enis(filter, page).await.map_err(from_store)?;
-        Ok(DescribeNetworkInterfacesResponse {
-            request_id: String::new(),
-            network_interface_sets: listed
-                .items
-                .into_iter()
-                .map(|eni| NetworkInterface {
-                    network_interface_id: eni.eni_id,
-                    network_interface_name: String::new(),
-                    description: String::new(),
-                    mac_address: eni.mac,
-                    private_ip_address: eni.private_ip.to_string(),
-                    r#type: if eni.primary { "Primary" } else { "Secondary" }.to_owned(),
-                    status: "InUse".to_owned(),
-                    instance_id: eni.instance_id,
-                    vpc_id: eni.vpc_id,
-                    v_switch_id: eni.vswitch_id,
-                    zone_id: eni.zone_id,
-                    security_group_ids: eni.security_group_ids,
-                    creation_time: timestamp::second(eni.created_ms),
-                })
-                .collect(),
-            total_count: paging::total(listed.total),
-            page_number,
-            page_size,
-        })
     }
 }
 

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use prost::Message as _;
 use store::{
     EdgeLookup, EdgePlan, EdgeRecord, EdgeView, PrefixListFilter, PrefixListRecord, Refusal,
+    RuleRecord,
 };
 
 const MOST_ENTRIES: u32 = 200;
@@ -101,6 +102,21 @@ fn add(list: &mut PrefixListRecord, entries: &[PrefixListEntry]) -> Result<(), R
         ));
     }
     Ok(())
+}
+
+/// How many rules a rule counts as: one that names a prefix list, as many as that may have entries.
+pub(super) fn weight(rule: &RuleRecord, lists: &[PrefixListRecord]) -> usize {
+    let named = lists.iter().find(|list| list.prefix_list_id == rule.prefix_list_id);
+    named.map_or(1, |list| list.max_entries as usize)
+}
+
+/// The prefix list a rule names must be there.
+pub(super) fn check_named(rule: &RuleRecord, lists: &[PrefixListRecord]) -> Result<(), Refusal> {
+    let id = &rule.prefix_list_id;
+    if id.is_empty() || lists.iter().any(|list| list.prefix_list_id == *id) {
+        return Ok(());
+    }
+    Err(prefix_list_not_found(id))
 }
 
 fn found<'a>(view: &'a EdgeView, id: &str) -> Result<&'a PrefixListRecord, Refusal> {
@@ -203,6 +219,18 @@ impl Api {
         }
         self.change_edge(None, EdgeLookup::of([&id]), move |view| {
             let list = found(view, &id)?;
+            let groups: Vec<&str> =
+                view.associations.iter().map(|(_, group_id)| group_id.as_str()).collect();
+            if !groups.is_empty() {
+                return Err(refuse(
+                    403,
+                    "DependencyViolation.SecurityGroup",
+                    format!(
+                        "rules of security groups {} name prefix list {id}; revoke them first",
+                        groups.join(", ")
+                    ),
+                ));
+            }
             Ok(EdgePlan {
                 delete: vec![EdgeRecord::PrefixList(list.clone())],
                 ..EdgePlan::default()
@@ -235,13 +263,13 @@ impl Api {
             prefix_lists: listed
                 .items
                 .into_iter()
-                .map(|list| PrefixList {
+                .map(|(list, groups)| PrefixList {
                     prefix_list_id: list.prefix_list_id,
                     prefix_list_name: list.name,
                     description: list.description,
                     address_family: family_name(list.ipv6),
                     max_entries: list.max_entries,
-                    association_count: 0,
+                    association_count: paging::total(groups),
                     creation_time: timestamp::second(list.created_ms),
                 })
                 .collect(),
@@ -290,6 +318,16 @@ impl Api {
         }
         let view = self.edge(EdgeLookup::of([&id])).await?;
         found(&view, &id)?;
-        Ok(DescribePrefixListAssociationsResponse::default())
+        Ok(DescribePrefixListAssociationsResponse {
+            request_id: String::new(),
+            prefix_list_associations: view
+                .associations
+                .into_iter()
+                .map(|(_, resource_id)| PrefixListAssociation {
+                    resource_id,
+                    resource_type: "securitygroup".to_owned(),
+                })
+                .collect(),
+        })
     }
 }

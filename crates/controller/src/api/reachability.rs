@@ -5,7 +5,7 @@ use crate::{
     ecs_error::{
         eni_not_found, from_store, instance_not_found, invalid, missing, refuse, vpc_not_found,
     },
-    host_spec::{edge, group},
+    host_spec::{self, edge, group},
     instance_state,
 };
 use api::{
@@ -13,7 +13,10 @@ use api::{
     v1::{reachability_service_server::ReachabilityService, *},
 };
 use reachability::{Interface, Network, Origin, Outcome, Packet, Protocol, Reason, Step, Trace};
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 use store::{EdgeLookup, EdgeView, EipFilter, EniRecord, Page, PrefixListFilter, Refusal};
 
 const SOURCE_PORT: u16 = 49152;
@@ -25,7 +28,8 @@ service!(ReachabilityService => Api {
 
 /// One end of a path.
 enum End {
-    Interface(EniRecord),
+    /// An interface, by one of its addresses.
+    Interface(EniRecord, IpAddr),
     Address(IpAddr),
 }
 
@@ -37,16 +41,17 @@ impl End {
             let own = view
                 .enis
                 .iter()
-                .find(|eni| eni.vpc_id == vpc_id && IpAddr::from(eni.private_ip) == address);
-            return Ok(own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone())));
+                .find(|eni| eni.vpc_id == vpc_id && eni.addresses().any(|own| IpAddr::from(own) == address));
+            return Ok(own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone(), address)));
         }
+        let primary = |eni: EniRecord| Self::Interface(eni.clone(), eni.private_ip.into());
         if text.starts_with("eni-") {
             let eni = view.enis.iter().find(|eni| eni.eni_id == text);
-            return eni.cloned().map(Self::Interface).ok_or_else(|| eni_not_found(text));
+            return eni.cloned().map(primary).ok_or_else(|| eni_not_found(text));
         }
         if text.starts_with("i-") {
             let eni = view.enis.iter().find(|eni| eni.instance_id == text && eni.primary);
-            return eni.cloned().map(Self::Interface).ok_or_else(|| instance_not_found(text));
+            return eni.cloned().map(primary).ok_or_else(|| instance_not_found(text));
         }
         Err(invalid(format!(
             "{text:?} is no end of a path; give an instance (i-...), a network interface (eni-...) \
@@ -56,8 +61,7 @@ impl End {
 
     fn address(&self) -> IpAddr {
         match self {
-            Self::Interface(eni) => eni.private_ip.into(),
-            Self::Address(address) => *address,
+            Self::Interface(_, address) | Self::Address(address) => *address,
         }
     }
 }
@@ -98,13 +102,8 @@ fn network(view: &EdgeView, prefix_lists: Vec<PrefixListSpec>) -> Network {
                 let instance = view.instances.iter().find(|i| i.instance_id == eni.instance_id);
                 Interface {
                     spec: EniSpec {
-                        eni_id: eni.eni_id.clone(),
-                        vpc_id: eni.vpc_id.clone(),
-                        vswitch_id: eni.vswitch_id.clone(),
-                        private_ip: eni.private_ip.to_string(),
-                        security_group_ids: eni.security_group_ids.clone(),
                         eips: edge::eips_of_interface(networks, &eni.vpc_id, &eni.eni_id),
-                        ..EniSpec::default()
+                        ..host_spec::eni(eni, &HashMap::new(), &HashMap::new())
                     },
                     instance_id: eni.instance_id.clone(),
                     running: instance.is_some_and(|i| i.status == instance_state::RUNNING),
@@ -147,10 +146,7 @@ impl Api {
             let page = Page::After { position, limit: 100 };
             let listed = self.cloud.store.prefix_lists(PrefixListFilter::default(), page).await;
             let listed = listed.map_err(from_store)?;
-            lists.extend(listed.items.into_iter().map(|list| PrefixListSpec {
-                prefix_list_id: list.prefix_list_id,
-                cidrs: list.entries.iter().map(|(cidr, _)| cidr.to_string()).collect(),
-            }));
+            lists.extend(listed.items.iter().map(|(list, _)| host_spec::prefix_list(list)));
             if listed.next.is_none() {
                 return Ok(lists);
             }
@@ -205,7 +201,7 @@ impl Api {
         }
         // An address is one of the VPC that is named, or that the other end is in.
         let vpc_of = |text: &str| match End::find(&view, text, &request.vpc_id) {
-            Ok(End::Interface(eni)) => eni.vpc_id,
+            Ok(End::Interface(eni, _)) => eni.vpc_id,
             _ => String::new(),
         };
         let source_vpc = vpc_of(&request.source);
@@ -217,7 +213,7 @@ impl Api {
             .unwrap_or_default();
         let source = End::find(&view, &request.source, &vpc_id)?;
         let destination = End::find(&view, &request.destination, &vpc_id)?;
-        if let (End::Interface(from), End::Interface(to)) = (&source, &destination)
+        if let (End::Interface(from, _), End::Interface(to, _)) = (&source, &destination)
             && from.vpc_id != to.vpc_id
         {
             return Err(refuse(
@@ -238,7 +234,7 @@ impl Api {
             destination_port,
         };
         let origin = match &source {
-            End::Interface(eni) => Origin::Interface(eni.eni_id.clone()),
+            End::Interface(eni, _) => Origin::Interface(eni.eni_id.clone()),
             End::Address(_) => Origin::Internet,
         };
         let network = network(&view, self.all_prefix_lists().await?);

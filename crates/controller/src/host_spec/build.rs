@@ -3,13 +3,14 @@
 use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
-    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, SnapshotSpec,
+    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
+    PrefixListSpec, PublicKey, RemoteHost, RuleSpec, SecurityGroupSpec, SnapshotSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
     DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails,
-    NatGatewayRecord, RuleRecord, SnapshotRecord, VSwitchRecord, VpcNetwork, VpcRecord,
+    NatGatewayRecord, PrefixListRecord, RemoteEnis, RuleRecord, SnapshotRecord, VSwitchRecord,
+    VpcNetwork, VpcRecord,
 };
 
 /// The spec a snapshot means.
@@ -27,42 +28,20 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
             .map(|details| instance(details, (&vpcs, &vswitches), &snapshot.networks, options))
             .collect(),
         disks: snapshot.disks.iter().map(disk).collect(),
-        vpcs: snapshot
-            .networks
-            .iter()
-            .map(|network| {
-                let host_id = &snapshot.host.host_id;
-                edge::vpc(
-                    network,
-                    |gateway| gateway.host_id == *host_id,
-                    |gateway| underlay_ip(snapshot, gateway),
-                )
-            })
-            .collect(),
+        vpcs: snapshot.networks.iter().map(|network| vpc(network, snapshot)).collect(),
         security_groups: snapshot.groups.iter().map(group).collect(),
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
-        ..HostSpec::default()
+        prefix_lists: snapshot.prefix_lists.iter().map(prefix_list).collect(),
     }
 }
 
 /// Where the host of a NAT gateway is; empty: it is on none.
 fn underlay_ip(snapshot: &HostSnapshot, gateway: &NatGatewayRecord) -> String {
     let host = snapshot.gateway_hosts.iter().find(|host| host.host_id == gateway.host_id);
-    // What a host says of its access is where it is reached.
-    host.map(|host| address_of(&host.access_endpoint)).unwrap_or_default()
-}
-
-/// The address in `http://address:port`.
-fn address_of(endpoint: &str) -> String {
-    let authority = endpoint.split("//").nth(1).unwrap_or_default();
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    host.trim_matches(['[', ']'])
-        .parse::<std::net::IpAddr>()
-        .map(|ip| ip.to_string())
-        .unwrap_or_default()
+    host.map(|host| host.underlay_ip.clone()).unwrap_or_default()
 }
 
 fn instance(
@@ -120,11 +99,23 @@ fn instance(
                 .collect(),
         }),
         nic_queues: record.nic_queues,
-        ..InstanceSpec::default()
+        network_limit: network_limit(&record.instance_type),
     }
 }
 
-fn eni(
+/// What the instance type may send and receive. A figure that nobody publishes limits nothing.
+fn network_limit(instance_type: &str) -> Option<NetworkLimit> {
+    let network = catalog::instance_type(instance_type)?.network;
+    let limited = network.base_kbps.is_some() || network.pps.is_some();
+    limited.then(|| NetworkLimit {
+        kbits_per_second: network.base_kbps.unwrap_or(0),
+        burst_kbits_per_second: network.burst_kbps.unwrap_or(0),
+        packets_per_second: network.pps.unwrap_or(0),
+    })
+}
+
+/// An interface as hosts need it, but for its public addresses.
+pub(crate) fn eni(
     record: &EniRecord,
     vpcs: &HashMap<&str, &VpcRecord>,
     vswitches: &HashMap<&str, &VSwitchRecord>,
@@ -142,6 +133,14 @@ fn eni(
         security_group_ids: record.security_group_ids.clone(),
         primary: record.primary,
         vpc_cidr: vpc.map(|vpc| vpc.cidr.to_string()).unwrap_or_default(),
+        generation: record.generation,
+        secondary_private_ips: record
+            .secondary_private_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        no_source_check: !record.source_dest_check,
+        queues: record.queues,
         ..EniSpec::default()
     }
 }
@@ -176,6 +175,33 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
     }
 }
 
+fn vpc(network: &VpcNetwork, snapshot: &HostSnapshot) -> VpcSpec {
+    let remotes = snapshot.remotes.iter().filter(|remote| remote.vpc_id == network.vpc.vpc_id);
+    VpcSpec {
+        remote_hosts: remotes.map(remote_host).collect(),
+        ..edge::vpc(
+            network,
+            |gateway| gateway.host_id == snapshot.host.host_id,
+            |gateway| underlay_ip(snapshot, gateway),
+        )
+    }
+}
+
+fn remote_host(remote: &RemoteEnis) -> RemoteHost {
+    RemoteHost {
+        underlay_ip: remote.underlay_ip.clone(),
+        addresses: remote.addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A prefix list as hosts need it.
+pub(crate) fn prefix_list(record: &PrefixListRecord) -> PrefixListSpec {
+    PrefixListSpec {
+        prefix_list_id: record.prefix_list_id.clone(),
+        cidrs: record.entries.iter().map(|(cidr, _)| cidr.to_string()).collect(),
+    }
+}
+
 /// A group as hosts need it.
 pub(crate) fn group(members: &GroupMembers) -> SecurityGroupSpec {
     SecurityGroupSpec {
@@ -199,7 +225,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         priority: record.priority,
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
-        ..RuleSpec::default()
+        prefix_list_id: record.prefix_list_id.clone(),
     }
 }
 

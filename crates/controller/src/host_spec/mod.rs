@@ -5,5 +5,5 @@ pub(crate) mod edge;
 mod publisher;
 
 pub use build::build;
-pub(crate) use build::group;
+pub(crate) use build::{eni, group, prefix_list};
 pub(crate) use publisher::watch;

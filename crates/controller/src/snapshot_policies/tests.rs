@@ -24,6 +24,7 @@ impl Site {
             hostname: String::new(),
             zone_id: "z".to_owned(),
             access_endpoint: String::new(),
+            underlay_ip: String::new(),
             vcpus: 4,
             vcpu_limit: 4,
             memory_mib: 1024,

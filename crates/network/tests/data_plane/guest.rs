@@ -215,7 +215,7 @@ pub fn echoes(mut stream: &TcpStream) -> bool {
     stream.write_all(b"word").is_ok() && stream.read_exact(&mut answer).is_ok()
 }
 
-fn ip(command: &str) {
+pub fn ip(command: &str) {
     let output = Command::new("ip").args(command.split(' ')).output().expect("run ip (iproute2)");
     assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -2,21 +2,7 @@
 
 use crate::cloud::{Cloud, GATEWAY, accept_tcp, address};
 use network::{ObjectKind, ResourceKind, namespace_name, tap_name};
-use nix::sched::{CloneFlags, setns};
-use std::{fs::File, os::unix::fs::MetadataExt as _, process::Command};
-
-/// Runs a command inside a VPC's namespace, as a person would by hand.
-fn by_hand(cloud: &Cloud, vni: u32, command: &str) {
-    let file = File::open(cloud.options.namespace_dir.join(namespace_name(vni))).expect("netns");
-    let command = command.to_owned();
-    std::thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).expect("enter");
-        let status = Command::new("sh").args(["-c", &command]).status().expect("run sh");
-        assert!(status.success(), "{command}");
-    })
-    .join()
-    .expect("a thread");
-}
+use std::os::unix::fs::MetadataExt as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconciling_twice_changes_nothing_and_delete_leaves_nothing() {
@@ -83,7 +69,7 @@ async fn what_is_changed_by_hand_is_put_right() {
         "echo 0 > /proc/sys/net/ipv4/ip_forward".to_owned(),
         format!("echo 0 > /proc/sys/net/ipv4/conf/{tap}/proxy_arp"),
     ] {
-        by_hand(&cloud, 1, &damage);
+        cloud.by_hand(1, &damage);
         assert!(cloud.reconcile().await.changes > 0, "{damage}");
         // Whatever the guest has learnt in between.
         ga.ip("neigh flush dev eth0");

@@ -1,9 +1,12 @@
 //! Real packets through real namespaces, taps and rules. Needs root, `ip` and `nft`.
 
 mod cloud;
+mod fabric;
 mod guest;
 
 mod dhcp;
 mod groups;
 mod isolation;
 mod lifecycle;
+mod overlay;
+mod routes;

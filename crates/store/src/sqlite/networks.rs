@@ -1,14 +1,13 @@
 //! VPCs and VSwitches.
 
 use super::{
-    edge,
+    addresses, edge,
     query::{self, Conditions},
     rows::joined,
     writer::{Tx, next_counter},
 };
 use crate::*;
 use rusqlite::{Connection, params};
-use std::net::Ipv4Addr;
 
 const LARGEST_VNI: u64 = (1 << 24) - 1;
 
@@ -171,7 +170,7 @@ pub(super) fn update_vswitch(tx: &mut Tx<'_>, vswitch: &VSwitchRecord) -> Result
 pub(super) fn vswitch_view(conn: &Connection, vswitch_id: &str) -> Result<VSwitchView, StoreError> {
     Ok(VSwitchView {
         vswitch: vswitch(conn, vswitch_id)?,
-        enis: eni_count(conn, vswitch_id)?,
+        enis: query::count(conn, "SELECT count(*) FROM enis WHERE vswitch_id = ?1", [vswitch_id])?,
         nat_gateways: query::column(
             conn,
             "SELECT nat_gateway_id FROM nat_gateways WHERE vswitch_id = ?1 ORDER BY seq",
@@ -188,73 +187,12 @@ pub(super) fn delete_vswitch(tx: &mut Tx<'_>, vswitch: &VSwitchRecord) -> Result
     tx.change("vswitch", &vswitch.vswitch_id, "")
 }
 
-pub(super) fn eni_count(conn: &Connection, vswitch_id: &str) -> Result<u64, StoreError> {
-    query::count(
-        conn,
-        "SELECT coalesce(sum(enis), 0) FROM vswitches WHERE vswitch_id = ?1",
-        [vswitch_id],
-    )
-}
-
-/// A free address, or the wanted one if it is free. The row that takes it is still to be inserted.
-pub(super) fn allocate_address(
-    conn: &Connection,
-    vswitch: &VSwitchRecord,
-    wanted: Option<Ipv4Addr>,
-) -> Result<Ipv4Addr, StoreError> {
-    let in_use = |address: u32| -> Result<bool, StoreError> {
-        let count = query::count(
-            conn,
-            "SELECT count(*) FROM enis WHERE vswitch_id = ?1 AND private_ip = ?2",
-            params![vswitch.vswitch_id, address],
-        )?;
-        Ok(count > 0)
-    };
-    if let Some(address) = wanted {
-        if in_use(address.into())? {
-            return Err(StoreError::AddressInUse {
-                vswitch_id: vswitch.vswitch_id.clone(),
-                address,
-            });
-        }
-        return Ok(address);
-    }
-    let (first, last) = (u32::from(vswitch.first_ip), u32::from(vswitch.last_ip));
-    let hint: u32 = conn
-        .prepare_cached("SELECT next_ip FROM vswitches WHERE vswitch_id = ?1")?
-        .query_row([&vswitch.vswitch_id], |row| row.get(0))?;
-    let full = u64::from(last) - u64::from(first) < eni_count(conn, &vswitch.vswitch_id)?;
-    let mut address = hint.clamp(first, last);
-    for _ in first..=last {
-        if full {
-            break;
-        }
-        let following = if address == last { first } else { address + 1 };
-        if !in_use(address)? {
-            conn.prepare_cached("UPDATE vswitches SET next_ip = ?2 WHERE vswitch_id = ?1")?
-                .execute(params![vswitch.vswitch_id, following])?;
-            return Ok(address.into());
-        }
-        address = following;
-    }
-    Err(StoreError::NoFreeAddress { vswitch_id: vswitch.vswitch_id.clone() })
-}
-
-/// A free MAC address. Neighbouring ones are spread so that they do not look alike.
-pub(super) fn allocate_mac(conn: &Connection) -> Result<String, StoreError> {
-    const SPREAD: u64 = 0x9E_37_79 | 1;
-    loop {
-        let suffix = next_counter(conn, "mac")?.wrapping_mul(SPREAD) & 0xff_ff_ff;
-        let mac = format!(
-            "00:16:3e:{:02x}:{:02x}:{:02x}",
-            suffix >> 16,
-            (suffix >> 8) & 0xff,
-            suffix & 0xff
-        );
-        if query::count(conn, "SELECT count(*) FROM enis WHERE mac = ?1", [&mac])? == 0 {
-            return Ok(mac);
-        }
-    }
+/// A VSwitch with what is left in it.
+pub(super) fn room(conn: &Connection, vswitch_id: &str) -> Result<Option<VSwitchRoom>, StoreError> {
+    let Some(vswitch) = vswitch(conn, vswitch_id)? else { return Ok(None) };
+    let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip)) + 1;
+    let free_addresses = all.saturating_sub(addresses::used(conn, vswitch_id)?);
+    Ok(Some(VSwitchRoom { vswitch, free_addresses }))
 }
 
 pub(super) fn list_vpcs(
@@ -297,53 +235,9 @@ pub(super) fn list_vswitches(
         .items
         .into_iter()
         .map(|vswitch| {
-            let enis = eni_count(conn, &vswitch.vswitch_id)?;
-            Ok((vswitch, enis))
+            let used = addresses::used(conn, &vswitch.vswitch_id)?;
+            Ok((vswitch, used))
         })
         .collect::<Result<_, StoreError>>()?;
     Ok(Listed { items, total: listed.total, next: listed.next })
-}
-
-pub(super) fn list_enis(
-    conn: &Connection,
-    filter: &EniFilter,
-    page: Page,
-) -> Result<Listed<EniRecord>, StoreError> {
-    let mut conditions = Conditions::default();
-    conditions.one_of("eni_id", &filter.eni_ids);
-    conditions.equal("instance_id", &filter.instance_id);
-    conditions.equal("vswitch_id", &filter.vswitch_id);
-    conditions.equal("vpc_id", &filter.vpc_id);
-    if !filter.security_group_id.is_empty() {
-        conditions.and(
-            "eni_id IN (SELECT eni_id FROM eni_groups WHERE group_id = ?)",
-            [filter.security_group_id.clone().into()],
-        );
-    }
-    let mut listed: Listed<EniRecord> = query::list(conn, "enis", conditions, page)?;
-    for eni in &mut listed.items {
-        fill_groups(conn, eni)?;
-    }
-    Ok(listed)
-}
-
-pub(super) fn enis_of(conn: &Connection, instance_id: &str) -> Result<Vec<EniRecord>, StoreError> {
-    let mut enis: Vec<EniRecord> = query::all(
-        conn,
-        "SELECT * FROM enis WHERE instance_id = ?1 ORDER BY is_primary DESC, seq",
-        [instance_id],
-    )?;
-    for eni in &mut enis {
-        fill_groups(conn, eni)?;
-    }
-    Ok(enis)
-}
-
-fn fill_groups(conn: &Connection, eni: &mut EniRecord) -> Result<(), StoreError> {
-    eni.security_group_ids = query::column(
-        conn,
-        "SELECT group_id FROM eni_groups WHERE eni_id = ?1 ORDER BY position",
-        [&eni.eni_id],
-    )?;
-    Ok(())
 }

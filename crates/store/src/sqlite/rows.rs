@@ -1,6 +1,6 @@
 //! Records from and to rows.
 
-use crate::{disk_records::*, records::*};
+use crate::{disk_records::*, eni_records::*, records::*};
 use rusqlite::{Result, Row, types::Type};
 use std::{net::Ipv4Addr, str::FromStr};
 
@@ -109,6 +109,7 @@ impl FromRow for RuleRecord {
             source_ports: row.get("source_ports")?,
             cidr: cidr.as_deref().map(parsed).transpose()?,
             peer_group_id: row.get("peer_group_id")?,
+            prefix_list_id: row.get("prefix_list_id")?,
             priority: row.get("priority")?,
             drop: row.get("drops")?,
             description: row.get("description")?,
@@ -288,15 +289,34 @@ impl FromRow for EniRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             eni_id: row.get("eni_id")?,
-            instance_id: row.get("instance_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
             vpc_id: row.get("vpc_id")?,
             vswitch_id: row.get("vswitch_id")?,
             zone_id: row.get("zone_id")?,
             mac: row.get("mac")?,
             private_ip: ip(row, "private_ip")?,
+            secondary_private_ips: Vec::new(),
             primary: row.get("is_primary")?,
             security_group_ids: Vec::new(),
+            delete_on_release: row.get("delete_on_release")?,
+            source_dest_check: row.get("source_dest_check")?,
+            queues: row.get("queues")?,
+            tags: Vec::new(),
             created_ms: row.get("created_ms")?,
+            instance_id: row.get("instance_id")?,
+            host_id: row.get("host_id")?,
+            position: row.get("position")?,
+            attached_ms: row.get("attached_ms")?,
+            attachment_revision: num(row, "attachment_revision")?,
+            generation: num(row, "generation")?,
+            reported: ReportedEni {
+                instance_id: row.get("reported_instance_id")?,
+                generation: num(row, "reported_generation")?,
+                code: row.get("reported_code")?,
+                message: row.get("reported_message")?,
+            },
+            status: row.get("status")?,
         })
     }
 }
@@ -308,6 +328,7 @@ impl FromRow for HostRecord {
             hostname: row.get("hostname")?,
             zone_id: row.get("zone_id")?,
             access_endpoint: row.get("access_endpoint")?,
+            underlay_ip: row.get("underlay_ip")?,
             vcpus: row.get("vcpus")?,
             vcpu_limit: row.get("vcpu_limit")?,
             memory_mib: num(row, "memory_mib")?,

@@ -1,7 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disk_snapshots, disks, edge, feed, hosts, images, instances, key_pairs, networks,
+    SqliteStore, disk_snapshots, disks, edge, enis, feed, hosts, images, instances, key_pairs,
+    networks,
     pools, security_groups, snapshot, tokens,
 };
 use crate::*;
@@ -96,12 +97,12 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn change_rules(
+    async fn change_security_group(
         &self,
         token: Option<ClientToken>,
         group_id: &str,
         peers: Vec<String>,
-        decide: Decide<GroupView, RulePlan>,
+        decide: Decide<GroupView, GroupPlan>,
     ) -> Result<Answer, StoreError> {
         let group_id = group_id.to_owned();
         self.writer
@@ -110,7 +111,7 @@ impl Store for SqliteStore {
                     return Ok(answer);
                 }
                 let plan = decide(&security_groups::view(tx.conn, &group_id, &peers)?)?;
-                security_groups::apply_rules(tx, &group_id, &plan)?;
+                security_groups::apply(tx, &group_id, &plan)?;
                 tokens::keep(tx, token, plan.answer)
             })
             .await
@@ -247,6 +248,24 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn change_enis(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EnisLookup,
+        decide: Decide<EnisView, EnisPlan>,
+    ) -> Result<Answer, StoreError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = tokens::kept(tx.conn, token.as_ref())? {
+                    return Ok(answer);
+                }
+                let plan = decide(&enis::view(tx.conn, &lookup)?)?;
+                enis::apply(tx, &plan)?;
+                tokens::keep(tx, token, plan.answer)
+            })
+            .await
+    }
+
     async fn create_snapshot_policy(&self, policy: PolicyRecord) -> Result<(), StoreError> {
         self.writer.run(move |tx| disk_snapshots::put_policy(tx, &policy)).await
     }
@@ -362,7 +381,7 @@ impl Store for SqliteStore {
         &self,
         filter: GroupFilter,
         page: Page,
-    ) -> Result<Listed<(SecurityGroupRecord, u64)>, StoreError> {
+    ) -> Result<Listed<GroupSummary>, StoreError> {
         self.read(move |conn| security_groups::list(conn, &filter, page)).await
     }
 
@@ -439,12 +458,12 @@ impl Store for SqliteStore {
         &self,
         filter: PrefixListFilter,
         page: Page,
-    ) -> Result<Listed<PrefixListRecord>, StoreError> {
+    ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError> {
         self.read(move |conn| edge::prefix_lists(conn, &filter, page)).await
     }
 
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {
-        self.read(move |conn| networks::list_enis(conn, &filter, page)).await
+        self.read(move |conn| enis::list(conn, &filter, page)).await
     }
 
     async fn events(

@@ -297,7 +297,7 @@ pub async fn lists_of_networks_narrow(backend: &impl Backend) {
     let of_ipv4 = PrefixListFilter { ipv6: Some(false), ..PrefixListFilter::default() };
     assert_eq!(store.prefix_lists(of_ipv4, page).await.unwrap().total, 0);
     let all = store.prefix_lists(PrefixListFilter::default(), page).await.unwrap();
-    assert_eq!(all.items, [list]);
+    assert_eq!(all.items, [(list, 0)]);
 }
 
 pub async fn a_token_repeats_a_change(backend: &impl Backend) {

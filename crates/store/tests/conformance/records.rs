@@ -55,6 +55,7 @@ pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
         hostname: id.to_owned(),
         zone_id: "z".to_owned(),
         access_endpoint: String::new(),
+        underlay_ip: String::new(),
         vcpus: vcpu_limit,
         vcpu_limit,
         memory_mib,
@@ -147,19 +148,33 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         delete_with_instance: true,
         ..disk(&format!("d-{id}"))
     };
-    let eni = EniRecord {
-        eni_id: format!("eni-{id}"),
-        instance_id: id.to_owned(),
+    let eni = NewEni { eni: primary_eni(id, host_id), address: None, more_addresses: 0 };
+    NewInstance { instance, disks: vec![disk], enis: vec![eni], attach: Vec::new() }
+}
+
+fn primary_eni(instance_id: &str, host_id: &str) -> EniRecord {
+    EniRecord {
+        instance_id: instance_id.to_owned(),
+        host_id: host_id.to_owned(),
+        primary: true,
+        delete_on_release: true,
+        status: "InUse".to_owned(),
+        ..eni(&format!("eni-{instance_id}"))
+    }
+}
+
+/// An interface that is nowhere.
+pub fn eni(id: &str) -> EniRecord {
+    EniRecord {
+        eni_id: id.to_owned(),
         vpc_id: "vpc-1".to_owned(),
         vswitch_id: "vsw-1".to_owned(),
         zone_id: "z".to_owned(),
-        mac: String::new(),
-        private_ip: "0.0.0.0".parse().unwrap(),
-        primary: true,
         security_group_ids: vec!["sg-1".to_owned()],
         created_ms: 1,
-    };
-    NewInstance { instance, disks: vec![disk], enis: vec![NewEni { eni, address: None }] }
+        status: "Available".to_owned(),
+        ..Default::default()
+    }
 }
 
 pub fn token(name: &str, hash: u8) -> Option<ClientToken> {
@@ -201,8 +216,9 @@ pub fn lookup() -> CreateLookup {
     CreateLookup {
         image_id: "m-1".to_owned(),
         image_family: String::new(),
-        vswitch_id: "vsw-1".to_owned(),
+        vswitch_ids: vec!["vsw-1".to_owned()],
         security_group_ids: vec!["sg-1".to_owned()],
+        eni_ids: Vec::new(),
         key_pair_name: String::new(),
         snapshot_ids: Vec::new(),
         public_addresses: false,

@@ -5,7 +5,7 @@ use super::{
         query::{self, Conditions},
         security_groups,
     },
-    prefix_list_entries,
+    named_by, prefix_list_entries,
     rows::{EIPS, NAT_GATEWAYS},
 };
 use crate::*;
@@ -83,16 +83,22 @@ pub(in super::super) fn prefix_lists(
     conn: &Connection,
     filter: &PrefixListFilter,
     page: Page,
-) -> Result<Listed<PrefixListRecord>, StoreError> {
+) -> Result<Listed<(PrefixListRecord, u64)>, StoreError> {
     let mut conditions = Conditions::default();
     conditions.one_of("prefix_list_id", &filter.prefix_list_ids);
     conditions.matches("name", &filter.name);
     if let Some(ipv6) = filter.ipv6 {
         conditions.and("ipv6 = ?", [ipv6.into()]);
     }
-    let mut listed: Listed<PrefixListRecord> = query::list(conn, "prefix_lists", conditions, page)?;
-    for list in &mut listed.items {
-        list.entries = prefix_list_entries(conn, &list.prefix_list_id)?;
-    }
-    Ok(listed)
+    let listed: Listed<PrefixListRecord> = query::list(conn, "prefix_lists", conditions, page)?;
+    let items = listed
+        .items
+        .into_iter()
+        .map(|list| {
+            let groups = named_by(conn, &list.prefix_list_id)?.len() as u64;
+            let entries = prefix_list_entries(conn, &list.prefix_list_id)?;
+            Ok((PrefixListRecord { entries, ..list }, groups))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(Listed { items, total: listed.total, next: listed.next })
 }

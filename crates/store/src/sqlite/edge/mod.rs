@@ -5,9 +5,9 @@ mod rows;
 mod write;
 
 pub(super) use lists::{eips, nat_gateways, prefix_lists, route_tables};
-pub(super) use write::{apply, forget_instance, insert_fixed, write_route_table};
+pub(super) use write::{apply, forget_addresses, insert_fixed, write_route_table};
 
-use super::{hosts, instances, networks, query, rows::FromRow, security_groups};
+use super::{enis, hosts, instances, networks, query, rows::FromRow, security_groups};
 use crate::*;
 use rows::{EIPS, NAT_GATEWAYS, ROUTE_ENTRIES};
 use rusqlite::Connection;
@@ -45,7 +45,11 @@ pub(super) fn view(conn: &Connection, lookup: &EdgeLookup) -> Result<EdgeView, S
         eni_ids.extend(query::column::<String>(conn, sql, [id])?);
         view.instances.extend(instances::instance(conn, id)?);
         view.eips.extend(eip(conn, id)?);
-        view.prefix_lists.extend(prefix_list(conn, id)?);
+        if let Some(list) = prefix_list(conn, id)? {
+            let groups = named_by(conn, id)?;
+            view.associations.extend(groups.into_iter().map(|group| (id.clone(), group)));
+            view.prefix_lists.push(list);
+        }
     }
     for vpc_id in &vpc_ids {
         view.vpcs.extend(network(conn, vpc_id)?);
@@ -57,15 +61,8 @@ pub(super) fn view(conn: &Connection, lookup: &EdgeLookup) -> Result<EdgeView, S
             view.groups.extend(security_groups::with_members(conn, groups)?);
         }
     }
-    let filter = EniFilter { eni_ids: eni_ids.into_iter().collect(), ..EniFilter::default() };
-    if !filter.eni_ids.is_empty() {
-        // In pieces, as a statement takes only so many values.
-        for some in filter.eni_ids.chunks(500) {
-            let filter = EniFilter { eni_ids: some.to_vec(), ..EniFilter::default() };
-            let page = Page::Offset { offset: 0, limit: 500 };
-            view.enis.extend(networks::list_enis(conn, &filter, page)?.items);
-        }
-    }
+    let eni_ids: Vec<String> = eni_ids.into_iter().collect();
+    view.enis = enis::by_ids(conn, &eni_ids)?;
     if lookup.interfaces {
         let known: BTreeSet<String> =
             view.instances.iter().map(|instance| instance.instance_id.clone()).collect();
@@ -168,6 +165,13 @@ pub(super) fn prefix_list(
     found
         .map(|list| Ok(PrefixListRecord { entries: prefix_list_entries(conn, id)?, ..list }))
         .transpose()
+}
+
+/// Groups whose rules name a prefix list.
+fn named_by(conn: &Connection, id: &str) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT DISTINCT group_id FROM security_group_rules
+        WHERE prefix_list_id = ?1 AND prefix_list_id != '' ORDER BY group_id";
+    query::column(conn, sql, [id])
 }
 
 fn prefix_list_entries(

@@ -11,7 +11,7 @@ pub(super) const ROUTE_ENTRIES: &str = "(SELECT route_entries.*, route_tables.vp
             WHEN 0 THEN (SELECT private_ip FROM enis WHERE enis.instance_id = next_hop_id
                 AND enis.is_primary AND enis.vpc_id = route_tables.vpc_id)
             WHEN 1 THEN (SELECT private_ip FROM enis WHERE enis.eni_id = next_hop_id
-                AND enis.vpc_id = route_tables.vpc_id)
+                AND enis.instance_id != '' AND enis.vpc_id = route_tables.vpc_id)
         END AS next_hop_ip,
         EXISTS (SELECT 1 FROM nat_gateways WHERE nat_gateway_id = next_hop_id) AS next_hop_nat
     FROM route_entries JOIN route_tables ON route_tables.route_table_id = route_entries.route_table_id)";
@@ -20,8 +20,7 @@ pub(super) const ROUTE_ENTRIES: &str = "(SELECT route_entries.*, route_tables.vp
 /// that is no older than its association. A host that is lost keeps no address from others.
 pub(super) const EIPS: &str = "(SELECT eips.*, CASE
         WHEN eni_id != '' THEN iif(EXISTS (SELECT 1 FROM enis
-            JOIN instances ON instances.instance_id = enis.instance_id
-            JOIN hosts ON hosts.host_id = instances.host_id
+            JOIN hosts ON hosts.host_id = enis.host_id
             WHERE enis.eni_id = eips.eni_id AND hosts.observed_revision < bound_revision),
             'Associating', 'InUse')
         WHEN target_id != '' THEN iif(EXISTS (SELECT 1 FROM nat_gateways

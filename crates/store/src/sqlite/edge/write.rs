@@ -7,6 +7,7 @@ use super::{
 };
 use crate::*;
 use rusqlite::{Connection, OptionalExtension as _, params};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 pub(in super::super) fn apply(tx: &mut Tx<'_>, plan: &EdgePlan) -> Result<(), StoreError> {
     // First, while what they leave is still there.
@@ -172,9 +173,7 @@ fn host_of(conn: &Connection, allocation_id: &str) -> Result<String, StoreError>
     let host: Option<String> = conn
         .prepare_cached(
             "SELECT coalesce(
-                 (SELECT instances.host_id FROM enis
-                  JOIN instances ON instances.instance_id = enis.instance_id
-                  WHERE enis.eni_id = eips.eni_id),
+                 (SELECT host_id FROM enis WHERE enis.eni_id = eips.eni_id),
                  (SELECT host_id FROM nat_gateways WHERE nat_gateway_id = target_id), '')
              FROM eips WHERE allocation_id = ?1",
         )?
@@ -239,6 +238,16 @@ fn put_eip(tx: &mut Tx<'_>, eip: &EipRecord) -> Result<(), StoreError> {
             private_ip,
             eip.vpc_id
         ])?;
+    let at = |target: &Option<EipTarget>| match target {
+        Some(EipTarget::Interface { eni_id, .. }) => Some(eni_id.clone()),
+        _ => None,
+    };
+    for eni_id in at(&before).into_iter().chain(at(&eip.target)).collect::<BTreeSet<_>>() {
+        // Its host is told what it has now.
+        tx.conn
+            .prepare_cached("UPDATE enis SET generation = generation + 1 WHERE eni_id = ?1")?
+            .execute([eni_id])?;
+    }
     if let Some(old) = old.filter(|old| !old.vpc_id.is_empty() && old.vpc_id != eip.vpc_id) {
         tx.change("vpc", &old.vpc_id, "")?;
     }
@@ -362,43 +371,28 @@ fn put_prefix_list(tx: &mut Tx<'_>, list: &PrefixListRecord) -> Result<(), Store
     tx.change("prefix_list", id, "")
 }
 
-/// What an instance takes with it when it goes: its static public address, its EIPs' associations,
-/// and the next hops of routes that led to it. Called while its interfaces are still there.
-pub(in super::super) fn forget_instance(
+/// What an interface takes with it that goes, or that keeps only some of its addresses: static public
+/// addresses, and the associations of EIPs. Called while it still is what it was.
+pub(in super::super) fn forget_addresses(
     tx: &mut Tx<'_>,
-    instance_id: &str,
-    enis: &[EniRecord],
+    eni: &EniRecord,
+    kept: &[Ipv4Addr],
 ) -> Result<(), StoreError> {
-    for eni in enis {
-        forget_eni(tx, &eni.eni_id, &eni.vpc_id, instance_id)?;
-    }
-    Ok(())
-}
-
-/// The same for an interface that goes.
-pub(in super::super) fn forget_eni(
-    tx: &mut Tx<'_>,
-    eni_id: &str,
-    vpc_id: &str,
-    instance_id: &str,
-) -> Result<(), StoreError> {
-    let eips: Vec<String> =
-        query::column(tx.conn, "SELECT allocation_id FROM eips WHERE eni_id = ?1", [eni_id])?;
-    for allocation_id in eips {
-        let Some(eip) = super::eip(tx.conn, &allocation_id)? else { continue };
+    for eip in super::eips_of(tx.conn, std::slice::from_ref(eni))? {
+        let stays = matches!(&eip.target, Some(EipTarget::Interface { private_ip, .. })
+            if kept.contains(private_ip));
+        if stays {
+            continue;
+        }
         if eip.fixed {
             delete(tx, &EdgeRecord::Eip(eip))?;
         } else {
             put_eip(tx, &EipRecord { target: None, vpc_id: String::new(), ..eip })?;
         }
     }
-    let routes = query::count(
-        tx.conn,
-        "SELECT count(*) FROM route_entries WHERE next_hop_id IN (?1, ?2)",
-        [eni_id, instance_id],
-    )?;
-    if routes > 0 {
-        tx.change("vpc", vpc_id, "")?;
+    // Routes that led to it lead nowhere.
+    if kept.is_empty() {
+        tx.change("vpc", &eni.vpc_id, "")?;
     }
     Ok(())
 }
