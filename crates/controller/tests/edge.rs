@@ -6,7 +6,10 @@ mod cloud_process;
 mod edge_calls;
 mod fake_agent;
 
-use api::{host::route_entry_spec::NextHop as Hop, v1::*};
+use api::{
+    host::route_entry_spec::NextHop as Hop,
+    v1::{network_interface_service_client::NetworkInterfaceServiceClient, *},
+};
 use cloud_process::{CloudProcess, ZONE, code};
 use edge_calls::{Edge, text, until};
 use fake_agent::FakeAgent;
@@ -366,4 +369,53 @@ async fn static_public_addresses_come_and_go_with_instances() {
     edge.delete_instance(&ids.instance_id_sets[0]).await;
     let one = RunInstancesRequest { amount: 1, ..run };
     edge.cloud.instances().run_instances(one).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secondary_address_has_its_own_eip_and_loses_it_when_it_goes() {
+    let edge = Edge::start(&["--eip-range", "203.0.113.0/29"]).await;
+    let mut interfaces = NetworkInterfaceServiceClient::new(edge.cloud.channel());
+    let request = CreateNetworkInterfaceRequest {
+        v_switch_id: edge.site.v_switch_id.clone(),
+        security_group_id: edge.site.security_group_id.clone(),
+        secondary_private_ip_address_count: 1,
+        ..Default::default()
+    };
+    let made = interfaces.create_network_interface(request).await.unwrap().into_inner();
+    let eni_id = made.network_interface_id;
+    let list = DescribeNetworkInterfacesRequest {
+        network_interface_id: vec![eni_id.clone()],
+        ..Default::default()
+    };
+    let listed = interfaces.describe_network_interfaces(list).await.unwrap().into_inner();
+    let sets = &listed.network_interface_sets[0].private_ip_sets;
+    let secondary = sets.iter().find(|set| !set.primary).unwrap().private_ip_address.clone();
+    let (first, second) = (edge.allocate().await, edge.allocate().await);
+    let associate = |allocation_id: &str, private: &str| AssociateEipAddressRequest {
+        allocation_id: text(allocation_id),
+        instance_id: eni_id.clone(),
+        instance_type: text("NetworkInterface"),
+        private_ip_address: text(private),
+        ..Default::default()
+    };
+    let foreign = associate(&first.allocation_id, "10.1.200.1");
+    let refused = edge.eips().associate_eip_address(foreign).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidPrivateIpAddress.NotFound");
+    edge.eips().associate_eip_address(associate(&first.allocation_id, "")).await.unwrap();
+    let of_secondary = associate(&second.allocation_id, &secondary);
+    edge.eips().associate_eip_address(of_secondary).await.unwrap();
+    // At no instance there is nothing to be done on a host.
+    assert_eq!(edge.eip(&second.allocation_id).await.status, "InUse");
+    let unassign = UnassignPrivateIpAddressesRequest {
+        network_interface_id: eni_id.clone(),
+        private_ip_address: vec![secondary],
+        ..Default::default()
+    };
+    interfaces.unassign_private_ip_addresses(unassign).await.unwrap();
+    assert_eq!(edge.eip(&second.allocation_id).await.status, "Available");
+    assert_eq!(edge.eip(&first.allocation_id).await.status, "InUse");
+    let delete =
+        DeleteNetworkInterfaceRequest { network_interface_id: eni_id, ..Default::default() };
+    interfaces.delete_network_interface(delete).await.unwrap();
+    assert_eq!(edge.eip(&first.allocation_id).await.status, "Available");
 }

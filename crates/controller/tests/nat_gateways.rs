@@ -253,6 +253,54 @@ async fn prefix_lists_have_no_more_than_they_may() {
     let cidrs: Vec<String> =
         shown.into_inner().entries.into_iter().map(|entry| entry.cidr).collect();
     assert_eq!(cidrs, ["10.0.0.0/8", "172.16.0.0/12"]);
+    // A rule that names it counts as many as it may have entries, and hosts are told what it is.
+    let name = |id: &str| AuthorizeSecurityGroupRequest {
+        security_group_id: edge.site.security_group_id.clone(),
+        permissions: vec![Permission {
+            ip_protocol: text("tcp"),
+            port_range: text("22/22"),
+            source_prefix_list_id: text(id),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let refused = edge.cloud.groups().authorize_security_group(name("pl-none")).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidPrefixListId.NotFound");
+    let large = CreatePrefixListRequest { max_entries: 199, client_token: text("l"), ..create };
+    let large = lists.create_prefix_list(large).await.unwrap().into_inner().prefix_list_id;
+    edge.cloud.groups().authorize_security_group(name(&large)).await.unwrap();
+    let refused = edge.cloud.groups().authorize_security_group(name(&id)).await.unwrap_err();
+    assert_eq!(code(&refused), "AuthorizationLimitExceed");
+    let instance = edge.instance().await;
+    let told = |cidrs: &[&str]| {
+        let spec = edge.agent.spec();
+        let list = spec.prefix_lists.iter().find(|list| list.prefix_list_id == large).cloned();
+        list.is_some_and(|list| list.cidrs == cidrs)
+    };
+    until("the host knows the list", || told(&["198.51.100.0/24"])).await;
+    let more = ModifyPrefixListRequest {
+        prefix_list_id: large.clone(),
+        add_entry: vec![entry("192.0.2.0/24")],
+        ..Default::default()
+    };
+    lists.modify_prefix_list(more).await.unwrap();
+    until("the host knows the new entry", || told(&["198.51.100.0/24", "192.0.2.0/24"])).await;
+    let trace = TracePathRequest {
+        source: instance.instance_id.clone(),
+        destination: instance.instance_id.clone(),
+        ip_protocol: text("icmp"),
+        ..Default::default()
+    };
+    assert!(edge.paths().trace_path(trace).await.unwrap().into_inner().reachable);
+    let associations = DescribePrefixListAssociationsRequest {
+        prefix_list_id: large.clone(),
+        ..Default::default()
+    };
+    let found = lists.describe_prefix_list_associations(associations).await.unwrap().into_inner();
+    assert_eq!(found.prefix_list_associations[0].resource_id, edge.site.security_group_id);
+    let used = DeletePrefixListRequest { prefix_list_id: large, ..Default::default() };
+    let refused = lists.delete_prefix_list(used).await.unwrap_err();
+    assert_eq!(code(&refused), "DependencyViolation.SecurityGroup");
     let delete = DeletePrefixListRequest { prefix_list_id: id, ..Default::default() };
     lists.delete_prefix_list(delete).await.unwrap();
     let refused = lists.describe_prefix_list_attributes(attributes).await.unwrap_err();
