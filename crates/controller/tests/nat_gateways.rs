@@ -184,6 +184,30 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
     assert_eq!(code(&refused), "InvalidNatGatewayId.NotFound");
     edge.until_eip(&eip.allocation_id, "Available").await;
     assert!(routes(&edge).await.is_empty(), "the route that came with it is gone");
+    // A route that somebody made stays, leads nowhere, and goes with the VPC.
+    let instance = edge.instance().await;
+    let vpc_id = edge.site.vpc_id.clone();
+    let vpc = DescribeVpcsRequest { vpc_id: vpc_id.clone(), ..Default::default() };
+    let vpc = edge.cloud.vpcs().describe_vpcs(vpc).await.unwrap().into_inner();
+    let route = CreateRouteEntryRequest {
+        route_table_id: vpc.vpcs[0].router_table_ids[0].clone(),
+        destination_cidr_block: text("192.168.0.0/16"),
+        next_hop_id: instance.instance_id.clone(),
+        ..Default::default()
+    };
+    edge.tables().create_route_entry(route).await.unwrap();
+    edge.delete_instance(&instance.instance_id).await;
+    assert_eq!(routes(&edge).await[0].status, "Blackhole");
+    let group = DeleteSecurityGroupRequest {
+        security_group_id: edge.site.security_group_id.clone(),
+        ..Default::default()
+    };
+    edge.cloud.groups().delete_security_group(group).await.unwrap();
+    let vswitch =
+        DeleteVSwitchRequest { v_switch_id: edge.site.v_switch_id.clone(), ..Default::default() };
+    edge.cloud.vpcs().delete_v_switch(vswitch).await.unwrap();
+    let vpc = DeleteVpcRequest { vpc_id, ..Default::default() };
+    edge.cloud.vpcs().delete_vpc(vpc).await.unwrap();
     until("no host has it", || told(&second, id).is_none()).await;
 }
 

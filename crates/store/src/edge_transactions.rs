@@ -1,8 +1,6 @@
 //! What goes into and comes out of transactions about VPCs and what leads out of them.
 
-use crate::{
-    edge_records::*, eni_records::*, network_transactions::GroupMembers, records::*,
-};
+use crate::{edge_records::*, eni_records::*, network_transactions::GroupMembers, records::*};
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// What a decision about networks wants to see.

@@ -25,6 +25,8 @@ pub struct VSwitchView {
     pub enis: u64,
     /// NAT gateways in it.
     pub nat_gateways: Vec<String>,
+    /// SNAT entries that are for it.
+    pub snat_entries: Vec<String>,
 }
 
 /// A VSwitch that interfaces are to be made in.

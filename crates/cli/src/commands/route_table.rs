@@ -67,7 +67,8 @@ pub(crate) enum RouteTableCommand {
         /// Destination: a CIDR block or an address
         #[arg(long)]
         to: String,
-        /// Next hop: an instance (i-), a network interface (eni-) or a NAT gateway (ngw-)
+        /// Next hop: an instance (i-), a network interface (eni-) or a NAT gateway (ngw-). An
+        /// interface takes what is for others only with its source and destination check off
         #[arg(long)]
         via: String,
         #[arg(long, default_value = "", hide_default_value = true)]

@@ -314,15 +314,15 @@ impl Api {
             if view.vswitch.is_none() {
                 return Err(vswitch_not_found(&id));
             }
-            if !view.nat_gateways.is_empty() {
-                return Err(refuse(
-                    403,
-                    "DependencyViolation.NatGateway",
-                    format!(
-                        "VSwitch {id} has NAT gateways {}; delete them first",
-                        view.nat_gateways.join(", ")
-                    ),
-                ));
+            for (users, code, what) in [
+                (&view.nat_gateways, "DependencyViolation.NatGateway", "NAT gateways"),
+                (&view.snat_entries, "DependencyViolation.SnatEntry", "SNAT entries"),
+            ] {
+                if !users.is_empty() {
+                    let users = users.join(", ");
+                    let message = format!("VSwitch {id} has {what} {users}; delete them first");
+                    return Err(refuse(403, code, message));
+                }
             }
             if view.enis > 0 {
                 return Err(refuse(

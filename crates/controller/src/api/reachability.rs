@@ -38,11 +38,12 @@ impl End {
     /// an interface of the VPC has it.
     fn find(view: &EdgeView, text: &str, vpc_id: &str) -> Result<Self, Refusal> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            let own = view
-                .enis
-                .iter()
-                .find(|eni| eni.vpc_id == vpc_id && eni.addresses().any(|own| IpAddr::from(own) == address));
-            return Ok(own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone(), address)));
+            let own = view.enis.iter().find(|eni| {
+                eni.vpc_id == vpc_id && eni.addresses().any(|own| IpAddr::from(own) == address)
+            });
+            return Ok(
+                own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone(), address))
+            );
         }
         let primary = |eni: EniRecord| Self::Interface(eni.clone(), eni.private_ip.into());
         if text.starts_with("eni-") {

@@ -111,10 +111,15 @@ fn free_vni(conn: &Connection) -> Result<u32, StoreError> {
 }
 
 pub(super) fn delete_vpc(tx: &mut Tx<'_>, vpc_id: &str) -> Result<(), StoreError> {
-    tx.conn
-        .prepare_cached("DELETE FROM route_tables WHERE vpc_id = ?1 AND system")?
-        .execute([vpc_id])?;
-    tx.conn.prepare_cached("DELETE FROM vpcs WHERE vpc_id = ?1")?.execute([vpc_id])?;
+    // With it goes its system route table, whatever it leads to.
+    for sql in [
+        "DELETE FROM route_entries WHERE route_table_id IN
+             (SELECT route_table_id FROM route_tables WHERE vpc_id = ?1 AND system)",
+        "DELETE FROM route_tables WHERE vpc_id = ?1 AND system",
+        "DELETE FROM vpcs WHERE vpc_id = ?1",
+    ] {
+        tx.conn.prepare_cached(sql)?.execute([vpc_id])?;
+    }
     tx.change("vpc", vpc_id, "")
 }
 
@@ -174,6 +179,11 @@ pub(super) fn vswitch_view(conn: &Connection, vswitch_id: &str) -> Result<VSwitc
         nat_gateways: query::column(
             conn,
             "SELECT nat_gateway_id FROM nat_gateways WHERE vswitch_id = ?1 ORDER BY seq",
+            [vswitch_id],
+        )?,
+        snat_entries: query::column(
+            conn,
+            "SELECT snat_entry_id FROM snat_entries WHERE vswitch_id = ?1 ORDER BY seq",
             [vswitch_id],
         )?,
     })

@@ -2,8 +2,7 @@
 
 use super::{
     SqliteStore, disk_snapshots, disks, edge, enis, feed, hosts, images, instances, key_pairs,
-    networks,
-    pools, security_groups, snapshot, tokens,
+    networks, pools, security_groups, snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;
