@@ -139,6 +139,7 @@ impl World {
         let here = |eni: &&EniRecord| eni.instance_id == instance.instance_id;
         let details = InstanceDetails {
             disks: Vec::new(),
+            eips: Vec::new(),
             enis: self.enis.iter().filter(here).cloned().collect(),
             host_lost_since_ms: None,
             instance: instance.clone(),

@@ -9,7 +9,7 @@ mod fake_agent;
 
 use api::{
     host::{EniSpec, InstanceSpec, VpcSpec},
-    v1::*,
+    v1::{eip_service_client::EipServiceClient, *},
 };
 use cloud_process::{CloudProcess, Site, ZONE, code};
 use disk_calls::{cloud_with_host, run, until_hosts, until_instance};
@@ -763,4 +763,46 @@ async fn interfaces_are_listed_by_what_they_are() {
         }
     }
     assert_eq!(seen.len(), 3);
+}
+
+#[tokio::test]
+async fn public_addresses_are_told_with_the_private_ones_they_stand_for() {
+    let cloud = CloudProcess::start(&["--eip-range", "203.0.113.0/28"]).await;
+    let site = cloud.site().await;
+    let _agent = FakeAgent::start(&cloud, "host-1", 16, 64 << 10);
+    until_hosts(&cloud, 1).await;
+    let instance_id = run(&cloud, site.run(1)).await;
+    let request =
+        CreateNetworkInterfaceRequest { secondary_private_ip_address_count: 2, ..new_eni(&site) };
+    let made = create_eni(&cloud, request).await;
+    let eni_id = made.network_interface_id.clone();
+    attach_eni(&cloud, &eni_id, &instance_id).await.unwrap();
+    let mut eips = EipServiceClient::new(cloud.channel());
+    let second = &made.private_ip_sets[1].private_ip_address;
+    let eip =
+        eips.allocate_eip_address(AllocateEipAddressRequest::default()).await.unwrap().into_inner();
+    let associate = AssociateEipAddressRequest {
+        allocation_id: eip.allocation_id.clone(),
+        instance_id: eni_id.clone(),
+        instance_type: text("NetworkInterface"),
+        private_ip_address: second.clone(),
+        ..Default::default()
+    };
+    eips.associate_eip_address(associate).await.unwrap();
+    let eni = find_eni(&cloud, &eni_id).await.unwrap();
+    let public = eni.private_ip_sets[1].associated_public_ip.clone().unwrap();
+    assert_eq!(
+        (&public.allocation_id, &public.public_ip_address),
+        (&eip.allocation_id, &eip.eip_address)
+    );
+    assert!(
+        eni.associated_public_ip.is_none() && eni.private_ip_sets[0] == made.private_ip_sets[0]
+    );
+    // It moves with the interface, and is free when its private address is.
+    detach_eni(&cloud, &eni_id, &instance_id).await.unwrap();
+    let eni = until_eni_is(&cloud, &eni_id, "Available").await;
+    assert_eq!(eni.private_ip_sets[1].associated_public_ip, Some(public));
+    unassign(&cloud, &eni_id, &[second]).await.unwrap();
+    let eni = find_eni(&cloud, &eni_id).await.unwrap();
+    assert!(eni.private_ip_sets.iter().all(|ip| ip.associated_public_ip.is_none()));
 }

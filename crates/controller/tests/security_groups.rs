@@ -7,7 +7,7 @@ mod disk_calls;
 mod eni_calls;
 mod fake_agent;
 
-use api::v1::*;
+use api::v1::{prefix_list_service_client::PrefixListServiceClient, *};
 use cloud_process::{CloudProcess, code};
 use disk_calls::{cloud_with_host, run};
 use eni_calls::*;
@@ -82,6 +82,17 @@ async fn leave(
     cloud.groups().leave_security_group(request).await.map(drop)
 }
 
+async fn prefix_list(cloud: &CloudProcess) -> String {
+    let request = CreatePrefixListRequest {
+        prefix_list_name: text("offices"),
+        address_family: text("IPv4"),
+        max_entries: 3,
+        ..Default::default()
+    };
+    let mut lists = PrefixListServiceClient::new(cloud.channel());
+    lists.create_prefix_list(request).await.unwrap().into_inner().prefix_list_id
+}
+
 async fn until_spec(agent: &FakeAgent, so: impl Fn(&api::host::HostSpec) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !so(&agent.spec()) {
@@ -101,9 +112,10 @@ async fn rules_are_modified_by_their_ids() {
         ipv6_source_cidr_ip: text("2001:db8::/32"),
         ..Default::default()
     };
+    let offices = prefix_list(&cloud).await;
     let list = Permission {
         source_cidr_ip: String::new(),
-        source_prefix_list_id: text("pl-1"),
+        source_prefix_list_id: offices.clone(),
         policy: text("drop"),
         source_port_range: text("1000/2000"),
         ..from("", 443)
@@ -111,11 +123,11 @@ async fn rules_are_modified_by_their_ids() {
     authorize(&cloud, &group, vec![from("10.0.0.0/8", 22), six, list]).await.unwrap();
     let before = rules(&cloud, &group).await;
     assert_eq!(before[1].ipv6_source_cidr_ip, "2001:db8::/32");
-    assert_eq!(before[2].source_prefix_list_id, "pl-1");
+    assert_eq!(before[2].source_prefix_list_id, offices);
     until_spec(&agent, |spec| spec.security_groups[0].rules.len() == 3).await;
     let spec = agent.spec().security_groups[0].rules.clone();
     assert_eq!((spec[1].cidr.as_str(), spec[1].ip_protocol.as_str()), ("2001:db8::/32", "icmpv6"));
-    assert_eq!((spec[2].prefix_list_id.as_str(), spec[2].cidr.as_str()), ("pl-1", ""));
+    assert_eq!((spec[2].prefix_list_id.as_str(), spec[2].cidr.as_str()), (&*offices, ""));
     assert!(spec[2].drop && spec[2].source_port_range == "1000/2000");
 
     let id = before[0].security_group_rule_id.clone();
