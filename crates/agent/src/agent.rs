@@ -66,7 +66,7 @@ pub async fn run(config: Config) -> Result<()> {
         settings,
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
         disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools)?,
-        networks: Networks::open(&layout, &config.netns_dir, underlay).await?,
+        networks: Networks::open(&layout, network_options(&config, underlay)).await?,
         interfaces: Interfaces::default(),
         cgroups: Cgroups::open(&config.cgroup)?,
         events: EventLog::open(&layout.events())?,
@@ -122,6 +122,16 @@ async fn told_to_end() -> Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+fn network_options(config: &Config, underlay: Option<Underlay>) -> network::Options {
+    network::Options {
+        namespace_dir: config.netns_dir.clone(),
+        underlay,
+        uplink: config.uplink.clone(),
+        edge_denied: underlay::edge_denied(config),
+        ..network::Options::default()
+    }
 }
 
 fn registration(

@@ -72,6 +72,15 @@ pub struct Config {
     /// UDP port of packets between hosts (VXLAN); the same on every host.
     #[arg(long, env = "ECS_UNDERLAY_PORT", default_value_t = Underlay::PORT)]
     pub underlay_port: u16,
+    /// Interface by which public addresses of instances are reached; default: that of the default
+    /// route. The host answers ARP for them there.
+    #[arg(long, env = "ECS_UPLINK")]
+    pub uplink: Option<String>,
+    /// Networks that instances must not reach from public addresses, such as those that hosts are
+    /// managed by, separated by commas. The host itself, hosts with the same VPCs, the controller and
+    /// the hosts' own network, where it is not the uplink's, are denied in any case.
+    #[arg(long, env = "ECS_EDGE_DENY", value_delimiter = ',')]
+    pub edge_deny: Vec<ipnet::Ipv4Net>,
     /// cgroup under which each instance has its own; a second agent on one machine needs its own.
     #[arg(long, env = "ECS_CGROUP", default_value = "ecs")]
     pub cgroup: PathBuf,

@@ -9,13 +9,15 @@ use crate::{
     metadata_directory::VpcDirectory,
 };
 use api::host::{EniSpec, HostSpec};
+use ipnet::Ipv4Net;
 use network::{
-    Desired, DhcpOptions, HostNetwork, METADATA_ADDRESS, METADATA_PORT, Repair, Report, Underlay,
+    Desired, DhcpOptions, HostNetwork, InstanceLimit, METADATA_ADDRESS, METADATA_PORT, Repair,
+    Report,
 };
 use std::{
     collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
     os::fd::OwnedFd,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::task::JoinHandle;
@@ -42,16 +44,7 @@ impl Networks {
     ///
     /// # Errors
     /// Without root's privileges.
-    pub async fn open(
-        layout: &Layout,
-        namespace_dir: &Path,
-        underlay: Option<Underlay>,
-    ) -> Result<Self> {
-        let options = network::Options {
-            namespace_dir: namespace_dir.to_owned(),
-            underlay,
-            ..Default::default()
-        };
+    pub async fn open(layout: &Layout, options: network::Options) -> Result<Self> {
         let host =
             HostNetwork::new(options).await.map_err(|e| Error::Configuration(e.to_string()))?;
         Ok(Self {
@@ -208,13 +201,27 @@ fn desired(spec: &HostSpec) -> Desired {
         };
         dhcp.extend(instance.enis.iter().map(|e| (e.eni_id.clone(), options.clone())));
     }
+    let limits = spec.instances.iter().filter_map(|instance| {
+        Some(InstanceLimit {
+            instance_id: instance.instance_id.clone(),
+            eni_ids: instance.enis.iter().map(|eni| eni.eni_id.clone()).collect(),
+            limit: instance.network_limit?,
+        })
+    });
     Desired {
+        limits: limits.collect(),
+        edge_denied: spec.protected_cidrs.iter().filter_map(|cidr| block(cidr)).collect(),
         vpcs: spec.vpcs.clone(),
         enis: spec.instances.iter().flat_map(|i| i.enis.iter().cloned()).collect(),
         groups: spec.security_groups.clone(),
         prefix_lists: spec.prefix_lists.clone(),
         dhcp,
     }
+}
+
+fn block(cidr: &str) -> Option<Ipv4Net> {
+    let address = || cidr.parse::<Ipv4Addr>().ok().map(Ipv4Net::from);
+    cidr.parse::<Ipv4Net>().ok().or_else(address)
 }
 
 /// The key that signs metadata tokens, kept so that guests' tokens outlive the agent.

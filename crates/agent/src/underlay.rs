@@ -1,10 +1,11 @@
 //! Where other hosts send packets of VPCs.
 
 use crate::{config::Config, durable_file, error::Result, layout::Layout};
+use ipnet::Ipv4Net;
 use network::Underlay;
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs as _, UdpSocket},
 };
 
 /// The host's place on the network that joins the hosts: as given, or from where it reaches its
@@ -39,12 +40,26 @@ pub fn find(config: &Config, layout: &Layout) -> Result<Option<Underlay>> {
     Ok(Some(underlay(address)))
 }
 
-/// The address packets to this URL's host come from; none if that is not known, or not IPv4.
-fn towards(url: &str) -> Option<Ipv4Addr> {
+/// Networks that instances must not reach from public addresses: those named, and the controller.
+pub fn edge_denied(config: &Config) -> Vec<Ipv4Net> {
+    let controller = resolve(&config.controller).map(|to| *to.ip()).filter(|ip| !ip.is_loopback());
+    config.edge_deny.iter().copied().chain(controller.map(Ipv4Net::from)).collect()
+}
+
+fn resolve(url: &str) -> Option<SocketAddrV4> {
     let uri: tonic::transport::Uri = url.parse().ok()?;
     let port = uri.port_u16().unwrap_or(80);
     let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-    let to = (host, port).to_socket_addrs().ok()?.find(|to| to.is_ipv4())?;
+    let mut found = (host, port).to_socket_addrs().ok()?;
+    found.find_map(|to| match to {
+        SocketAddr::V4(to) => Some(to),
+        SocketAddr::V6(_) => None,
+    })
+}
+
+/// The address packets to this URL's host come from; none if that is not known, or not IPv4.
+fn towards(url: &str) -> Option<Ipv4Addr> {
+    let to = resolve(url)?;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     // Sends nothing: it only asks for the route.
     socket.connect(to).ok()?;

@@ -1,6 +1,7 @@
 //! What goes in and what comes out of a reconciliation.
 
-use api::host::{EniSpec, PrefixListSpec, SecurityGroupSpec, VpcSpec};
+use api::host::{EniSpec, NetworkLimit, PrefixListSpec, SecurityGroupSpec, VpcSpec};
+use ipnet::Ipv4Net;
 use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Settings of a host's networks.
@@ -14,6 +15,11 @@ pub struct Options {
     pub mtu: u16,
     /// How this host reaches others; without it, VPCs end at this host.
     pub underlay: Option<Underlay>,
+    /// The interface by which public addresses are reached; none for that of the default route.
+    pub uplink: Option<String>,
+    /// Networks that guests must not reach from their public addresses, beside what is known of other
+    /// hosts: those of management.
+    pub edge_denied: Vec<Ipv4Net>,
     /// The namespace with the host's own interfaces; none for that of this process.
     pub host_namespace: Option<PathBuf>,
     /// DNS servers DHCP tells guests whose [`DhcpOptions`] name none. May be empty.
@@ -30,6 +36,8 @@ impl Default for Options {
             namespace_dir: PathBuf::from("/run/netns"),
             mtu: 0,
             underlay: None,
+            uplink: None,
+            edge_denied: Vec::new(),
             host_namespace: None,
             dns_servers: Vec::new(),
             lease: Duration::from_secs(10 * 365 * 24 * 3600),
@@ -63,8 +71,24 @@ pub struct Desired {
     pub groups: Vec<SecurityGroupSpec>,
     /// The prefix lists that rules of those groups name.
     pub prefix_lists: Vec<PrefixListSpec>,
+    /// Networks that guests must not reach from their public addresses, beside
+    /// [`Options::edge_denied`]: those of other hosts.
+    pub edge_denied: Vec<Ipv4Net>,
+    /// How fast instances may be. Those without a limit may be missing.
+    pub limits: Vec<InstanceLimit>,
     /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.
     pub dhcp: HashMap<String, DhcpOptions>,
+}
+
+/// How fast one instance may be, over all its ENIs together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceLimit {
+    /// The instance.
+    pub instance_id: String,
+    /// Its ENIs, of one VPC.
+    pub eni_ids: Vec<String>,
+    /// The limit, each way.
+    pub limit: NetworkLimit,
 }
 
 /// What DHCP tells one guest beyond what its ENI says.
@@ -89,6 +113,10 @@ pub enum ResourceKind {
     PrefixList,
     /// One route table; what it says wrongly leads nowhere.
     RouteTable,
+    /// One public address, which does not work then.
+    Eip,
+    /// One NAT gateway, some entry of which does not work then.
+    NatGateway,
     /// The host itself.
     Host,
 }
@@ -150,7 +178,11 @@ impl Report {
             ResourceKind::Eni => p.id == eni.eni_id,
             ResourceKind::Vpc => p.id == eni.vpc_id,
             ResourceKind::SecurityGroup => eni.security_group_ids.contains(&p.id),
-            ResourceKind::PrefixList | ResourceKind::RouteTable | ResourceKind::Host => false,
+            ResourceKind::PrefixList
+            | ResourceKind::RouteTable
+            | ResourceKind::Eip
+            | ResourceKind::NatGateway
+            | ResourceKind::Host => false,
         })
     }
 }
@@ -166,10 +198,14 @@ pub enum ObjectKind {
     Table,
     /// A VXLAN interface.
     Vxlan,
+    /// The host's end of a VPC's edge.
+    Edge,
+    /// An interface that all packets of an instance go by, one way.
+    Queue,
 }
 
 impl ObjectKind {
-    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`.
+    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`, `edge` or `queue`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -177,6 +213,8 @@ impl ObjectKind {
             Self::Tap => "tap",
             Self::Table => "table",
             Self::Vxlan => "vxlan",
+            Self::Edge => "edge",
+            Self::Queue => "queue",
         }
     }
 }

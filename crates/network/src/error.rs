@@ -19,6 +19,11 @@ pub enum Error {
         "{0} has instances on other hosts, which cannot be reached: this host has no underlay address (agent's --underlay-ip)"
     )]
     NoUnderlay(String),
+    /// There are public addresses, and no interface to answer for them on.
+    #[error(
+        "public addresses cannot be reached: the host has no default route and no uplink was named (agent's --uplink)"
+    )]
+    NoUplink,
     /// A namespace that does not exist.
     #[error("namespace of VNI {0} does not exist on this host: reconcile its VPC first")]
     NoNamespace(u32),

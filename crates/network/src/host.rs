@@ -3,18 +3,20 @@
 use crate::{
     Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME,
     changes::Changes,
+    edge::{self, HostEdge},
     filter,
     filter::{Applied, Change, Scope},
     names,
     namespace::{self, Namespace},
     netlink::Netlink,
-    plan::{self, Plan},
+    plan::{self, Eip, Plan, Vpc},
+    shaping::{self, Classes},
     sockets, tap, underlay,
     vpc::{self, VpcState},
 };
 use api::host::EniSpec;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::Arc,
@@ -52,6 +54,10 @@ struct HostState {
     applied: Option<Applied>,
     /// It was as desired once.
     settled: bool,
+    /// The public addresses it was made for.
+    public: Option<Vec<Eip>>,
+    /// Of the host's ends of edges, by VNI.
+    classes: BTreeMap<u32, Classes>,
 }
 
 impl State {
@@ -105,13 +111,17 @@ impl HostNetwork {
             ..Report::default()
         };
         self.remove_others(&plan, &mut state, &mut report).await;
-        // Before there is an interface that could receive anything.
-        if let Err(e) = self.guard_host(&plan, &mut state.host, &mut report).await {
-            report.problem(ResourceKind::Host, "underlay", &e);
+        // Before there is an interface that could receive or send anything.
+        let edge = self.guard_host(&plan, &mut state.host, &mut report).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "packet filter", &e);
+            // Those who are here reach each other without it.
             for vpc in &mut plan.vpcs {
                 vpc.peers.clear();
+                vpc.eips.clear();
             }
-        }
+            HostEdge::default()
+        });
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
         for vpc in &plan.vpcs {
             match state.open(vpc.vni, options).await {
@@ -122,6 +132,17 @@ impl HostNetwork {
                 }
             }
         }
+        let Inner { options, host, .. } = &*self.inner;
+        let mut changes = Changes::default();
+        let classes = &mut state.host.classes;
+        let outcome =
+            edge::reconcile_host(host, options, &plan.vpcs, &edge, classes, &mut changes).await;
+        let wanted: Vec<Eip> = plan.vpcs.iter().flat_map(|vpc| vpc.eips.iter().cloned()).collect();
+        report.take(changes, state.host.public.as_ref() == Some(&wanted));
+        state.host.public = outcome.is_ok().then_some(wanted);
+        if let Err(e) = outcome {
+            report.problem(ResourceKind::Host, "edge", &e);
+        }
         report
     }
 
@@ -131,9 +152,13 @@ impl HostNetwork {
         plan: &Plan,
         state: &mut HostState,
         report: &mut Report,
-    ) -> Result<(), Error> {
+    ) -> Result<HostEdge, Error> {
         let Inner { options, host, table, .. } = &*self.inner;
-        let ruleset = underlay::ruleset(table, options.underlay, &plan.vpcs);
+        let edge = match plan.vpcs.iter().any(Vpc::has_edge) {
+            true => HostEdge::look(host, options, plan).await?,
+            false => HostEdge::default(),
+        };
+        let ruleset = underlay::ruleset(table, options, &plan.vpcs, &edge);
         let mut changes = Changes::default();
         let mut change = Change::None;
         if ruleset.tables.is_empty() {
@@ -150,7 +175,7 @@ impl HostNetwork {
         }
         let settled = std::mem::replace(&mut state.settled, true);
         report.take(changes, settled && change == Change::Replaced);
-        Ok(())
+        Ok(edge)
     }
 
     async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
@@ -257,6 +282,12 @@ impl HostNetwork {
     pub async fn list(&self) -> Result<Vec<Object>, Error> {
         let options = &self.inner.options;
         let mut objects = Vec::new();
+        for link in Netlink::open(&self.inner.host).await?.links().await? {
+            if names::is_edge_link(&options.namespace_dir, &link.name) {
+                let (name, owner) = (link.name, link.alias);
+                objects.push(Object { kind: ObjectKind::Edge, name, owner });
+            }
+        }
         for vni in namespace::list(&options.namespace_dir)? {
             let name = names::namespace_name(vni);
             let mut owner = String::new();
@@ -267,6 +298,10 @@ impl HostNetwork {
                         owner = link.alias;
                     } else if names::is_tap_name(&link.name) {
                         let kind = ObjectKind::Tap;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
+                    } else if shaping::is_queue_link(&link.name) {
+                        let kind = ObjectKind::Queue;
                         let name = format!("{name}/{}", link.name);
                         objects.push(Object { kind, name, owner: link.alias });
                     } else if link.name == names::VXLAN_LINK {
@@ -282,6 +317,13 @@ impl HostNetwork {
                 }
             }
             objects.push(Object { kind: ObjectKind::Namespace, name, owner });
+        }
+        // Any VPC here may be what the host's own table is for; without one it is for nothing.
+        let owner = objects.iter().find(|o| o.kind == ObjectKind::Namespace && !o.owner.is_empty());
+        let owner = owner.map(|namespace| namespace.owner.clone()).unwrap_or_default();
+        let Inner { host, table, .. } = &*self.inner;
+        for name in filter::tables(host, &options.nft, table).await? {
+            objects.push(Object { kind: ObjectKind::Table, name, owner: owner.clone() });
         }
         objects.sort();
         Ok(objects)

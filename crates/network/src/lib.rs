@@ -15,6 +15,7 @@ mod changes;
 mod conntrack;
 mod desired;
 mod dhcp;
+mod edge;
 mod error;
 mod filter;
 mod host;
@@ -25,6 +26,7 @@ mod nfnetlink;
 mod overlay;
 mod plan;
 pub mod security_groups;
+mod shaping;
 mod sockets;
 mod sysctl;
 mod tap;
@@ -33,8 +35,8 @@ mod vpc;
 mod wiring;
 
 pub use desired::{
-    Desired, DhcpOptions, Object, ObjectKind, Options, Problem, Repair, Report, ResourceKind,
-    Underlay,
+    Desired, DhcpOptions, InstanceLimit, Object, ObjectKind, Options, Problem, Repair, Report,
+    ResourceKind, Underlay,
 };
 pub use error::Error;
 pub use host::HostNetwork;

@@ -24,8 +24,13 @@ pub(crate) const TAP_PREFIX: &str = "tap";
 /// bytes. The tap's alias holds the ENI's id.
 #[must_use]
 pub fn tap_name(eni_id: &str) -> String {
-    let digest = Sha256::digest(eni_id.as_bytes());
-    let mut name = String::from(TAP_PREFIX);
+    hashed(TAP_PREFIX, eni_id)
+}
+
+/// A prefix and 48 bits of an id's hash.
+pub(crate) fn hashed(prefix: &str, id: &str) -> String {
+    let digest = Sha256::digest(id.as_bytes());
+    let mut name = String::from(prefix);
     for byte in &digest[..6] {
         name.push_str(&format!("{byte:02x}"));
     }
@@ -47,6 +52,32 @@ pub(crate) fn host_table(namespace_dir: &Path) -> String {
     let digest = Sha256::digest(namespace_dir.as_os_str().as_encoded_bytes());
     let suffix: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{TABLE_NAME}_{suffix}")
+}
+
+/// What the names of the host's ends of edges begin with.
+pub(crate) fn edge_prefix(namespace_dir: &Path) -> String {
+    match host_table(namespace_dir).split_once('_') {
+        None => "ecse".to_owned(),
+        Some((_, suffix)) => format!("ec{}", &suffix[..4]),
+    }
+}
+
+/// The name of the host's end of a VPC's edge.
+pub(crate) fn edge_link(namespace_dir: &Path, vni: u32) -> String {
+    format!("{}{vni}", edge_prefix(namespace_dir))
+}
+
+pub(crate) fn is_edge_link(namespace_dir: &Path, name: &str) -> bool {
+    name.strip_prefix(&edge_prefix(namespace_dir))
+        .is_some_and(|vni| !vni.is_empty() && vni.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The "protocol" our entries bear among the host's, of the range that is free for use.
+pub(crate) fn edge_mark(namespace_dir: &Path) -> u8 {
+    match host_table(namespace_dir).as_str() {
+        TABLE_NAME => 200,
+        other => 201 + Sha256::digest(other.as_bytes())[0] % 50,
+    }
 }
 
 /// The MAC address of a host's VXLAN interfaces, known to others by its underlay address.

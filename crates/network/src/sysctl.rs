@@ -61,6 +61,34 @@ pub(crate) fn set_routed(name: &str) -> Result<Vec<String>, Error> {
     Ok(changed)
 }
 
+/// Sets the parameters of the host's end of an edge. Tells which were different.
+pub(crate) fn set_host_edge(name: &str) -> Result<Vec<String>, Error> {
+    let mut changed = Vec::new();
+    set(&format!("net/ipv4/conf/{name}/forwarding"), "1", &mut changed)?;
+    set(&format!("net/ipv4/conf/{name}/rp_filter"), "1", &mut changed)?;
+    set(&format!("net/ipv4/conf/{name}/send_redirects"), "0", &mut changed)?;
+    let ipv6 = format!("net/ipv6/conf/{name}/disable_ipv6");
+    if Path::new("/proc/sys").join(&ipv6).exists() {
+        set(&ipv6, "1", &mut changed)?;
+    }
+    Ok(changed)
+}
+
+/// Lets the uplink forward, and answer at once for addresses that are not the host's own.
+pub(crate) fn set_uplink(name: &str) -> Result<Vec<String>, Error> {
+    let mut changed = Vec::new();
+    set(&format!("net/ipv4/conf/{name}/forwarding"), "1", &mut changed)?;
+    set(&format!("net/ipv4/neigh/{name}/proxy_delay"), "0", &mut changed)?;
+    Ok(changed)
+}
+
+/// Whether the calling thread's namespace forwards between all its interfaces.
+pub(crate) fn host_is_router() -> Result<bool, Error> {
+    const PATH: &str = "/proc/sys/net/ipv4/ip_forward";
+    let text = fs::read_to_string(PATH).map_err(|e| Error::io(format!("read {PATH}"), e))?;
+    Ok(text.trim() != "0")
+}
+
 fn set(key: &str, value: &str, changed: &mut Vec<String>) -> Result<(), Error> {
     let path = Path::new("/proc/sys").join(key);
     let fail = |e: io::Error| Error::io(format!("set {key} to {value}"), e);

@@ -5,7 +5,8 @@
 //! nothing but its payload, in a namespace of its own.
 
 use crate::{
-    Error, Underlay,
+    Error, Options, Underlay,
+    edge::{self, HostEdge},
     names::vxlan_mac,
     namespace::Namespace,
     netlink::Netlink,
@@ -40,10 +41,22 @@ pub(crate) async fn guest_mtu(host: &Namespace, underlay: Option<Underlay>) -> R
     })
 }
 
-/// The tunnels that other hosts may send through; empty without any.
-pub(crate) fn ruleset(name: &str, underlay: Option<Underlay>, vpcs: &[Vpc]) -> Ruleset {
-    let mut ruleset = Ruleset { name: name.to_owned(), tables: BTreeMap::new() };
-    let Some(underlay) = underlay else { return ruleset };
+/// The rules of the host's own namespace; without tables if nothing needs any.
+pub(crate) fn ruleset(name: &str, options: &Options, vpcs: &[Vpc], edge: &HostEdge) -> Ruleset {
+    let mut table = Table::default();
+    if let Some(underlay) = options.underlay {
+        add_tunnels(&mut table, underlay, vpcs);
+    }
+    edge::add_guard(&mut table, vpcs, &options.namespace_dir, &edge.uplink, &edge.denied);
+    let tables = match table.chains.is_empty() {
+        true => BTreeMap::new(),
+        false => BTreeMap::from([(Family::Inet, table)]),
+    };
+    Ruleset { name: name.to_owned(), tables }
+}
+
+/// Lets other hosts send into the VPCs they have ENIs of.
+fn add_tunnels(table: &mut Table, underlay: Underlay, vpcs: &[Vpc]) {
     let mut elements = BTreeMap::new();
     for vpc in vpcs {
         for host in vpc.peers.keys() {
@@ -52,7 +65,7 @@ pub(crate) fn ruleset(name: &str, underlay: Option<Underlay>, vpcs: &[Vpc]) -> R
         }
     }
     if elements.is_empty() {
-        return ruleset;
+        return;
     }
     // VNI and the inner frame's source, behind the UDP header.
     const KEY: &str = "ip saddr . @th,96,24 . @th,176,48";
@@ -66,11 +79,6 @@ pub(crate) fn ruleset(name: &str, underlay: Option<Underlay>, vpcs: &[Vpc]) -> R
             format!("udp dport {port} drop"),
         ],
     };
-    let table = Table {
-        sets: BTreeMap::from([("tunnels".to_owned(), tunnels)]),
-        chains: BTreeMap::from([("input".to_owned(), input)]),
-        ..Table::default()
-    };
-    ruleset.tables.insert(Family::Inet, table);
-    ruleset
+    table.sets.insert("tunnels".to_owned(), tunnels);
+    table.chains.insert("input".to_owned(), input);
 }

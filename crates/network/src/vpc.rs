@@ -5,6 +5,7 @@ use crate::{
     changes::Changes,
     conntrack,
     dhcp::{self, Lease},
+    edge,
     filter::{self, Change, Scope},
     names,
     namespace::{self, Namespace},
@@ -12,6 +13,7 @@ use crate::{
     overlay,
     plan::{Eni, Vpc},
     security_groups::compile::compile,
+    shaping::{Classes, Shapers},
     sysctl, tap,
     wiring::{Links, Wiring},
 };
@@ -31,6 +33,10 @@ pub(crate) struct VpcState {
     filtered: bool,
     /// What was desired when nothing lacked.
     settled: Option<Vpc>,
+    shapers: Shapers,
+    edge_classes: Classes,
+    /// Public addresses and what they stand for.
+    public: HashMap<Ipv4Addr, Option<Ipv4Addr>>,
     /// What was changed before the VPC's turn came.
     early: Changes,
 }
@@ -48,7 +54,17 @@ impl VpcState {
                 Namespace::create(dir, &name).await?
             }
         };
-        Ok(Self { namespace, applied: None, dhcp: None, filtered: false, settled: None, early })
+        Ok(Self {
+            namespace,
+            applied: None,
+            dhcp: None,
+            filtered: false,
+            settled: None,
+            shapers: Shapers::default(),
+            edge_classes: Classes::default(),
+            public: HashMap::new(),
+            early,
+        })
     }
 
     /// Gives a namespace whose name was taken away or given to another one its name back.
@@ -98,6 +114,9 @@ impl VpcState {
         }
         if !self.filtered {
             return;
+        }
+        if let Err(e) = self.forget_moved(vpc).await {
+            report.problem(ResourceKind::Host, "edge", &e);
         }
         if let Err(e) = self.reconcile_enis(vpc, host, options, changes, report).await {
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
@@ -150,6 +169,24 @@ impl VpcState {
         Ok(())
     }
 
+    /// A public address that stands for another private one now takes no flow of the old one along.
+    async fn forget_moved(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        let public: HashMap<Ipv4Addr, Option<Ipv4Addr>> =
+            vpc.eips.iter().map(|eip| (eip.address, eip.private)).collect();
+        let moved: Vec<Ipv4Addr> = self
+            .public
+            .iter()
+            .filter(|(address, private)| public.get(address) != Some(private))
+            .map(|(address, _)| *address)
+            .collect();
+        if !moved.is_empty() {
+            let forget = move || moved.into_iter().try_for_each(conntrack::forget);
+            self.namespace.run(forget).await??;
+        }
+        self.public = public;
+        Ok(())
+    }
+
     async fn remove_taps(&self, vpc: &Vpc, changes: &mut Changes) -> Result<(), Error> {
         let wanted: BTreeSet<&str> = vpc.enis.iter().map(|eni| eni.tap.as_str()).collect();
         let netlink = Netlink::open(&self.namespace).await?;
@@ -164,7 +201,7 @@ impl VpcState {
     }
 
     async fn reconcile_enis(
-        &self,
+        &mut self,
         vpc: &Vpc,
         host: &Namespace,
         options: &Options,
@@ -180,6 +217,19 @@ impl VpcState {
             report.problem(ResourceKind::Host, "underlay", &e);
             None
         });
+        let edge =
+            edge::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "edge", &e);
+            None
+        });
+        if let Some(link) = edge {
+            let classes = &mut self.edge_classes;
+            if let Err(e) = classes.ensure(&vpc.id, link, &vpc.eips, &netlink, changes).await {
+                report.problem(ResourceKind::Host, "bandwidth", &e);
+            }
+        }
+        let all = links.clone();
         let links: HashMap<String, Link> =
             links.into_iter().map(|link| (link.name.clone(), link)).collect();
         let mut taps: HashMap<&str, u32> = HashMap::new();
@@ -197,9 +247,13 @@ impl VpcState {
                 leases.filter_map(|e| Some((*taps.get(e.tap.as_str())?, lease(e, options))));
             server.set_leases(leases.collect());
         }
+        // What is too fast is better than what is not there.
+        if let Err(e) = self.shapers.ensure(vpc, &taps, &netlink, &all, changes).await {
+            report.problem(ResourceKind::Host, "bandwidth", &e);
+        }
         let untouched =
             vpc.untouched.iter().filter_map(|tap| links.get(tap).map(|link| link.index)).collect();
-        let links = Links { taps, vxlan, untouched };
+        let links = Links { taps, vxlan, edge, untouched };
         Wiring::of(vpc, &links).apply(vpc, &links, &netlink, changes).await
     }
 
@@ -279,7 +333,8 @@ pub(crate) async fn remove(vni: u32, options: &Options) -> Result<(), Error> {
     if let Some(namespace) = Namespace::open(&options.namespace_dir, &name)? {
         let netlink = Netlink::open(&namespace).await?;
         for link in netlink.links().await? {
-            if names::is_tap_name(&link.name) || link.name == names::VXLAN_LINK {
+            let ours = [names::VXLAN_LINK, edge::EDGE_LINK].contains(&link.name.as_str());
+            if names::is_tap_name(&link.name) || ours {
                 netlink.delete_link(&link).await?;
             }
         }

@@ -9,6 +9,7 @@
 use crate::{
     Error,
     changes::Changes,
+    edge,
     names::{VXLAN_LINK, vxlan_mac},
     netlink::{Hop, MAIN_TABLE, Netlink, Rule},
     overlay,
@@ -25,6 +26,11 @@ use std::{
 const BEFORE_MAIN: u32 = 1000;
 /// After it: the default route.
 const AFTER_MAIN: u32 = 50_000;
+/// What has a public address leaves by it, whatever the default route says.
+const PUBLIC: u32 = 40_000;
+/// What another host sent here and is not of the VPC is for this host's NAT gateway.
+const FROM_PEERS: u32 = 60_000;
+const EDGE_TABLE: u32 = 900;
 const FIRST_TABLE: u32 = 1000;
 const TABLES: u32 = 1 << 30;
 
@@ -34,6 +40,7 @@ pub(crate) struct Links<'a> {
     /// By tap name.
     pub(crate) taps: HashMap<&'a str, u32>,
     pub(crate) vxlan: Option<u32>,
+    pub(crate) edge: Option<u32>,
     /// Taps whose routes and neighbours stay as they are.
     pub(crate) untouched: BTreeSet<u32>,
 }
@@ -73,7 +80,26 @@ impl Wiring {
             }
         }
         wiring.add_custom(vpc, links, &hops);
+        wiring.add_edge(vpc, links);
         wiring
+    }
+
+    fn add_edge(&mut self, vpc: &Vpc, links: &Links<'_>) {
+        let Some(link) = links.edge else { return };
+        self.neighbours.insert((link, edge::HOST_HOP), edge::HOST_MAC);
+        self.routes.insert((EDGE_TABLE, Ipv4Net::default()), edge_hop(link));
+        let mut ask = |priority, link: &str, from| {
+            let link = Some(link.to_owned());
+            self.rules.insert(Rule { priority, table: EDGE_TABLE, link, from, ignore_up_to: None });
+        };
+        for private in vpc.eips.iter().filter_map(|eip| eip.private) {
+            if let Some(eni) = vpc.eni_with(private) {
+                ask(PUBLIC, &eni.tap, Some(Ipv4Net::from(private)));
+            }
+        }
+        if !vpc.nat_gateways.is_empty() && links.vxlan.is_some() {
+            ask(FROM_PEERS, VXLAN_LINK, None);
+        }
     }
 
     fn add_custom(&mut self, vpc: &Vpc, links: &Links<'_>, hops: &BTreeMap<Ipv4Addr, Ipv4Addr>) {
@@ -93,6 +119,7 @@ impl Wiring {
                         .vxlan
                         .zip(hops.get(&host))
                         .map(|(link, via)| Hop::Link { link, via: Some(*via) }),
+                    NextHop::Edge => links.edge.map(edge_hop),
                     NextHop::Nowhere => None,
                 };
                 self.routes.insert((table, entry.to), hop.unwrap_or(Hop::Blackhole));
@@ -219,6 +246,10 @@ impl Wiring {
         }
         Ok(())
     }
+}
+
+fn edge_hop(link: u32) -> Hop {
+    Hop::Link { link, via: Some(edge::HOST_HOP) }
 }
 
 /// A table for each id, which others do not change but by rare chance.

@@ -35,6 +35,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
         prefix_lists: snapshot.prefix_lists.iter().map(prefix_list).collect(),
+        protected_cidrs: options.protected_cidrs.iter().map(ToString::to_string).collect(),
     }
 }
 

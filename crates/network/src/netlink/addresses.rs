@@ -51,6 +51,17 @@ impl Netlink {
         Ok(self.links().await?.into_iter().find(|link| link.index == index))
     }
 
+    /// The link that has the address, and the network the address is in there.
+    pub(crate) async fn network_of(
+        &self,
+        address: Ipv4Addr,
+    ) -> Result<Option<(u32, Ipv4Net)>, Error> {
+        let Some(link) = self.link_with(address).await? else { return Ok(None) };
+        let networks = self.addresses(link.index).await?.into_iter();
+        let network = networks.map(|(network, _)| network).find(|n| n.addr() == address);
+        Ok(network.map(|network| (link.index, network)))
+    }
+
     pub(crate) async fn add_address(&self, link: u32, address: Ipv4Addr) -> Result<(), Error> {
         self.handle
             .address()

@@ -4,9 +4,9 @@ use super::Netlink;
 use crate::{Error, namespace::Namespace};
 use futures::TryStreamExt as _;
 use netlink_packet_route::link::{
-    InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::{LinkUnspec, LinkVxlan};
+use rtnetlink::{LinkIfb, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use std::{net::Ipv4Addr, os::fd::AsRawFd as _};
 
 /// What an interface is set to.
@@ -108,6 +108,36 @@ impl Netlink {
             .execute()
             .await
             .map_err(self.error(&format!("delete {}", link.name)))
+    }
+
+    /// Makes a pair of interfaces, one here and one in `namespace`.
+    pub(crate) async fn add_veth(
+        &self,
+        name: &str,
+        peer: &str,
+        namespace: &Namespace,
+    ) -> Result<(), Error> {
+        let peer = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(peer)
+            .setns_by_fd(namespace.file().as_raw_fd())
+            .build();
+        let link = LinkVeth::new(name, "").set_info_data(InfoData::Veth(InfoVeth::Peer(peer)));
+        self.handle
+            .link()
+            .add(link.build())
+            .execute()
+            .await
+            .map_err(self.error(&format!("make interface {name}")))
+    }
+
+    /// Makes an interface that gives packets back to where they came from.
+    pub(crate) async fn add_ifb(&self, name: &str) -> Result<(), Error> {
+        self.handle
+            .link()
+            .add(LinkIfb::new(name).build())
+            .execute()
+            .await
+            .map_err(self.error(&format!("make interface {name} (kernel module ifb)")))
     }
 
     /// Makes a VXLAN interface in `namespace`, in one step; its packets go and come in this one.

@@ -6,10 +6,12 @@ mod links;
 mod neighbours;
 mod routes;
 mod rules;
+mod traffic;
 
 pub(crate) use links::{Link, Vxlan};
 pub(crate) use routes::{Hop, MAIN_TABLE};
 pub(crate) use rules::Rule;
+pub(crate) use traffic::{Rate, Shown, Way};
 
 use crate::{Error, namespace::Namespace};
 use tokio::task::JoinHandle;

@@ -8,6 +8,7 @@ use netlink_packet_route::{
     neighbour::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
     },
+    route::RouteProtocol,
 };
 use std::net::Ipv4Addr;
 
@@ -80,6 +81,59 @@ impl Netlink {
             .execute()
             .await
             .map_err(self.error(&format!("delete neighbour {}", neighbour.address)))
+    }
+
+    /// The IPv4 addresses the host answers for that bear this mark, and on which links.
+    pub(crate) async fn proxies(
+        &self,
+        mark: u8,
+    ) -> Result<Vec<(u32, Ipv4Addr, NeighbourMessage)>, Error> {
+        let messages: Vec<NeighbourMessage> = self
+            .handle
+            .neighbours()
+            .get()
+            .set_address_family(AddressFamily::Inet)
+            .proxies()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(self.error("list the addresses answered for"))?;
+        let mark = NeighbourAttribute::Protocol(RouteProtocol::from(mark));
+        Ok(messages
+            .into_iter()
+            .filter(|m| m.header.flags.contains(NeighbourFlags::Proxy))
+            .filter(|m| m.attributes.contains(&mark))
+            .filter_map(|message| {
+                let address = message.attributes.iter().find_map(|a| match a {
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(*a),
+                    _ => None,
+                })?;
+                Some((message.header.ifindex, address, message))
+            })
+            .collect())
+    }
+
+    pub(crate) async fn add_proxy(
+        &self,
+        link: u32,
+        address: Ipv4Addr,
+        mark: u8,
+    ) -> Result<(), Error> {
+        let mut request = self
+            .handle
+            .neighbours()
+            .add(link, address.into())
+            .flags(NeighbourFlags::Proxy)
+            .replace();
+        let attributes = &mut request.message_mut().attributes;
+        attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(mark)));
+        request.execute().await.map_err(self.error(&format!("answer for {address}")))
+    }
+
+    pub(crate) async fn delete_proxy(&self, mut message: NeighbourMessage) -> Result<(), Error> {
+        let error = self.error("stop answering for an address");
+        message.header.flags |= NeighbourFlags::Proxy;
+        self.handle.neighbours().del(message).execute().await.map_err(error)
     }
 
     /// The forwarding table of a VXLAN interface.

@@ -102,6 +102,23 @@ impl Netlink {
         Ok(routes.filter(|route| route.table != LOCAL_TABLE).collect())
     }
 
+    /// The link the default route leads out of.
+    pub(crate) async fn default_link(&self) -> Result<Option<u32>, Error> {
+        let metric = |route: &Route| {
+            let attributes = &route.message.attributes;
+            attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Priority(metric) => Some(*metric),
+                _ => None,
+            })
+        };
+        let mut routes = self.routes().await?;
+        routes.retain(|route| {
+            route.to.prefix_len() == 0 && route.table == MAIN_TABLE && route.link().is_some()
+        });
+        routes.sort_by_key(|route| metric(route).unwrap_or(0));
+        Ok(routes.first().and_then(Route::link))
+    }
+
     /// Makes a route, in the place of one to the same destination.
     pub(crate) async fn set_route(&self, table: u32, to: Ipv4Net, hop: Hop) -> Result<(), Error> {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()

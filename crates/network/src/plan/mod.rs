@@ -2,11 +2,13 @@
 
 mod eni;
 mod peers;
+mod public;
 mod routing;
 mod vpc;
 
 pub(crate) use eni::{Eni, eni, mac_text};
 pub(crate) use peers::Peer;
+pub(crate) use public::{Eip, Forward, NatGateway};
 pub(crate) use routing::{Entry, NextHop};
 
 use crate::{Desired, Error, Options, Problem, ResourceKind, names};
@@ -32,10 +34,28 @@ pub(crate) struct Vpc {
     pub(crate) blocks: BTreeSet<Ipv4Net>,
     pub(crate) vswitches: BTreeMap<String, VSwitch>,
     pub(crate) route_tables: BTreeMap<String, Vec<Entry>>,
+    /// Public addresses of ENIs and NAT gateways of this host.
+    pub(crate) eips: Vec<Eip>,
+    /// Those that work on this host.
+    pub(crate) nat_gateways: Vec<NatGateway>,
+    /// Of its instances that have any.
+    pub(crate) limits: Vec<Limit>,
     /// Other hosts, by underlay address.
     pub(crate) peers: BTreeMap<Ipv4Addr, Peer>,
     /// Taps that stay as they are: those of ENIs whose spec is refused.
     pub(crate) untouched: BTreeSet<String>,
+}
+
+/// How fast an instance may be, over all its ENIs together, each way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) instance: String,
+    pub(crate) taps: Vec<String>,
+    /// 0 for no limit.
+    pub(crate) kbits: u64,
+    pub(crate) burst_kbits: u64,
+    /// Packets per second; 0 for no limit.
+    pub(crate) packets: u64,
 }
 
 /// One VSwitch.
@@ -50,6 +70,11 @@ impl Vpc {
     /// The route table of an ENI's VSwitch, if it has entries.
     pub(crate) fn route_table_of(&self, eni: &Eni) -> Option<&str> {
         self.vswitches.get(&eni.vswitch)?.route_table.as_deref()
+    }
+
+    /// Whether it meets the world on this host.
+    pub(crate) fn has_edge(&self) -> bool {
+        !self.eips.is_empty()
     }
 
     /// The ENI of this host that has the address.
@@ -70,12 +95,15 @@ pub(crate) struct Plan {
     pub(crate) vpcs: Vec<Vpc>,
     /// VNIs that stay as they are: those of VPCs whose spec is refused.
     pub(crate) untouched: BTreeSet<u32>,
+    /// Networks that guests must not reach from public addresses.
+    pub(crate) denied: Vec<Ipv4Net>,
     pub(crate) problems: Vec<Problem>,
 }
 
 impl Plan {
     pub(crate) fn new(desired: &Desired, options: &Options) -> Self {
-        let mut plan = Self::default();
+        let denied = options.edge_denied.iter().chain(&desired.edge_denied);
+        let mut plan = Self { denied: denied.copied().collect(), ..Self::default() };
         let mut index_of: HashMap<&str, usize> = HashMap::new();
         let mut vnis: HashMap<u32, &str> = HashMap::new();
         for spec in &desired.vpcs {
@@ -97,10 +125,12 @@ impl Plan {
             }
         }
         plan.add_enis(desired, &index_of, options);
+        plan.add_limits(desired);
         plan.add_prefix_lists(desired);
         for spec in &desired.vpcs {
             if let Some(index) = index_of.get(spec.vpc_id.as_str()).copied() {
                 plan.add_peers(spec, index, options);
+                plan.add_public(spec, index, &desired.enis);
                 plan.add_route_tables(spec, index);
             }
         }
@@ -130,6 +160,25 @@ impl Plan {
                     self.vpcs[index].untouched.insert(names::tap_name(&spec.eni_id));
                     self.problem(ResourceKind::Eni, &spec.eni_id, &e);
                 }
+            }
+        }
+    }
+
+    fn add_limits(&mut self, desired: &Desired) {
+        for spec in &desired.limits {
+            for vpc in &mut self.vpcs {
+                let mine = vpc.enis.iter().filter(|eni| spec.eni_ids.contains(&eni.id));
+                let taps: Vec<String> = mine.map(|eni| eni.tap.clone()).collect();
+                if taps.is_empty() {
+                    continue;
+                }
+                vpc.limits.push(Limit {
+                    instance: spec.instance_id.clone(),
+                    taps,
+                    kbits: spec.limit.kbits_per_second,
+                    burst_kbits: spec.limit.burst_kbits_per_second,
+                    packets: spec.limit.packets_per_second,
+                });
             }
         }
     }

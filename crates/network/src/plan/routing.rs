@@ -20,6 +20,8 @@ pub(crate) enum NextHop {
     Eni(Ipv4Addr),
     /// To the host with this underlay address.
     Peer(Ipv4Addr),
+    /// To the world, from this host.
+    Edge,
     /// The next hop is gone.
     Nowhere,
 }
@@ -49,7 +51,7 @@ impl Plan {
                     self.problem(ResourceKind::RouteTable, id, &e);
                     continue;
                 }
-                let hop = self.next_hop(index, entry);
+                let hop = self.next_hop(spec, index, entry);
                 if let NextHop::Peer(host) = hop {
                     self.vpcs[index].peers.entry(host).or_default().beyond.insert(to);
                 }
@@ -59,7 +61,7 @@ impl Plan {
         }
     }
 
-    fn next_hop(&self, index: usize, entry: &RouteEntrySpec) -> NextHop {
+    fn next_hop(&self, spec: &VpcSpec, index: usize, entry: &RouteEntrySpec) -> NextHop {
         let vpc = &self.vpcs[index];
         match &entry.next_hop {
             Some(Spec::PrivateIp(address)) => match address.parse::<Ipv4Addr>() {
@@ -67,7 +69,16 @@ impl Plan {
                 Ok(address) => vpc.peer_with(address).map_or(NextHop::Nowhere, NextHop::Peer),
                 Err(_) => NextHop::Nowhere,
             },
-            _ => NextHop::Nowhere,
+            Some(Spec::NatGatewayId(id)) => {
+                match spec.nat_gateways.iter().find(|gateway| gateway.nat_gateway_id == *id) {
+                    Some(gateway) if gateway.here => NextHop::Edge,
+                    Some(gateway) => {
+                        gateway.underlay_ip.parse().map_or(NextHop::Nowhere, NextHop::Peer)
+                    }
+                    None => NextHop::Nowhere,
+                }
+            }
+            Some(Spec::Blackhole(_)) | None => NextHop::Nowhere,
         }
     }
 }

@@ -12,8 +12,10 @@ use super::{
 };
 use crate::{
     METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
-    names::{VXLAN_LINK, vxlan_mac},
+    edge::{self, EDGE_LINK},
+    names::{self, VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
+    shaping::class_numbers,
 };
 use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
@@ -67,6 +69,9 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
     admit_peers(&mut inet, vpc);
+    admit_world(&mut inet, vpc);
+    edge::add_nat(&mut inet, vpc);
+    add_limits(&mut inet, vpc);
     let arp = arp(vpc);
     let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
     let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
@@ -122,6 +127,8 @@ fn base() -> Table {
     );
     let beyond =
         format!("iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept");
+    // None of the VPC's own addresses comes from the world.
+    let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
     let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
     let live = format!("ct state established,related ct mark {GENERATION} accept");
     let pass = format!("ct mark set {GENERATION} accept");
@@ -140,6 +147,7 @@ fn base() -> Table {
                      udp sport 68 udp dport 67 accept",
                     router.as_str(),
                     beyond.as_str(),
+                    world.as_str(),
                 ],
             ),
         ),
@@ -214,6 +222,7 @@ fn base() -> Table {
         ("ports".to_owned(), set("ifname . ether_addr")),
         ("routers".to_owned(), set("ifname . ether_addr")),
         ("subnets".to_owned(), intervals("ipv4_addr")),
+        ("blocks".to_owned(), intervals("ipv4_addr")),
         ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
         ("gateways".to_owned(), set("ipv4_addr")),
         (DHCP_RATE_SET.to_owned(), rates("ifname")),
@@ -244,14 +253,7 @@ fn admit_peers(inet: &mut Table, vpc: &Vpc) {
         return;
     }
     let link = quoted(VXLAN_LINK);
-    for (map, verdict) in [
-        ("egress", "goto to_guest"),
-        ("ingress", "goto pass"),
-        ("egress_reply", "goto from_guest"),
-        ("ingress_reply", "goto pass"),
-    ] {
-        element(inet, map, link.clone(), verdict.to_owned());
-    }
+    judge_nothing(inet, VXLAN_LINK);
     for (host, peer) in &vpc.peers {
         let mac = mac_text(vxlan_mac(*host));
         for address in &peer.addresses {
@@ -266,6 +268,82 @@ fn admit_peers(inet: &mut Table, vpc: &Vpc) {
     let subnets: Vec<_> = subnets.chain(vpc.enis.iter().map(|eni| eni.subnet)).collect();
     for subnet in Ipv4Net::aggregate(&subnets) {
         element(inet, "subnets", subnet.to_string(), String::new());
+    }
+}
+
+/// What may come from the world, once it is for a private address.
+fn admit_world(inet: &mut Table, vpc: &Vpc) {
+    if !vpc.has_edge() {
+        return;
+    }
+    judge_nothing(inet, EDGE_LINK);
+    let blocks: Vec<_> = vpc.blocks.iter().copied().collect();
+    for block in Ipv4Net::aggregate(&blocks) {
+        element(inet, "blocks", block.to_string(), String::new());
+    }
+}
+
+/// Packets per second, and which class what leaves for the world is of.
+fn add_limits(inet: &mut Table, vpc: &Vpc) {
+    let map = |kind: &str| Set {
+        is_map: true,
+        declaration: vec![format!("type {kind}")],
+        elements: BTreeMap::new(),
+    };
+    let mut rules = Vec::new();
+    let packets: Vec<_> = vpc.limits.iter().filter(|limit| limit.packets > 0).collect();
+    if !packets.is_empty() {
+        for (way, side) in [("out", "iifname"), ("in", "oifname")] {
+            let mut limits = map("ifname : limit");
+            for limit in &packets {
+                // Of another name when it is of another rate: one in use cannot be changed.
+                let name = names::hashed(&format!("packets_{way}_"), &limit.instance);
+                let name = format!("{name}_{}", limit.packets);
+                let burst = (limit.packets / 10).clamp(64, 100_000);
+                let text = format!("rate over {}/second burst {burst} packets", limit.packets);
+                inet.limits.insert(name.clone(), text);
+                for tap in &limit.taps {
+                    limits.elements.insert(quoted(tap), quoted(&name));
+                }
+            }
+            let set = format!("packets_{way}");
+            let rule = format!("limit name {side} map @{set} drop");
+            match way {
+                "in" => rules.push(rule),
+                _ => {
+                    if let Some(chain) = inet.chains.get_mut("prerouting") {
+                        chain.rules.insert(0, rule);
+                    }
+                }
+            }
+            inet.sets.insert(set, limits);
+        }
+    }
+    let classes = class_numbers(&vpc.eips);
+    if !classes.is_empty() {
+        let mut of_address = map("ipv4_addr : classid");
+        for (address, number) in classes {
+            of_address.elements.insert(address.to_string(), format!("1:{number:x}"));
+        }
+        inet.sets.insert("eip_class".to_owned(), of_address);
+        // Where addresses are public again.
+        rules.push(format!("oifname {EDGE_LINK} meta priority set ip saddr map @eip_class"));
+    }
+    if !rules.is_empty() {
+        let hook = "type filter hook postrouting priority 200; policy accept".to_owned();
+        inet.chains.insert("limits".to_owned(), Chain { hook, rules });
+    }
+}
+
+/// A link that no ENI is behind: only those at the other end judge.
+fn judge_nothing(inet: &mut Table, link: &str) {
+    for (map, verdict) in [
+        ("egress", "goto to_guest"),
+        ("ingress", "goto pass"),
+        ("egress_reply", "goto from_guest"),
+        ("ingress_reply", "goto pass"),
+    ] {
+        element(inet, map, quoted(link), verdict.to_owned());
     }
 }
 

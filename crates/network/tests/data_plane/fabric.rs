@@ -1,13 +1,16 @@
 //! Hosts without machines: namespaces with an interface each on one switch, and a cloud on each.
 
-use crate::{cloud::Cloud, guest::ip};
+use crate::{
+    cloud::Cloud,
+    guest::{ask_name, ip, tell_names},
+};
 use api::host::RemoteHost;
 use network::{Options, Underlay};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::{
     collections::BTreeSet,
     fs::File,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpListener},
     os::fd::AsRawFd as _,
     path::PathBuf,
     sync::atomic::{AtomicU32, Ordering},
@@ -40,6 +43,16 @@ impl Node {
         })
         .join()
         .expect("work in a namespace")
+    }
+
+    /// Serves [`tell_names`] on a port of every address.
+    pub fn tell_names(&self, port: u16) {
+        let bind = move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen");
+        tell_names(self.run(bind));
+    }
+
+    pub fn ask_name(&self, to: Ipv4Addr, port: u16) -> String {
+        self.run(move || ask_name(to, port))
     }
 
     pub fn ip(&self, command: &str) {

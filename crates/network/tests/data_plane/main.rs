@@ -4,7 +4,9 @@ mod cloud;
 mod fabric;
 mod guest;
 
+mod bandwidth;
 mod dhcp;
+mod edge;
 mod groups;
 mod isolation;
 mod lifecycle;

@@ -91,6 +91,7 @@ async fn long_packets_are_cut_to_what_fits_between_hosts() {
     let (mut a, mut b) = two(&fabric).await;
     let (near, far) = (a.add_eni(7, 1, &["sg-a"]), b.add_eni(7, 2, &["sg-a"]));
     agree(&mut a, &mut b).await;
+    assert_eq!(a.network.mtu(), 1450);
     // These guests have an MTU of 1500, whatever DHCP told them.
     let guests = boot_all([(&a, &near), (&b, &far)]).await;
     let [near, far] = &guests[..] else { panic!("two") };
