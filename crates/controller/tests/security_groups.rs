@@ -11,8 +11,6 @@ use api::v1::{prefix_list_service_client::PrefixListServiceClient, *};
 use cloud_process::{CloudProcess, code};
 use disk_calls::{cloud_with_host, run};
 use eni_calls::*;
-use fake_agent::FakeAgent;
-use std::time::{Duration, Instant};
 
 fn text(value: &str) -> String {
     value.to_owned()
@@ -91,14 +89,6 @@ async fn prefix_list(cloud: &CloudProcess) -> String {
     };
     let mut lists = PrefixListServiceClient::new(cloud.channel());
     lists.create_prefix_list(request).await.unwrap().into_inner().prefix_list_id
-}
-
-async fn until_spec(agent: &FakeAgent, so: impl Fn(&api::host::HostSpec) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !so(&agent.spec()) {
-        assert!(Instant::now() < deadline, "{:#?}", agent.spec());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test]

@@ -2,8 +2,14 @@
 
 #![allow(dead_code)]
 
-use crate::cloud_process::{CloudProcess, Site};
-use api::v1::*;
+use crate::{
+    cloud_process::{CloudProcess, Site},
+    fake_agent::FakeAgent,
+};
+use api::{
+    host::{HostSpec, InstanceSpec},
+    v1::*,
+};
 use std::time::{Duration, Instant};
 
 pub async fn enis(
@@ -138,4 +144,25 @@ pub async fn create_group(cloud: &CloudProcess, vpc_id: &str, kind: &str) -> Str
         ..Default::default()
     };
     cloud.groups().create_security_group(request).await.unwrap().into_inner().security_group_id
+}
+
+/// What a host was told of an instance.
+pub fn spec_of(agent: &FakeAgent, instance_id: &str) -> InstanceSpec {
+    let found = agent.spec().instances.into_iter().find(|spec| spec.instance_id == instance_id);
+    found.unwrap_or_default()
+}
+
+/// Waits until the specs of a host say so.
+pub async fn until_spec(agent: &FakeAgent, so: impl Fn(&HostSpec) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !so(&agent.spec()) {
+        assert!(Instant::now() < deadline, "{:#?}", agent.spec());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// That a host was told nothing that makes no sense.
+pub fn no_faults(agent: &FakeAgent) {
+    let faults = agent.behaviour.lock().unwrap().faults.clone();
+    assert!(faults.is_empty(), "{faults:?}");
 }
