@@ -227,6 +227,9 @@ pub async fn an_interface_is_seen_with_its_instance(backend: &impl Backend) {
         lease_until_ms: 2000,
         decide: Box::new(|view| {
             assert_eq!(view.enis.len(), 3, "its host is still asked for it");
+            let leaving = view.enis.iter().find(|eni| eni.eni_id == "eni-1").unwrap();
+            assert_eq!(leaving.security_group_ids, ["sg-1"]);
+            assert_eq!(leaving.secondary_private_ips.len(), 1);
             Ok(StatusPlan::default())
         }),
     };
