@@ -22,7 +22,8 @@ pub(super) const ROUTE_ENTRIES: &str = "(SELECT route_entries.*, route_tables.vp
 pub(super) const EIPS: &str = "(SELECT eips.*, CASE
         WHEN eni_id != '' THEN iif(EXISTS (SELECT 1 FROM enis
             JOIN hosts ON hosts.host_id = enis.host_id
-            WHERE enis.eni_id = eips.eni_id AND hosts.observed_revision < bound_revision),
+            WHERE enis.eni_id = eips.eni_id AND enis.instance_id != ''
+                AND hosts.observed_revision < max(bound_revision, attachment_revision)),
             'Associating', 'InUse')
         WHEN target_id != '' THEN iif(EXISTS (SELECT 1 FROM nat_gateways
             JOIN hosts ON hosts.host_id = nat_gateways.host_id
