@@ -5,6 +5,7 @@
 pub mod claims;
 pub mod disks;
 pub mod edge;
+pub mod edge_model;
 pub mod enis;
 pub mod feed;
 pub mod groups;
@@ -49,6 +50,7 @@ macro_rules! suite {
             edge::a_gateway_is_told_to_both_of_its_hosts,
             edge::lists_of_networks_narrow,
             edge::a_token_repeats_a_change,
+            edge_model::no_address_is_at_two_hosts,
             enis::addresses_are_taken_and_freed,
             enis::concurrent_interfaces_share_no_address,
             enis::an_interface_is_seen_with_its_instance,
