@@ -7,7 +7,10 @@
 //! packet that answers is judged by the same rules, mirrored: it is its flow that is allowed or not.
 
 use super::{
-    policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Reference, Verdict},
+    policy::{
+        AddressFamily, BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Reference,
+        Verdict,
+    },
     ruleset::{Chain, Family, GENERATION, Ruleset, Set, Table},
 };
 use crate::{
@@ -19,7 +22,10 @@ use crate::{
 };
 use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 /// Its elements come from packets, not from us.
 pub(crate) const DHCP_RATE_SET: &str = "dhcp_rate";
@@ -68,6 +74,7 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     for gateway in &vpc.gateways {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
+    admit_ipv6(&mut inet, vpc);
     admit_peers(&mut inet, vpc);
     admit_world(&mut inet, vpc);
     edge::add_nat(&mut inet, vpc);
@@ -139,7 +146,7 @@ fn base() -> Table {
                 "type filter hook prerouting priority -300; policy drop",
                 [
                     "iifname lo accept",
-                    "meta nfproto != ipv4 drop",
+                    "meta nfproto ipv6 goto prerouting6",
                     // Only the host is a DHCP server.
                     "udp sport 67 udp dport 68 drop",
                     "iifname . ether saddr . ip saddr @sources accept",
@@ -170,6 +177,7 @@ fn base() -> Table {
                 ],
             ),
         ),
+        ("prerouting6".to_owned(), chain("", ["drop"])),
         ("live".to_owned(), chain("", [live.as_str()])),
         // Stamped where it is judged: a later hook might already see the next generation.
         ("pass".to_owned(), chain("", [pass.as_str()])),
@@ -244,6 +252,82 @@ fn admit(inet: &mut Table, eni: &Eni) {
         element(inet, "routers", port.clone(), String::new());
     }
     element(inet, "ports", port, String::new());
+}
+
+/// IPv6, where the VPC has it. Beside what ENIs send from their addresses, only talk with the host over
+/// the tap passes: finding the gateway, and asking for addresses.
+fn admit_ipv6(inet: &mut Table, vpc: &Vpc) {
+    if !vpc.ipv6 {
+        return;
+    }
+    let mut sources = set("ifname . ether_addr . ipv6_addr");
+    for eni in &vpc.enis {
+        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
+        for address in &eni.addresses6 {
+            sources.elements.insert(format!("{port} . {address}"), String::new());
+        }
+    }
+    for (host, peer) in &vpc.peers {
+        let port = format!("{} . {}", quoted(VXLAN_LINK), mac_text(vxlan_mac(*host)));
+        for address in &peer.addresses6 {
+            sources.elements.insert(format!("{port} . {address}"), String::new());
+        }
+    }
+    inet.sets.insert("sources6".to_owned(), sources);
+    inet.sets.insert("neighbour_rate".to_owned(), rates("ifname"));
+    const TALK: &str = "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }";
+    // Each new name costs a neighbour entry, of which all of the host have a common number.
+    let limited = "update @neighbour_rate { iifname limit rate 20/second burst 40 packets }";
+    let of_link = "iifname . ether saddr @ports ip6 saddr { fe80::/10, :: }";
+    let ask = "udp sport 546 udp dport 547";
+    inet.chains.insert(
+        "prerouting6".to_owned(),
+        chain(
+            "",
+            [
+                // Only the host is a router and a DHCP server.
+                "icmpv6 type { nd-router-advert, nd-redirect } drop",
+                "udp sport 547 udp dport 546 drop",
+                format!("{TALK} {limited} jump talk6").as_str(),
+                format!("{TALK} drop").as_str(),
+                "iifname . ether saddr . ip6 saddr @sources6 accept",
+                format!("{of_link} {ask} accept").as_str(),
+                "drop",
+            ],
+        ),
+    );
+    inet.chains.insert(
+        "talk6".to_owned(),
+        chain(
+            "",
+            [
+                format!("{of_link} accept").as_str(),
+                "iifname . ether saddr . ip6 saddr @sources6 iifname . ether saddr @ports accept",
+            ],
+        ),
+    );
+    if let Some(input) = inet.chains.get_mut("input") {
+        let at = input.rules.len().min(1);
+        let rules = [
+            format!("{TALK} accept"),
+            format!(
+                "{ask} update @{DHCP_RATE_SET} {{ iifname limit rate over 10/second burst 20 packets }} \
+                 drop"
+            ),
+            format!("{ask} accept"),
+            "icmpv6 type echo-request ip6 daddr fe80::/10 accept".to_owned(),
+        ];
+        input.rules.splice(at..at, rules);
+    }
+    if let Some(output) = inet.chains.get_mut("output") {
+        output.rules.extend([
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept"
+                .to_owned(),
+            "icmpv6 type packet-too-big accept".to_owned(),
+            "udp sport 547 udp dport 546 accept".to_owned(),
+            "icmpv6 type echo-reply ip6 saddr fe80::/10 accept".to_owned(),
+        ]);
+    }
 }
 
 /// What may come from and go to other hosts. Each judges by the groups of its own ENIs: the sender's
@@ -348,6 +432,21 @@ fn judge_nothing(inet: &mut Table, link: &str) {
 }
 
 fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec<BrokenRule> {
+    let mut broken = add_chains_of(AddressFamily::V4, inet, name, groups, vpc);
+    if vpc.ipv6 {
+        broken.extend(add_chains_of(AddressFamily::V6, inet, name, groups, vpc));
+    }
+    broken
+}
+
+/// The chains of IPv6 are entered by those of IPv4, which maps lead to.
+fn add_chains_of(
+    family: AddressFamily,
+    inet: &mut Table,
+    name: &str,
+    groups: &[String],
+    vpc: &Vpc,
+) -> Vec<BrokenRule> {
     let specs: Vec<_> = groups.iter().filter_map(|id| vpc.groups.get(id)).collect();
     let known = |reference: Reference<'_>| match reference {
         Reference::Group(id) => vpc.groups.contains_key(id),
@@ -355,54 +454,70 @@ fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec
     };
     let mut broken = Vec::new();
     for (direction, prefix) in [(Direction::Ingress, "in"), (Direction::Egress, "out")] {
-        let (policy, some_broken) = Policy::merge(&specs, direction, known);
+        let (policy, some_broken) = Policy::merge_of(family, &specs, direction, known);
         broken.extend(some_broken);
         for clause in &policy.clauses {
             match &clause.matches.peers {
-                Peers::Group(id) => members(inet, id, vpc),
-                Peers::PrefixList(id) => prefixes(inet, id, vpc),
+                Peers::Group(id) => members(inet, family, id, vpc),
+                Peers::PrefixList(id) => prefixes(inet, family, id, vpc),
                 Peers::Any | Peers::Blocks(_) => {}
             }
         }
         for (travel, suffix) in [(Travel::Original, ""), (Travel::Reply, "_reply")] {
-            let rules = policy
-                .clauses
-                .iter()
-                .map(|clause| {
-                    let mut rule = conditions(&clause.matches, direction, travel);
-                    rule.push_str(verdict(clause.verdict, direction, travel));
-                    rule
-                })
-                .chain([verdict(policy.default, direction, travel).to_owned()])
-                .collect();
+            let first = match family {
+                AddressFamily::V4 if vpc.ipv6 => {
+                    Some(format!("meta nfproto ipv6 goto {prefix}{suffix}6_{name}"))
+                }
+                _ => None,
+            };
+            let rules = policy.clauses.iter().map(|clause| {
+                let mut rule = conditions(&clause.matches, family, direction, travel);
+                rule.push_str(verdict(clause.verdict, direction, travel));
+                rule
+            });
+            let last = verdict(policy.default, direction, travel).to_owned();
+            let rules = first.into_iter().chain(rules).chain([last]).collect();
             let chain = Chain { hook: String::new(), rules };
-            inet.chains.insert(format!("{prefix}{suffix}_{name}"), chain);
+            let of_family = if family == AddressFamily::V6 { "6" } else { "" };
+            inet.chains.insert(format!("{prefix}{suffix}{of_family}_{name}"), chain);
         }
     }
     broken
 }
 
-fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
-    let name = named_set("members", group);
+fn members(inet: &mut Table, family: AddressFamily, group: &str, vpc: &Vpc) {
+    let (name, kind) = match family {
+        AddressFamily::V4 => (named_set("members", group), "ipv4_addr"),
+        AddressFamily::V6 => (named_set("members6", group), "ipv6_addr"),
+    };
     if inet.sets.contains_key(&name) {
         return;
     }
-    let mut members = set("ipv4_addr");
+    let mut members = set(kind);
     let addresses = vpc.groups.get(group).map(|g| g.member_ips.as_slice()).unwrap_or_default();
-    for address in addresses {
-        if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
+    for address in addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
+        if address.is_ipv6() == (family == AddressFamily::V6) {
             members.elements.insert(address.to_string(), String::new());
         }
     }
     inet.sets.insert(name, members);
 }
 
-fn prefixes(inet: &mut Table, list: &str, vpc: &Vpc) {
-    let mut prefixes = intervals("ipv4_addr");
-    for block in vpc.prefix_lists.get(list).into_iter().flatten() {
-        prefixes.elements.insert(block.to_string(), String::new());
-    }
-    inet.sets.insert(named_set("prefixes", list), prefixes);
+fn prefixes(inet: &mut Table, family: AddressFamily, list: &str, vpc: &Vpc) {
+    let Some(blocks) = vpc.prefix_lists.get(list) else { return };
+    let (name, kind, blocks): (_, _, Vec<String>) = match family {
+        AddressFamily::V4 => {
+            let blocks = blocks.v4.iter().map(ToString::to_string);
+            (named_set("prefixes", list), "ipv4_addr", blocks.collect())
+        }
+        AddressFamily::V6 => {
+            let blocks = blocks.v6.iter().map(ToString::to_string);
+            (named_set("prefixes6", list), "ipv6_addr", blocks.collect())
+        }
+    };
+    let mut prefixes = intervals(kind);
+    prefixes.elements.extend(blocks.into_iter().map(|block| (block, String::new())));
+    inet.sets.insert(name, prefixes);
 }
 
 /// Which way a packet goes in its flow. The direction of rules is that of the flow's first packet.
@@ -412,10 +527,19 @@ enum Travel {
     Reply,
 }
 
-fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
-    let field = match (direction, travel) {
-        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "ip saddr",
-        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "ip daddr",
+fn conditions(
+    matches: &Match,
+    family: AddressFamily,
+    direction: Direction,
+    travel: Travel,
+) -> String {
+    let side = match (direction, travel) {
+        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "saddr",
+        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "daddr",
+    };
+    let (field, six) = match family {
+        AddressFamily::V4 => (format!("ip {side}"), ""),
+        AddressFamily::V6 => (format!("ip6 {side}"), "6"),
     };
     let (source, destination) = match travel {
         Travel::Original => ("sport", "dport"),
@@ -423,8 +547,12 @@ fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
     };
     let mut text = match &matches.peers {
         Peers::Any => String::new(),
-        Peers::Group(group) => format!("{field} @{} ", named_set("members", group)),
-        Peers::PrefixList(list) => format!("{field} @{} ", named_set("prefixes", list)),
+        Peers::Group(group) => {
+            format!("{field} @{} ", named_set(&format!("members{six}"), group))
+        }
+        Peers::PrefixList(list) => {
+            format!("{field} @{} ", named_set(&format!("prefixes{six}"), list))
+        }
         Peers::Blocks(blocks) => {
             let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
             format!("{field} {{ {} }} ", blocks.join(", "))
@@ -434,6 +562,7 @@ fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
         Protocol::All => return text,
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",
+        Protocol::Icmp if family == AddressFamily::V6 => "58",
         Protocol::Icmp => "icmp",
         Protocol::Gre => "gre",
     };
