@@ -7,14 +7,13 @@
 //! packet that answers is judged by the same rules, mirrored: it is its flow that is allowed or not.
 
 use super::{
-    policy::{
-        AddressFamily, BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Reference,
-        Verdict,
-    },
-    ruleset::{Chain, Family, GENERATION, Ruleset, Set, Table},
+    base::{admit_ipv6, arp, base},
+    group_chains::add_chains_of,
+    policy::{AddressFamily, BrokenRule},
+    ruleset::{Chain, Family, Ruleset, Set, Table},
 };
 use crate::{
-    METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
+    TABLE_NAME,
     edge::{self, EDGE_LINK},
     names::{self, VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
@@ -22,10 +21,7 @@ use crate::{
 };
 use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Its elements come from packets, not from us.
 pub(crate) const DHCP_RATE_SET: &str = "dhcp_rate";
@@ -85,163 +81,6 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     Compiled { ruleset, broken, without_group }
 }
 
-/// Who may speak ARP. A router may in the name of others, as it asks in the name of who it forwards
-/// for; but every name costs a neighbour entry, of which all of the host have a common number.
-fn arp(vpc: &Vpc) -> Table {
-    let mut arp = Table::default();
-    let mut senders = set("ifname . ether_addr . ipv4_addr");
-    let mut routers = set("ifname . ether_addr");
-    for eni in &vpc.enis {
-        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
-        let unset = std::net::Ipv4Addr::UNSPECIFIED;
-        for address in eni.addresses.iter().copied().chain([unset]) {
-            senders.elements.insert(format!("{port} . {address}"), String::new());
-        }
-        if eni.is_router {
-            routers.elements.insert(port, String::new());
-        }
-    }
-    arp.sets.insert("senders".to_owned(), senders);
-    arp.sets.insert("routers".to_owned(), routers);
-    arp.sets.insert("router_rate".to_owned(), rates("ifname"));
-    arp.chains.insert(
-        "input".to_owned(),
-        chain(
-            "type filter hook input priority 0; policy drop",
-            [
-                "iifname . arp saddr ether . arp saddr ip @senders accept",
-                "iifname . arp saddr ether @routers \
-                 update @router_rate { iifname limit rate 5/second burst 10 packets } accept",
-            ],
-        ),
-    );
-    arp
-}
-
-/// What every VPC has. Chains that a map leads to are entered by `goto`, so that the end of one is
-/// the end of the packet: base chains drop by default.
-fn base() -> Table {
-    let metadata = format!("ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} accept");
-    let from_host = format!("ip saddr {SERVICE_ADDRESS} oifname vmap @ingress");
-    let to_host = format!(
-        "ct direction reply ct state established ip daddr {SERVICE_ADDRESS} \
-         iifname vmap @ingress_reply"
-    );
-    // A source that is not its own earns no answer of the host.
-    let router = format!(
-        "iifname . ether saddr @routers ip daddr != {{ {METADATA_ADDRESS}, {SERVICE_ADDRESS} }} \
-         ip daddr != @gateways accept"
-    );
-    let beyond =
-        format!("iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept");
-    // None of the VPC's own addresses comes from the world.
-    let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
-    let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
-    let live = format!("ct state established,related ct mark {GENERATION} accept");
-    let pass = format!("ct mark set {GENERATION} accept");
-    let chains = BTreeMap::from([
-        (
-            "prerouting".to_owned(),
-            chain(
-                "type filter hook prerouting priority -300; policy drop",
-                [
-                    "iifname lo accept",
-                    "meta nfproto ipv6 goto prerouting6",
-                    // Only the host is a DHCP server.
-                    "udp sport 67 udp dport 68 drop",
-                    "iifname . ether saddr . ip saddr @sources accept",
-                    "iifname . ether saddr @ports ip saddr 0.0.0.0 ip daddr 255.255.255.255 \
-                     udp sport 68 udp dport 67 accept",
-                    router.as_str(),
-                    beyond.as_str(),
-                    world.as_str(),
-                ],
-            ),
-        ),
-        (
-            "forward".to_owned(),
-            chain(
-                "type filter hook forward priority 0; policy drop",
-                [
-                    "ct state invalid drop",
-                    // A host that is wrong about where an address is must not make a loop.
-                    back.as_str(),
-                    // Who does not know how long packets may be on the way learns it here.
-                    "tcp flags syn tcp option maxseg size set rt mtu",
-                    "jump live",
-                    // An ICMP error of a flow that has to be judged anew: only its own packets tell
-                    // whose it is.
-                    "ct state related drop",
-                    "ct direction reply oifname vmap @egress_reply",
-                    "ct direction original iifname vmap @egress",
-                ],
-            ),
-        ),
-        ("prerouting6".to_owned(), chain("", ["drop"])),
-        ("live".to_owned(), chain("", [live.as_str()])),
-        // Stamped where it is judged: a later hook might already see the next generation.
-        ("pass".to_owned(), chain("", [pass.as_str()])),
-        ("to_guest".to_owned(), chain("", ["oifname vmap @ingress", "drop"])),
-        ("from_guest".to_owned(), chain("", ["iifname vmap @ingress_reply", "drop"])),
-        (
-            "input".to_owned(),
-            chain(
-                "type filter hook input priority 0; policy drop",
-                [
-                    "iifname lo accept",
-                    // Before all that accepts: a guest that has its address renews it in a flow that
-                    // is established.
-                    "udp sport 68 udp dport 67 update @dhcp_rate \
-                     { iifname limit rate over 10/second burst 20 packets } drop",
-                    "udp sport 68 udp dport 67 accept",
-                    "ct state invalid drop",
-                    // What a guest asks of the host is no group's business.
-                    "ct direction original ct state established,related accept",
-                    "jump live",
-                    to_host.as_str(),
-                    metadata.as_str(),
-                    "icmp type echo-request ip daddr @gateways accept",
-                ],
-            ),
-        ),
-        (
-            "output".to_owned(),
-            chain(
-                "type filter hook output priority 0; policy drop",
-                [
-                    "oifname lo accept",
-                    "ct direction reply ct state established,related accept",
-                    "jump live",
-                    // Of a packet too long to go on, whose flow there is not yet.
-                    "icmp type destination-unreachable icmp code frag-needed accept",
-                    "udp sport 67 udp dport 68 accept",
-                    from_host.as_str(),
-                ],
-            ),
-        ),
-    ]);
-    let verdicts = || Set {
-        is_map: true,
-        declaration: vec!["type ifname : verdict".to_owned()],
-        elements: BTreeMap::new(),
-    };
-    let sets = BTreeMap::from([
-        ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
-        ("ports".to_owned(), set("ifname . ether_addr")),
-        ("routers".to_owned(), set("ifname . ether_addr")),
-        ("subnets".to_owned(), intervals("ipv4_addr")),
-        ("blocks".to_owned(), intervals("ipv4_addr")),
-        ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
-        ("gateways".to_owned(), set("ipv4_addr")),
-        (DHCP_RATE_SET.to_owned(), rates("ifname")),
-        ("ingress".to_owned(), verdicts()),
-        ("egress".to_owned(), verdicts()),
-        ("ingress_reply".to_owned(), verdicts()),
-        ("egress_reply".to_owned(), verdicts()),
-    ]);
-    Table { sets, chains, ..Table::default() }
-}
-
 /// The addresses an ENI may send from.
 fn admit(inet: &mut Table, eni: &Eni) {
     let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
@@ -252,82 +91,6 @@ fn admit(inet: &mut Table, eni: &Eni) {
         element(inet, "routers", port.clone(), String::new());
     }
     element(inet, "ports", port, String::new());
-}
-
-/// IPv6, where the VPC has it. Beside what ENIs send from their addresses, only talk with the host over
-/// the tap passes: finding the gateway, and asking for addresses.
-fn admit_ipv6(inet: &mut Table, vpc: &Vpc) {
-    if !vpc.ipv6 {
-        return;
-    }
-    let mut sources = set("ifname . ether_addr . ipv6_addr");
-    for eni in &vpc.enis {
-        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
-        for address in &eni.addresses6 {
-            sources.elements.insert(format!("{port} . {address}"), String::new());
-        }
-    }
-    for (host, peer) in &vpc.peers {
-        let port = format!("{} . {}", quoted(VXLAN_LINK), mac_text(vxlan_mac(*host)));
-        for address in &peer.addresses6 {
-            sources.elements.insert(format!("{port} . {address}"), String::new());
-        }
-    }
-    inet.sets.insert("sources6".to_owned(), sources);
-    inet.sets.insert("neighbour_rate".to_owned(), rates("ifname"));
-    const TALK: &str = "icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert }";
-    // Each new name costs a neighbour entry, of which all of the host have a common number.
-    let limited = "update @neighbour_rate { iifname limit rate 20/second burst 40 packets }";
-    let of_link = "iifname . ether saddr @ports ip6 saddr { fe80::/10, :: }";
-    let ask = "udp sport 546 udp dport 547";
-    inet.chains.insert(
-        "prerouting6".to_owned(),
-        chain(
-            "",
-            [
-                // Only the host is a router and a DHCP server.
-                "icmpv6 type { nd-router-advert, nd-redirect } drop",
-                "udp sport 547 udp dport 546 drop",
-                format!("{TALK} {limited} jump talk6").as_str(),
-                format!("{TALK} drop").as_str(),
-                "iifname . ether saddr . ip6 saddr @sources6 accept",
-                format!("{of_link} {ask} accept").as_str(),
-                "drop",
-            ],
-        ),
-    );
-    inet.chains.insert(
-        "talk6".to_owned(),
-        chain(
-            "",
-            [
-                format!("{of_link} accept").as_str(),
-                "iifname . ether saddr . ip6 saddr @sources6 iifname . ether saddr @ports accept",
-            ],
-        ),
-    );
-    if let Some(input) = inet.chains.get_mut("input") {
-        let at = input.rules.len().min(1);
-        let rules = [
-            format!("{TALK} accept"),
-            format!(
-                "{ask} update @{DHCP_RATE_SET} {{ iifname limit rate over 10/second burst 20 packets }} \
-                 drop"
-            ),
-            format!("{ask} accept"),
-            "icmpv6 type echo-request ip6 daddr fe80::/10 accept".to_owned(),
-        ];
-        input.rules.splice(at..at, rules);
-    }
-    if let Some(output) = inet.chains.get_mut("output") {
-        output.rules.extend([
-            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept"
-                .to_owned(),
-            "icmpv6 type packet-too-big accept".to_owned(),
-            "udp sport 547 udp dport 546 accept".to_owned(),
-            "icmpv6 type echo-reply ip6 saddr fe80::/10 accept".to_owned(),
-        ]);
-    }
 }
 
 /// What may come from and go to other hosts. Each judges by the groups of its own ENIs: the sender's
@@ -439,166 +202,8 @@ fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec
     broken
 }
 
-/// The chains of IPv6 are entered by those of IPv4, which maps lead to.
-fn add_chains_of(
-    family: AddressFamily,
-    inet: &mut Table,
-    name: &str,
-    groups: &[String],
-    vpc: &Vpc,
-) -> Vec<BrokenRule> {
-    let specs: Vec<_> = groups.iter().filter_map(|id| vpc.groups.get(id)).collect();
-    let known = |reference: Reference<'_>| match reference {
-        Reference::Group(id) => vpc.groups.contains_key(id),
-        Reference::PrefixList(id) => vpc.prefix_lists.contains_key(id),
-    };
-    let mut broken = Vec::new();
-    for (direction, prefix) in [(Direction::Ingress, "in"), (Direction::Egress, "out")] {
-        let (policy, some_broken) = Policy::merge_of(family, &specs, direction, known);
-        broken.extend(some_broken);
-        for clause in &policy.clauses {
-            match &clause.matches.peers {
-                Peers::Group(id) => members(inet, family, id, vpc),
-                Peers::PrefixList(id) => prefixes(inet, family, id, vpc),
-                Peers::Any | Peers::Blocks(_) => {}
-            }
-        }
-        for (travel, suffix) in [(Travel::Original, ""), (Travel::Reply, "_reply")] {
-            let first = match family {
-                AddressFamily::V4 if vpc.ipv6 => {
-                    Some(format!("meta nfproto ipv6 goto {prefix}{suffix}6_{name}"))
-                }
-                _ => None,
-            };
-            let rules = policy.clauses.iter().map(|clause| {
-                let mut rule = conditions(&clause.matches, family, direction, travel);
-                rule.push_str(verdict(clause.verdict, direction, travel));
-                rule
-            });
-            let last = verdict(policy.default, direction, travel).to_owned();
-            let rules = first.into_iter().chain(rules).chain([last]).collect();
-            let chain = Chain { hook: String::new(), rules };
-            let of_family = if family == AddressFamily::V6 { "6" } else { "" };
-            inet.chains.insert(format!("{prefix}{suffix}{of_family}_{name}"), chain);
-        }
-    }
-    broken
-}
-
-fn members(inet: &mut Table, family: AddressFamily, group: &str, vpc: &Vpc) {
-    let (name, kind) = match family {
-        AddressFamily::V4 => (named_set("members", group), "ipv4_addr"),
-        AddressFamily::V6 => (named_set("members6", group), "ipv6_addr"),
-    };
-    if inet.sets.contains_key(&name) {
-        return;
-    }
-    let mut members = set(kind);
-    let addresses = vpc.groups.get(group).map(|g| g.member_ips.as_slice()).unwrap_or_default();
-    for address in addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
-        if address.is_ipv6() == (family == AddressFamily::V6) {
-            members.elements.insert(address.to_string(), String::new());
-        }
-    }
-    inet.sets.insert(name, members);
-}
-
-fn prefixes(inet: &mut Table, family: AddressFamily, list: &str, vpc: &Vpc) {
-    let Some(blocks) = vpc.prefix_lists.get(list) else { return };
-    let (name, kind, blocks): (_, _, Vec<String>) = match family {
-        AddressFamily::V4 => {
-            let blocks = blocks.v4.iter().map(ToString::to_string);
-            (named_set("prefixes", list), "ipv4_addr", blocks.collect())
-        }
-        AddressFamily::V6 => {
-            let blocks = blocks.v6.iter().map(ToString::to_string);
-            (named_set("prefixes6", list), "ipv6_addr", blocks.collect())
-        }
-    };
-    let mut prefixes = intervals(kind);
-    prefixes.elements.extend(blocks.into_iter().map(|block| (block, String::new())));
-    inet.sets.insert(name, prefixes);
-}
-
-/// Which way a packet goes in its flow. The direction of rules is that of the flow's first packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Travel {
-    Original,
-    Reply,
-}
-
-fn conditions(
-    matches: &Match,
-    family: AddressFamily,
-    direction: Direction,
-    travel: Travel,
-) -> String {
-    let side = match (direction, travel) {
-        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "saddr",
-        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "daddr",
-    };
-    let (field, six) = match family {
-        AddressFamily::V4 => (format!("ip {side}"), ""),
-        AddressFamily::V6 => (format!("ip6 {side}"), "6"),
-    };
-    let (source, destination) = match travel {
-        Travel::Original => ("sport", "dport"),
-        Travel::Reply => ("dport", "sport"),
-    };
-    let mut text = match &matches.peers {
-        Peers::Any => String::new(),
-        Peers::Group(group) => {
-            format!("{field} @{} ", named_set(&format!("members{six}"), group))
-        }
-        Peers::PrefixList(list) => {
-            format!("{field} @{} ", named_set(&format!("prefixes{six}"), list))
-        }
-        Peers::Blocks(blocks) => {
-            let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
-            format!("{field} {{ {} }} ", blocks.join(", "))
-        }
-    };
-    let protocol = match matches.protocol {
-        Protocol::All => return text,
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Icmp if family == AddressFamily::V6 => "58",
-        Protocol::Icmp => "icmp",
-        Protocol::Gre => "gre",
-    };
-    if matches.source_ports.is_all() && matches.destination_ports.is_all() {
-        text.push_str(&format!("meta l4proto {protocol} "));
-    }
-    let sides = [(source, &matches.source_ports), (destination, &matches.destination_ports)];
-    for (side, ports) in sides {
-        if !ports.is_all() {
-            text.push_str(&format!("{protocol} {side} {{ {} }} ", ranges(ports)));
-        }
-    }
-    text
-}
-
-fn ranges(ports: &PortSet) -> String {
-    let ranges: Vec<_> = ports
-        .ranges()
-        .iter()
-        .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
-        .collect();
-    ranges.join(", ")
-}
-
-fn verdict(verdict: Verdict, direction: Direction, travel: Travel) -> &'static str {
-    match (verdict, direction, travel) {
-        (Verdict::Drop, ..) => "drop",
-        (Verdict::Accept, Direction::Ingress, _) => "goto pass",
-        // The receiver's groups have their say too.
-        (Verdict::Accept, Direction::Egress, Travel::Original) => "goto to_guest",
-        (Verdict::Accept, Direction::Egress, Travel::Reply) => "goto from_guest",
-    }
-}
-
 /// The set of a group or a prefix list. Ids of ECS's form are kept readable.
-fn named_set(kind: &str, id: &str) -> String {
+pub(super) fn named_set(kind: &str, id: &str) -> String {
     let plain = id.len() <= 40 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if plain {
         format!("{kind}_{}", id.replace('-', "_"))
@@ -611,29 +216,29 @@ fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes())[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
-fn set(kind: &str) -> Set {
+pub(super) fn set(kind: &str) -> Set {
     Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
 }
 
 /// A limit per key, kept for as long as it is used.
-fn rates(kind: &str) -> Set {
+pub(super) fn rates(kind: &str) -> Set {
     let mut set = set(kind);
     let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
     set.declaration.extend(options.map(str::to_owned));
     set
 }
 
-fn intervals(kind: &str) -> Set {
+pub(super) fn intervals(kind: &str) -> Set {
     let mut set = set(kind);
     set.declaration.push("flags interval".to_owned());
     set
 }
 
-fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {
+pub(super) fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {
     Chain { hook: hook.to_owned(), rules: rules.into_iter().map(str::to_owned).collect() }
 }
 
