@@ -17,6 +17,8 @@ mod ids;
 mod image_state;
 mod images;
 pub mod instance_state;
+mod nat_placement;
+mod public_addresses;
 pub mod scheduler;
 mod server;
 mod snapshot_policies;

@@ -144,6 +144,7 @@ impl World {
         let details = InstanceDetails {
             disks: self.disks.iter().filter(of).cloned().collect(),
             enis: Vec::new(),
+            eips: Vec::new(),
             host_lost_since_ms: None,
             instance,
         };

@@ -37,6 +37,9 @@ pub struct VSwitchFilter {
     pub vpc_id: String,
     pub vswitch_id: String,
     pub zone_id: String,
+    pub route_table_id: String,
+    /// `*` is a wildcard.
+    pub name: String,
 }
 
 /// Filters of a list of security groups.

@@ -7,6 +7,8 @@
 
 mod disk_records;
 mod disk_transactions;
+mod edge_records;
+mod edge_transactions;
 mod eni_records;
 mod error;
 mod filters;
@@ -19,6 +21,8 @@ mod transactions;
 
 pub use disk_records::*;
 pub use disk_transactions::*;
+pub use edge_records::*;
+pub use edge_transactions::*;
 pub use eni_records::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;

@@ -1,6 +1,6 @@
 //! What goes into and comes out of transactions about networks.
 
-use crate::{eni_records::*, records::*, transactions::*};
+use crate::{edge_records::*, eni_records::*, records::*, transactions::*};
 use std::net::Ipv4Addr;
 
 /// A VPC and what is in it.
@@ -12,6 +12,8 @@ pub struct VpcView {
     pub vswitches: Vec<VSwitchRecord>,
     /// Its security groups.
     pub security_groups: u64,
+    /// Its custom route tables.
+    pub route_tables: Vec<String>,
 }
 
 /// A VSwitch and its use.
@@ -21,6 +23,10 @@ pub struct VSwitchView {
     pub vswitch: Option<VSwitchRecord>,
     /// Interfaces in it.
     pub enis: u64,
+    /// NAT gateways in it.
+    pub nat_gateways: Vec<String>,
+    /// SNAT entries that are for it.
+    pub snat_entries: Vec<String>,
 }
 
 /// A VSwitch that interfaces are to be made in.
@@ -48,6 +54,8 @@ pub struct GroupView {
     pub named_by: Vec<String>,
     /// Those of the asked peers that exist.
     pub peers: Vec<SecurityGroupRecord>,
+    /// Prefix lists that its rules name, and those of the asked peers that are prefix lists.
+    pub prefix_lists: Vec<PrefixListRecord>,
 }
 
 impl GroupView {
@@ -77,7 +85,7 @@ pub struct GroupUse {
     pub group: SecurityGroupRecord,
     /// Private addresses of its members.
     pub addresses: u64,
-    /// Its rules.
+    /// Its rules; one that names a prefix list counts as many as that may have entries.
     pub rules: u64,
 }
 

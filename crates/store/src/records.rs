@@ -1,8 +1,8 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
 use crate::PoolRecord;
-use ipnet::{IpNet, Ipv4Net};
-use std::net::Ipv4Addr;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A VPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,25 @@ pub struct VpcRecord {
     pub cidr: Ipv4Net,
     /// Network identifier, unique, 1..2^24; the store allocates it.
     pub vni: u32,
+    /// More address ranges.
+    pub secondary_cidrs: Vec<Ipv4Net>,
+    /// Its /56; none: the VPC has no IPv6. The store chooses it, as it does `vni`.
+    pub ipv6_cidr: Option<Ipv6Net>,
+    /// The route table that VSwitches have that were given no other; made with the VPC.
+    pub system_route_table_id: String,
     /// When it was made.
     pub created_ms: i64,
+}
+
+impl VpcRecord {
+    /// The IPv6 range of a VPC with this network identifier: a unique local one (RFC 4193) of its
+    /// own, as no public one is given to a cloud that is self-hosted.
+    pub fn ipv6_range(vni: u32) -> Ipv6Net {
+        let [_, a, b, c] = vni.to_be_bytes();
+        let address =
+            Ipv6Addr::new(0xfdec, u16::from(a), u16::from_be_bytes([b, c]), 0, 0, 0, 0, 0);
+        Ipv6Net::new_assert(address, 56)
+    }
 }
 
 /// A VSwitch: a subnet of a VPC in one zone.
@@ -42,6 +59,10 @@ pub struct VSwitchRecord {
     pub last_ip: Ipv4Addr,
     /// Address of the gateway.
     pub gateway_ip: Ipv4Addr,
+    /// The route table it uses: the VPC's system one, or a custom one.
+    pub route_table_id: String,
+    /// Its /64 in the VPC's range, if it has one.
+    pub ipv6_cidr: Option<Ipv6Net>,
     /// When it was made.
     pub created_ms: i64,
 }

@@ -1,11 +1,12 @@
 //! The trait, and what goes into and comes out of its transactions.
 
 use crate::{
-    disk_records::*, disk_transactions::*, eni_records::*, error::*, filters::*,
-    network_transactions::*, pool_records::*, records::*, snapshot_records::*,
+    disk_records::*, disk_transactions::*, edge_records::*, edge_transactions::*, eni_records::*,
+    error::*, filters::*, network_transactions::*, pool_records::*, records::*,
+    snapshot_records::*,
 };
 use async_trait::async_trait;
-use std::fmt;
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 use tokio::sync::watch;
 
 /// A pure function from what a transaction has read to what it shall write. It may be called more
@@ -99,6 +100,8 @@ pub struct CreateLookup {
     pub key_pair_name: String,
     /// Snapshots to read.
     pub snapshot_ids: Vec<String>,
+    /// Read which public addresses are taken.
+    pub public_addresses: bool,
 }
 
 /// What a decision about new instances sees.
@@ -118,6 +121,8 @@ pub struct CreateView {
     pub snapshots: Vec<SnapshotRecord>,
     /// Every host, so that a refusal can name what is wrong with each.
     pub hosts: Vec<HostRecord>,
+    /// Public addresses that are taken, if asked for.
+    pub public_addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// One instance to make.
@@ -134,10 +139,12 @@ pub struct NewInstance {
 }
 
 /// Instances to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CreatePlan {
     /// The instances.
     pub instances: Vec<NewInstance>,
+    /// Static public addresses of their interfaces; the store fills in the private one.
+    pub public_ips: Vec<EipRecord>,
     /// The answer.
     pub answer: Vec<u8>,
 }
@@ -151,6 +158,8 @@ pub struct InstanceDetails {
     pub disks: Vec<DiskRecord>,
     /// Primary first.
     pub enis: Vec<EniRecord>,
+    /// Public addresses of its interfaces.
+    pub eips: Vec<EipRecord>,
     /// Its host has lost its lease; the time it was last seen.
     pub host_lost_since_ms: Option<i64>,
 }
@@ -264,10 +273,16 @@ pub struct HostSnapshot {
     pub disks: Vec<DiskRecord>,
     /// Its snapshots, except those that are to go.
     pub snapshots: Vec<SnapshotRecord>,
-    /// VPCs of their interfaces.
+    /// VPCs of their interfaces, and of NAT gateways on this host.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.
     pub vswitches: Vec<VSwitchRecord>,
+    /// The same VPCs with what leads out of them.
+    pub networks: Vec<VpcNetwork>,
+    /// Hosts on which their NAT gateways are.
+    pub gateway_hosts: Vec<HostRecord>,
+    /// Prefix lists that rules of the groups name.
+    pub prefix_lists: Vec<PrefixListRecord>,
     /// What other hosts have of these VPCs.
     pub remotes: Vec<RemoteEnis>,
     /// Groups of their interfaces, and the groups that rules of these name.
@@ -281,8 +296,9 @@ pub struct HostSnapshot {
 pub struct Change {
     /// Revision of the transaction that made it.
     pub revision: u64,
-    /// `vpc vswitch security_group eni eni_status key_pair image instance instance_status disk
-    /// disk_status snapshot snapshot_status snapshot_policy host event`; `..._status` when only what was reported changed, not what is wanted.
+    /// `vpc vswitch route_table eip nat_gateway prefix_list security_group eni eni_status key_pair
+    /// image instance instance_status disk disk_status snapshot snapshot_status snapshot_policy host
+    /// event`; `..._status` when only what was reported changed, not what is wanted.
     pub kind: String,
     /// Id of the resource.
     pub id: String,
@@ -396,6 +412,14 @@ pub trait Store: Send + Sync + fmt::Debug {
         token: Option<ClientToken>,
         lookup: DisksLookup,
         decide: Decide<DisksView, DisksPlan>,
+    ) -> Result<Answer, StoreError>;
+
+    /// Changes route tables, EIPs, NAT gateways, prefix lists and attributes of VPCs and VSwitches.
+    async fn change_edge(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: Decide<EdgeView, EdgePlan>,
     ) -> Result<Answer, StoreError>;
 
     /// Makes, changes and removes interfaces, and changes what is wanted of the instances they are
@@ -513,6 +537,28 @@ pub trait Store: Send + Sync + fmt::Debug {
         filter: PolicyFilter,
         page: Page,
     ) -> Result<Listed<(PolicyRecord, u64)>, StoreError>;
+    /// What a decision about networks would see.
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, StoreError>;
+    /// Lists route tables, each with the VSwitches that use it.
+    async fn route_tables(
+        &self,
+        filter: RouteTableFilter,
+        page: Page,
+    ) -> Result<Listed<(RouteTableRecord, Vec<String>)>, StoreError>;
+    /// Lists EIPs.
+    async fn eips(&self, filter: EipFilter, page: Page) -> Result<Listed<EipRecord>, StoreError>;
+    /// Lists NAT gateways.
+    async fn nat_gateways(
+        &self,
+        filter: NatGatewayFilter,
+        page: Page,
+    ) -> Result<Listed<NatGatewayRecord>, StoreError>;
+    /// Lists prefix lists, each with the number of groups whose rules name it.
+    async fn prefix_lists(
+        &self,
+        filter: PrefixListFilter,
+        page: Page,
+    ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError>;
     /// Lists interfaces.
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
     /// Lists events.

@@ -107,6 +107,13 @@ async fn a_database_of_the_first_version_keeps_its_disks_and_interfaces() {
     let spec = store.host_snapshot("h-1").await.unwrap().unwrap();
     assert_eq!(spec.disks.len(), 2);
     assert_eq!(spec.instances[0].disks[1].disk_id, "d-2");
+    // The VPC has the route table that every VPC has, and its VSwitch uses it.
+    let view = store.edge(store::EdgeLookup::of(["vsw-1"])).await.unwrap();
+    let [network] = view.vpcs.as_slice() else { panic!("{view:?}") };
+    assert_eq!(network.vpc.system_route_table_id, "vtb-1");
+    let [table] = network.route_tables.as_slice() else { panic!("{network:?}") };
+    assert!(table.system && table.route_table_id == "vtb-1");
+    assert_eq!(network.vswitches[0].route_table_id, "vtb-1");
     let eni = &spec.instances[0].enis[0];
     assert_eq!((eni.eni_id.as_str(), eni.private_ip.to_string().as_str()), ("eni-1", "10.0.0.3"));
     assert_eq!(eni.security_group_ids, ["sg-2", "sg-1"]);

@@ -77,7 +77,10 @@ fn an_interface_comes_to_a_running_guest_and_moves_with_its_addresses() -> Resul
     let second = booted(&cloud, &network, &image, &kind)?;
     cloud.run(["eni", "attach", &eni, &second].iter().chain(&WAIT))?;
     wait::in_guest(&cloud, &second, set_up, &format!("has {mac} {address}/"))?;
-    ensure!(page(&cloud, &second, &address)?.contains("a tiny instance"), "no answer after it moved");
+    ensure!(
+        page(&cloud, &second, &address)?.contains("a tiny instance"),
+        "no answer after it moved"
+    );
 
     // It is there after a stop and a start, and outlives its instance as it was told to.
     cloud.run(["instance", "stop", &second].iter().chain(&WAIT))?;

@@ -5,7 +5,7 @@ use super::{
     image::family_not_found,
     instance_disks::{self, at_instance},
     instance_interfaces::Interfaces,
-    request,
+    instance_public_ip, request,
 };
 use crate::{
     cloud::CloudOptions,
@@ -21,8 +21,8 @@ use api::v1::{
 use prost::Message as _;
 use std::collections::BTreeSet;
 use store::{
-    CreateLookup, CreatePlan, CreateView, HostRecord, ImageRecord, InstanceRecord, KeyPairRecord,
-    NewInstance, Refusal, VSwitchRecord,
+    CreateLookup, CreatePlan, CreateView, EipRecord, HostRecord, ImageRecord, InstanceRecord,
+    KeyPairRecord, NewInstance, Refusal, VSwitchRecord,
 };
 use uuid::Uuid;
 
@@ -41,10 +41,11 @@ impl Api {
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, true)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id_sets =
                 instances.iter().map(|new| new.instance.instance_id.clone()).collect();
             let answer = RunInstancesResponse { request_id: String::new(), instance_id_sets };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -77,6 +78,8 @@ impl Api {
             http_tokens: request.http_tokens,
             tag: request.tag,
             deletion_protection: request.deletion_protection,
+            internet_max_bandwidth_out: request.internet_max_bandwidth_out,
+            internet_charge_type: request.internet_charge_type,
             network_interface: request.network_interface,
             ..Default::default()
         })?;
@@ -84,10 +87,11 @@ impl Api {
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, false)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id =
                 instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
             let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -185,6 +189,7 @@ impl Order {
             ));
         }
         instance_disks::check_count(request.data_disk.len(), instance_type)?;
+        instance_public_ip::check(&request)?;
         let lookup = CreateLookup {
             image_id: request.image_id.clone(),
             image_family: request.image_family.clone(),
@@ -200,6 +205,7 @@ impl Order {
                 .collect::<BTreeSet<_>>()
                 .into_iter()
                 .collect(),
+            public_addresses: request.internet_max_bandwidth_out > 0,
         };
         Ok(Self {
             user_data: validation::user_data(&request.user_data)?,
@@ -210,6 +216,16 @@ impl Order {
             min_amount,
             request,
         })
+    }
+
+    /// A static public address for each, if the order wants them.
+    fn public_ips(
+        &self,
+        view: &CreateView,
+        options: &CloudOptions,
+        instances: &[NewInstance],
+    ) -> Result<Vec<EipRecord>, Refusal> {
+        instance_public_ip::allocate(&self.request, view, &options.eip_ranges, instances)
     }
 
     /// Everything that is to be made, placed.

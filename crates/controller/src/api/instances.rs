@@ -1,6 +1,6 @@
 //! What instances there are and how they are.
 
-use super::{Api, paging, request::at_most_100, service};
+use super::{Api, instance_public_ip, paging, request::at_most_100, service};
 use crate::{
     ecs_error::{from_store, instance_not_found, invalid, missing, refuse},
     eni_state,
@@ -205,6 +205,8 @@ impl Api {
     }
 
     fn describe(&self, details: InstanceDetails) -> Instance {
+        let (public_ip_address, eip_address, internet_max_bandwidth_out) =
+            instance_public_ip::describe(&details);
         let record = details.instance;
         let status_reason = match details.host_lost_since_ms {
             None => record.status_reason,
@@ -287,6 +289,9 @@ impl Api {
             os_name: String::new(),
             status_reason,
             host_id: record.host_id,
+            public_ip_address,
+            eip_address,
+            internet_max_bandwidth_out,
         }
     }
 }

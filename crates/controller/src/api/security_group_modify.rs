@@ -1,6 +1,9 @@
 //! Changes of security groups and their rules, and who names whom.
 
-use super::{Api, request, security_group_rules as rules, security_groups::check_group_rules};
+use super::{
+    Api, prefix_lists, request, security_group_rules as rules,
+    security_groups::{check_group_rules, check_rule_count},
+};
 use crate::{
     ecs_error::{from_store, group_not_found, missing, refuse},
     validation,
@@ -93,6 +96,7 @@ impl RuleChange {
         if rule.peer_group_id != old.peer_group_id {
             rules::check_peer(&rule, group, &view.peers)?;
         }
+        prefix_lists::check_named(&rule, &view.prefix_lists)?;
         let others = || view.rules.iter().filter(|other| other.rule_id != *rule_id);
         if let Some(twin) = others().find(|other| rules::same(other, &rule)) {
             return Err(refuse(
@@ -101,6 +105,9 @@ impl RuleChange {
                 format!("rule {} of security group {group_id} is the same already", twin.rule_id),
             ));
         }
+        let before = prefix_lists::weight(old, &view.prefix_lists);
+        let more = prefix_lists::weight(&rule, &view.prefix_lists).saturating_sub(before);
+        check_rule_count(group_id, view, more)?;
         check_group_rules(group_id, others().chain([&rule]))?;
         Ok(GroupPlan { update_rules: vec![rule], ..Default::default() })
     }
@@ -177,12 +184,13 @@ impl Api {
                 return Err(missing(name));
             }
         }
-        let peer = if change.egress {
-            change.given.dest_group_id.clone()
+        let given = &change.given;
+        let peers = if change.egress {
+            [given.dest_group_id.clone(), given.dest_prefix_list_id.clone()]
         } else {
-            change.given.source_group_id.clone()
+            [given.source_group_id.clone(), given.source_prefix_list_id.clone()]
         };
-        let peers = if peer.is_empty() { Vec::new() } else { vec![peer] };
+        let peers = peers.into_iter().filter(|id| !id.is_empty()).collect();
         let id = group_id.clone();
         let decide = move |view: &GroupView| change.plan(&id, view);
         let changed =

@@ -222,6 +222,12 @@ fn check_family(protocol: &str, cidr: Option<IpNet>) -> Result<(), Refusal> {
     Err(refuse(400, code, format!("ip_protocol {protocol} does not go with this address; {hint}")))
 }
 
+/// What a rule names: a group or a prefix list.
+pub(super) fn peers(rule: &RuleRecord) -> impl Iterator<Item = String> {
+    let list = Some(rule.prefix_list_id.clone()).filter(|id| !id.is_empty());
+    rule.peer_group_id.clone().into_iter().chain(list)
+}
+
 /// The group a rule names must be in the same VPC; advanced groups name none and are named by none.
 pub(super) fn check_peer(
     rule: &RuleRecord,

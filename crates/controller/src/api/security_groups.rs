@@ -1,6 +1,6 @@
 //! Security groups.
 
-use super::{Api, paging, request, security_group_rules as rules, service};
+use super::{Api, paging, prefix_lists, request, security_group_rules as rules, service};
 use crate::{
     ecs_error::{dry_run, from_store, group_not_found, invalid, missing, refuse, vpc_not_found},
     group_membership::{self, MOST_ENI_RULES},
@@ -297,12 +297,13 @@ impl Api {
         if wanted.is_empty() {
             return Err(missing("permissions"));
         }
-        let peers = wanted.iter().filter_map(|rule| rule.peer_group_id.clone()).collect();
+        let peers = wanted.iter().flat_map(rules::peers).collect();
         let id = group_id.clone();
         let decide = move |view: &GroupView| {
             let group = view.group.as_ref().ok_or_else(|| group_not_found(&id))?;
             for rule in &wanted {
                 rules::check_peer(rule, group, &view.peers)?;
+                prefix_lists::check_named(rule, &view.prefix_lists)?;
             }
             let mut insert: Vec<RuleRecord> = Vec::new();
             for rule in &wanted {
@@ -373,9 +374,22 @@ impl Api {
 
 /// That a group and each of its members may have these rules more.
 fn check_limits(group_id: &str, view: &GroupView, insert: &[RuleRecord]) -> Result<(), Refusal> {
+    let more = insert.iter().map(|rule| prefix_lists::weight(rule, &view.prefix_lists)).sum();
+    check_rule_count(group_id, view, more)?;
+    check_group_rules(group_id, view.rules.iter().chain(insert))
+}
+
+/// That a group and each of its members may have so many rules more. A rule that names a prefix list
+/// counts as many as that may have entries.
+pub(super) fn check_rule_count(
+    group_id: &str,
+    view: &GroupView,
+    more: usize,
+) -> Result<(), Refusal> {
     let exceeded = |message: String| Err(refuse(403, "AuthorizationLimitExceed", message));
-    let (has, more) = (view.rules.len(), insert.len());
-    if has + more > MOST_RULES {
+    let has: usize =
+        view.rules.iter().map(|rule| prefix_lists::weight(rule, &view.prefix_lists)).sum();
+    if more > 0 && has + more > MOST_RULES {
         return exceeded(format!(
             "security group {group_id} has {has} rules and would get {more} more; at most \
              {MOST_RULES} are allowed"
@@ -388,7 +402,7 @@ fn check_limits(group_id: &str, view: &GroupView, insert: &[RuleRecord]) -> Resu
              its groups; at most {MOST_ENI_RULES} are allowed"
         ));
     }
-    check_group_rules(group_id, view.rules.iter().chain(insert))
+    Ok(())
 }
 
 /// That of all the rules a group is to have, not too many name groups.

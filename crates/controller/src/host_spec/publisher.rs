@@ -87,6 +87,9 @@ impl Concerns {
         let mut ids = HashSet::new();
         ids.extend(snapshot.vpcs.iter().map(|vpc| vpc.vpc_id.clone()));
         ids.extend(snapshot.groups.iter().map(|members| members.group.group_id.clone()));
+        ids.extend(snapshot.prefix_lists.iter().map(|list| list.prefix_list_id.clone()));
+        // Where a NAT gateway's host is.
+        ids.extend(snapshot.gateway_hosts.iter().map(|host| host.host_id.clone()));
         ids.extend(snapshot.images.iter().map(|image| image.image_id.clone()));
         Self { host_id: snapshot.host.host_id.clone(), ids }
     }

@@ -71,6 +71,8 @@ impl Site {
                 dns_servers: Vec::new(),
                 ntp_servers: Vec::new(),
                 owner_account_id: String::new(),
+                eip_ranges: Vec::new(),
+                protected_cidrs: Vec::new(),
             },
         ))
     }

@@ -1,7 +1,7 @@
 //! Network interfaces, their addresses and their groups.
 
 use super::{
-    addresses, instances, networks,
+    addresses, edge, instances, networks,
     query::{self, Conditions},
     security_groups,
     writer::Tx,
@@ -179,6 +179,7 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &EniRecord) -> Result<(), StoreError>
     }
     let other_addresses = new.secondary_private_ips != old.secondary_private_ips;
     if other_addresses {
+        edge::forget_addresses(tx, &old, &new.addresses().collect::<Vec<_>>())?;
         addresses::replace_secondary(tx, &old, &new)?;
     }
     let other_groups = new.security_group_ids != old.security_group_ids;
@@ -206,6 +207,7 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &EniRecord) -> Result<(), StoreError>
 
 /// Removes an interface and frees its addresses.
 pub(super) fn remove(tx: &mut Tx<'_>, eni: &EniRecord) -> Result<(), StoreError> {
+    edge::forget_addresses(tx, eni, &[])?;
     addresses::release_all(tx, eni)?;
     tx.conn.prepare_cached("DELETE FROM enis WHERE eni_id = ?1")?.execute([&eni.eni_id])?;
     security_groups::delete_tags(tx, &eni.eni_id)?;

@@ -2,7 +2,7 @@
 
 use super::{
     claims::{Claim, claim},
-    disk_snapshots, disks, enis, hosts, images, key_pairs, networks,
+    disk_snapshots, disks, edge, enis, hosts, images, key_pairs, networks,
     query::{self, Conditions},
     rows::state_number,
     security_groups,
@@ -35,9 +35,11 @@ pub(super) fn details(
         "SELECT last_seen_ms FROM hosts WHERE host_id = ?1 AND lost",
         [&instance.host_id],
     )?;
+    let enis = enis::of_instance(conn, &instance.instance_id)?;
     Ok(InstanceDetails {
         disks: disks::of_instance(conn, &instance.instance_id)?,
-        enis: enis::of_instance(conn, &instance.instance_id)?,
+        eips: edge::eips_of(conn, &enis)?,
+        enis,
         host_lost_since_ms: lost.first().copied(),
         instance: with_tags(conn, instance)?,
     })
@@ -55,7 +57,11 @@ pub(super) fn create_view(
         key_pair: None,
         snapshots: Vec::new(),
         hosts: hosts::all(conn)?,
+        public_addresses: BTreeSet::new(),
     };
+    if lookup.public_addresses {
+        view.public_addresses = edge::public_addresses(conn)?;
+    }
     for vswitch_id in &lookup.vswitch_ids {
         view.vswitches.extend(networks::room(conn, vswitch_id)?);
     }
@@ -92,6 +98,9 @@ pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreErro
             enis::update(tx, eni)?;
         }
         tx.change("instance", &instance.instance_id, &instance.host_id)?;
+    }
+    for eip in &plan.public_ips {
+        edge::insert_fixed(tx, eip)?;
     }
     Ok(())
 }

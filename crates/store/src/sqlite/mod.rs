@@ -4,6 +4,7 @@ mod addresses;
 mod claims;
 mod disk_snapshots;
 mod disks;
+mod edge;
 mod enis;
 mod feed;
 mod hosts;
@@ -39,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("pools.sql"),
     include_str!("auto_disks.sql"),
     include_str!("enis.sql"),
+    include_str!("edge.sql"),
 ];
 
 /// How to open a store.

@@ -9,20 +9,41 @@ pub(super) trait FromRow: Sized {
     fn from_row(row: &Row<'_>) -> Result<Self>;
 }
 
-fn num(row: &Row<'_>, column: &str) -> Result<u64> {
+pub(super) fn num(row: &Row<'_>, column: &str) -> Result<u64> {
     row.get::<_, i64>(column).map(|value| value as u64)
 }
 
-fn ip(row: &Row<'_>, column: &str) -> Result<Ipv4Addr> {
+pub(super) fn ip(row: &Row<'_>, column: &str) -> Result<Ipv4Addr> {
     row.get::<_, u32>(column).map(Ipv4Addr::from)
 }
 
-fn parsed<T: FromStr>(text: &str) -> Result<T>
+pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     text.parse()
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
+}
+
+/// Values with commas.
+pub(super) fn list<T: FromStr>(text: &str) -> Result<Vec<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.split(',').filter(|part| !part.is_empty()).map(parsed).collect()
+}
+
+/// Values with commas.
+pub(super) fn joined<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A value, or none if the text is empty.
+fn optional<T: FromStr>(text: &str) -> Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if text.is_empty() { Ok(None) } else { parsed(text).map(Some) }
 }
 
 impl FromRow for VpcRecord {
@@ -33,6 +54,9 @@ impl FromRow for VpcRecord {
             description: row.get("description")?,
             cidr: parsed(&row.get::<_, String>("cidr")?)?,
             vni: row.get("vni")?,
+            secondary_cidrs: list(&row.get::<_, String>("secondary_cidrs")?)?,
+            ipv6_cidr: optional(&row.get::<_, String>("ipv6_cidr")?)?,
+            system_route_table_id: row.get("system_route_table_id")?,
             created_ms: row.get("created_ms")?,
         })
     }
@@ -50,6 +74,8 @@ impl FromRow for VSwitchRecord {
             first_ip: ip(row, "first_ip")?,
             last_ip: ip(row, "last_ip")?,
             gateway_ip: ip(row, "gateway_ip")?,
+            route_table_id: row.get("route_table_id")?,
+            ipv6_cidr: optional(&row.get::<_, String>("ipv6_cidr")?)?,
             created_ms: row.get("created_ms")?,
         })
     }

@@ -1,11 +1,13 @@
 //! Security groups and their rules.
 
 use super::{
+    edge,
     query::{self, Conditions},
     writer::Tx,
 };
 use crate::*;
 use rusqlite::{Connection, params, params_from_iter};
+use std::collections::BTreeSet;
 
 pub(super) fn group(
     conn: &Connection,
@@ -32,6 +34,17 @@ fn rule_count(conn: &Connection, group_id: &str) -> Result<u64, StoreError> {
     query::count(conn, sql, [group_id])
 }
 
+/// How many rules a rule counts as: one that names a prefix list, as many as that may have entries.
+const WEIGHT: &str = "coalesce((SELECT max_entries FROM prefix_lists
+    WHERE prefix_lists.prefix_list_id = rule.prefix_list_id), 1)";
+
+fn rule_weight(conn: &Connection, group_id: &str) -> Result<u64, StoreError> {
+    let sql = format!(
+        "SELECT coalesce(sum({WEIGHT}), 0) FROM security_group_rules AS rule WHERE group_id = ?1"
+    );
+    query::count(conn, &sql, [group_id])
+}
+
 /// Those of the groups that exist.
 pub(super) fn uses(
     conn: &Connection,
@@ -41,7 +54,7 @@ pub(super) fn uses(
     for group_id in group_ids {
         if let Some(group) = group(conn, &group_id)? {
             let addresses = addresses(conn, &group_id)?;
-            uses.push(GroupUse { group, addresses, rules: rule_count(conn, &group_id)? });
+            uses.push(GroupUse { group, addresses, rules: rule_weight(conn, &group_id)? });
         }
     }
     Ok(uses)
@@ -51,18 +64,17 @@ pub(super) fn uses(
 fn most_member_rules(conn: &Connection, group_id: &str) -> Result<u64, StoreError> {
     // The index `eni_groups_many` has the few members that are in so many groups.
     const { assert!(GroupView::FEW_GROUPS == 5) };
-    query::count(
-        conn,
+    let sql = format!(
         "SELECT coalesce(max(rules), 0) FROM (
-             SELECT count(*) AS rules
+             SELECT sum({WEIGHT}) AS rules
              FROM eni_groups AS many
                  JOIN eni_groups AS mine ON mine.eni_id = many.eni_id AND mine.group_id = ?1
                  JOIN eni_groups AS each ON each.eni_id = many.eni_id
                  JOIN security_group_rules AS rule ON rule.group_id = each.group_id
              WHERE many.position = 5
-             GROUP BY many.eni_id)",
-        [group_id],
-    )
+             GROUP BY many.eni_id)"
+    );
+    query::count(conn, &sql, [group_id])
 }
 
 pub(super) fn rules_of(conn: &Connection, group_id: &str) -> Result<Vec<RuleRecord>, StoreError> {
@@ -82,9 +94,17 @@ pub(super) fn view(
     for peer in peers {
         found.extend(group(conn, peer)?);
     }
+    let rules = rules_of(conn, group_id)?;
+    let named = rules.iter().map(|rule| &rule.prefix_list_id).filter(|id| !id.is_empty());
+    let list_ids: BTreeSet<&String> = named.chain(peers).collect();
+    let mut prefix_lists = Vec::new();
+    for list_id in list_ids {
+        prefix_lists.extend(edge::prefix_list(conn, list_id)?);
+    }
     Ok(GroupView {
+        prefix_lists,
         group: group(conn, group_id)?,
-        rules: rules_of(conn, group_id)?,
+        rules,
         members: query::count(
             conn,
             "SELECT count(*) FROM eni_groups WHERE group_id = ?1",

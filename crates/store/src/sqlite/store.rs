@@ -1,8 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disk_snapshots, disks, enis, feed, hosts, images, instances, key_pairs, networks,
-    pools, security_groups, snapshot, tokens,
+    SqliteStore, disk_snapshots, disks, edge, enis, feed, hosts, images, instances, key_pairs,
+    networks, pools, security_groups, snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;
@@ -229,6 +229,24 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn change_edge(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: Decide<EdgeView, EdgePlan>,
+    ) -> Result<Answer, StoreError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = tokens::kept(tx.conn, token.as_ref())? {
+                    return Ok(answer);
+                }
+                let plan = decide(&edge::view(tx.conn, &lookup)?)?;
+                edge::apply(tx, &plan)?;
+                tokens::keep(tx, token, plan.answer)
+            })
+            .await
+    }
+
     async fn change_enis(
         &self,
         token: Option<ClientToken>,
@@ -409,6 +427,38 @@ impl Store for SqliteStore {
         page: Page,
     ) -> Result<Listed<(PolicyRecord, u64)>, StoreError> {
         self.read(move |conn| disk_snapshots::list_policies(conn, &filter, page)).await
+    }
+
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, StoreError> {
+        self.read(move |conn| edge::view(conn, &lookup)).await
+    }
+
+    async fn route_tables(
+        &self,
+        filter: RouteTableFilter,
+        page: Page,
+    ) -> Result<Listed<(RouteTableRecord, Vec<String>)>, StoreError> {
+        self.read(move |conn| edge::route_tables(conn, &filter, page)).await
+    }
+
+    async fn eips(&self, filter: EipFilter, page: Page) -> Result<Listed<EipRecord>, StoreError> {
+        self.read(move |conn| edge::eips(conn, &filter, page)).await
+    }
+
+    async fn nat_gateways(
+        &self,
+        filter: NatGatewayFilter,
+        page: Page,
+    ) -> Result<Listed<NatGatewayRecord>, StoreError> {
+        self.read(move |conn| edge::nat_gateways(conn, &filter, page)).await
+    }
+
+    async fn prefix_lists(
+        &self,
+        filter: PrefixListFilter,
+        page: Page,
+    ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError> {
+        self.read(move |conn| edge::prefix_lists(conn, &filter, page)).await
     }
 
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {

@@ -283,7 +283,11 @@ pub async fn a_host_knows_what_others_have_of_its_vpcs(backend: &impl Backend) {
     store.register_host(at("192.0.2.2")).await.unwrap();
     let on = |id: &'static str, host_id: &'static str| -> Decide<CreateView, CreatePlan> {
         Box::new(move |_| {
-            Ok(CreatePlan { instances: vec![instance(id, host_id)], answer: Vec::new() })
+            Ok(CreatePlan {
+                instances: vec![instance(id, host_id)],
+                answer: Vec::new(),
+                ..CreatePlan::default()
+            })
         })
     };
     store.create_instances(None, lookup(), on("i-1", "h-1")).await.unwrap();

@@ -4,6 +4,7 @@
 
 pub mod claims;
 pub mod disks;
+pub mod edge;
 pub mod enis;
 pub mod feed;
 pub mod groups;
@@ -42,6 +43,12 @@ macro_rules! suite {
             disks::a_kept_disk_outlives_its_instance,
             disks::two_disks_never_share_a_place,
             disks::lists_narrow,
+            edge::an_eip_is_settled_when_its_host_has_acted,
+            edge::an_address_is_given_once_and_a_private_one_has_one,
+            edge::what_an_instance_leaves_behind,
+            edge::a_gateway_is_told_to_both_of_its_hosts,
+            edge::lists_of_networks_narrow,
+            edge::a_token_repeats_a_change,
             enis::addresses_are_taken_and_freed,
             enis::concurrent_interfaces_share_no_address,
             enis::an_interface_is_seen_with_its_instance,

@@ -9,6 +9,9 @@ pub fn vpc(id: &str) -> Planned<VpcRecord> {
         description: String::new(),
         cidr: "10.0.0.0/8".parse().unwrap(),
         vni: 0,
+        secondary_cidrs: Vec::new(),
+        ipv6_cidr: None,
+        system_route_table_id: id.replacen("vpc", "vtb", 1),
         created_ms: 1,
     };
     Planned { record, answer: id.as_bytes().to_vec() }
@@ -25,6 +28,8 @@ pub fn vswitch(id: &str, vpc_id: &str, first: &str, last: &str) -> Planned<VSwit
         first_ip: first.parse().unwrap(),
         last_ip: last.parse().unwrap(),
         gateway_ip: "10.0.255.253".parse().unwrap(),
+        route_table_id: vpc_id.replacen("vpc", "vtb", 1),
+        ipv6_cidr: None,
         created_ms: 1,
     };
     Planned { record, answer: Vec::new() }
@@ -201,7 +206,10 @@ pub async fn network(store: &dyn Store, first: &str, last: &str) {
 pub fn plan(ids: &[&str]) -> Decide<CreateView, CreatePlan> {
     let instances: Vec<NewInstance> = ids.iter().map(|id| instance(id, "h-1")).collect();
     let answer = ids.join(",").into_bytes();
-    Box::new(move |_| Ok(CreatePlan { instances: instances.clone(), answer: answer.clone() }))
+    Box::new(move |_| {
+        let (instances, answer) = (instances.clone(), answer.clone());
+        Ok(CreatePlan { instances, answer, ..CreatePlan::default() })
+    })
 }
 
 pub fn lookup() -> CreateLookup {
@@ -213,6 +221,7 @@ pub fn lookup() -> CreateLookup {
         eni_ids: Vec::new(),
         key_pair_name: String::new(),
         snapshot_ids: Vec::new(),
+        public_addresses: false,
     }
 }
 

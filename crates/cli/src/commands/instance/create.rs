@@ -94,6 +94,9 @@ struct InstanceArguments {
     /// Private address; default: a free one
     #[arg(long, default_value = "", hide_default_value = true)]
     address: String,
+    /// Mbit/s of a static public address; default: none
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    public_bandwidth: u32,
     /// A secondary network interface: id=eni-1 for one there is, or for a new one
     /// vswitch=,security-group=,address=,more-addresses=,name=,queues= (default: as the primary
     /// one's), and keep=true to outlive the instance; several for more
@@ -280,6 +283,7 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         http_tokens,
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
+        internet_max_bandwidth_out: instance.public_bandwidth,
         unique_suffix: arguments.unique_suffix,
         network_interface: instance.interfaces,
         ..Default::default()
@@ -347,6 +351,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
         network_interface: instance.interfaces,
+        internet_max_bandwidth_out: instance.public_bandwidth,
+        ..Default::default()
     };
     let answer = context.cloud.instances().create_instance(request).await;
     let answer = answer.map_err(|status| unknown_outcome(status, &token))?.into_inner();
