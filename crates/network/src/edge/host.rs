@@ -17,6 +17,10 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+/// What a host's own surroundings serve it by, such as the credentials of a host that is a machine of
+/// some cloud itself.
+const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+
 /// The interface that public addresses are reached by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Uplink {
@@ -31,8 +35,8 @@ pub(crate) struct Uplink {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HostEdge {
     pub(crate) uplink: Uplink,
-    /// Networks that guests must not reach: what the operator says, other hosts, and the network that
-    /// joins the hosts unless it is the uplink's.
+    /// Networks that guests must not reach: what the operator says, other hosts, the network that
+    /// joins the hosts unless it is the uplink's, and link-local addresses.
     pub(crate) denied: Vec<Ipv4Net>,
 }
 
@@ -58,6 +62,7 @@ impl HostEdge {
             link: link.cloned(),
         };
         let mut denied = plan.denied.clone();
+        denied.push(LINK_LOCAL);
         denied.extend(
             plan.vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)),
         );
