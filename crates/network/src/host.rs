@@ -52,8 +52,6 @@ struct State {
 #[derive(Debug, Default)]
 struct HostState {
     applied: Option<Applied>,
-    /// It was as desired once.
-    settled: bool,
     /// The public addresses it was made for.
     public: Option<Vec<Eip>>,
     /// Of the host's ends of edges, by VNI.
@@ -161,6 +159,8 @@ impl HostNetwork {
         let ruleset = underlay::ruleset(table, options, &plan.vpcs, &edge);
         let mut changes = Changes::default();
         let mut change = Change::None;
+        // The first rules replace none, and are nobody's damage.
+        let had_rules = state.applied.is_some();
         if ruleset.tables.is_empty() {
             state.applied = None;
             if filter::remove(host, &options.nft, table).await? {
@@ -173,8 +173,7 @@ impl HostNetwork {
         if change != Change::None {
             changes.add("", format!("the host's packet filter (table {table})"));
         }
-        let settled = std::mem::replace(&mut state.settled, true);
-        report.take(changes, settled && change == Change::Replaced);
+        report.take(changes, had_rules && change == Change::Replaced);
         Ok(edge)
     }
 

@@ -52,6 +52,8 @@ fn listing(cloud: &Cloud) -> Result<String> {
              nsenter --net=$ns ip -o link show type tun | sed 's/^[0-9]*: /tap /; s/[:@].*//'
              nsenter --net=$ns nft list tables | sed 's/^table /table /'
          done
+         ip -o link show type vxlan | sed 's/^[0-9]*: /stray-vxlan /; s/[:@].*//' | grep -v lab-keep
+         ip -o link show type veth | grep -o ' ecse[^:@]*' | sed 's/^ /edge /'
          ip -o link show type tun | grep -E ' tap[0-9a-f]{{12}}[:@]' | sed 's/^[0-9]*: /stray-tap /; s/[:@].*//'
          nft list tables | grep -w ecs | sed 's/^table /stray-table /'
          pgrep -af '[e]cs-(vmm run|agent keep-vmm) ' | sed -n 's|.* --config {run}/vmm/\\([^/]*\\)/.*|process \\1|p'
@@ -85,7 +87,9 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
                 "images" => images.contains(id),
                 "instances" | "vmm" | "process" | "cgroup" => instances.contains(id),
                 // Their names come from numbers and hashes, so that they are counted below.
-                "netns" | "tap" => true,
+                "netns" | "tap" | "edge" => true,
+                // A host's own, while a VPC reaches beyond it.
+                "stray-table" => *name == "inet ecs" && !vpcs.is_empty(),
                 "table" => ["inet ecs", "arp ecs"].contains(name),
                 _ => false,
             };
@@ -94,8 +98,12 @@ fn found_on_hosts(cloud: &Cloud, deleted: &[String]) -> Result<Vec<String>> {
             }
         }
         let count = |wanted: &str| things.iter().filter(|(kind, _)| *kind == wanted).count();
-        for (kind, most) in [("netns", vpcs.len()), ("tap", enis.len()), ("table", 2 * vpcs.len())]
-        {
+        for (kind, most) in [
+            ("netns", vpcs.len()),
+            ("edge", vpcs.len()),
+            ("tap", enis.len()),
+            ("table", 2 * vpcs.len()),
+        ] {
             if count(kind) > most {
                 left.push(format!("{host}: {} of {kind}, of at most {most}", count(kind)));
             }

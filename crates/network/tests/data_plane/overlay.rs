@@ -311,6 +311,10 @@ async fn what_is_damaged_between_hosts_is_put_right_and_named() {
     let fabric = Fabric::new(2);
     let (mut a, mut b) = two(&fabric).await;
     let (near, far) = (a.add_eni(7, 1, &["sg-a"]), b.add_eni(7, 2, &["sg-a"]));
+    a.reconcile().await;
+    introduce(&mut [&mut a, &mut b]);
+    let report = a.reconcile().await;
+    assert!(report.changes > 0 && report.repairs.is_empty(), "the first other host: {report:?}");
     agree(&mut a, &mut b).await;
     let guest = a.boot(&near).await;
     let _far = b.boot(&far).await;
