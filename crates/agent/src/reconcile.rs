@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 
 const EVERY: Duration = Duration::from_secs(5);
+const LEASES_EVERY: Duration = Duration::from_millis(250);
 
 /// Reconciles until the agent ends. Does nothing before there is a spec: without one, nothing can be
 /// told from what must go.
@@ -57,6 +58,31 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
         host.images.drop_unused(spec, &images)?;
     }
     Ok(())
+}
+
+/// Sees to the lease keeper, and has the disks looked at again when a lease has changed hands.
+pub async fn watch_leases(host: Arc<Host>, changed: Arc<Notify>) {
+    let mut known = Vec::new();
+    let mut said = String::new();
+    loop {
+        match host.disks.tend_leases(&host.settings.keeper_bin) {
+            Ok(()) => said.clear(),
+            Err(e) => {
+                let message = e.to_string();
+                if message != said {
+                    tracing::error!("{message}; trying again");
+                    said = message;
+                }
+            }
+        }
+        let now = host.disks.leases().fingerprint();
+        if now != known {
+            known = now;
+            changed.notify_one();
+            host.board.touch();
+        }
+        tokio::time::sleep(LEASES_EVERY).await;
+    }
 }
 
 async fn reconcile_disks(host: &Arc<Host>, spec: &Arc<HostSpec>) -> Result<bool> {

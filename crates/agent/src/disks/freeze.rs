@@ -118,7 +118,7 @@ impl Disks {
     pub(super) fn take_offline_snapshots(&self, spec: &HostSpec) -> Result<bool> {
         let mut changed = false;
         let mut looked_at = HashSet::new();
-        for snapshot in spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id)) {
+        for snapshot in spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id, &s.tree_id)) {
             let id = snapshot.disk_id.as_str();
             if !looked_at.insert(id) {
                 continue;
@@ -161,15 +161,11 @@ impl Disks {
 
     /// Removes layers that no snapshot names and nothing lies on.
     pub(super) fn remove_layers(&self, spec: &HostSpec) -> Result<bool> {
-        let named: HashSet<&str> = spec.snapshots.iter().map(|s| s.snapshot_id.as_str()).collect();
-        // Disks still to be made from it count as lying on it.
-        let sources: HashSet<&str> =
-            spec.disks.iter().map(|d| d.source_snapshot_id.as_str()).collect();
         let mut layering = self.layering();
-        let mut changed = false;
+        let mut changed = self.mark_deleted(spec, &mut layering)?;
         loop {
-            let keep = |id: &str| named.contains(id) || sources.contains(id);
-            let unused = layering.unused(keep);
+            let kept = self.kept_layers(spec, &layering);
+            let unused = layering.unused(|id| kept.contains(id));
             if unused.is_empty() {
                 break;
             }

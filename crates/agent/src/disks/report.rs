@@ -154,12 +154,12 @@ impl Disks {
             }
             status
         };
-        let here = spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id));
+        let here = spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id, &s.tree_id));
         here.map(|s| status(&s.snapshot_id)).collect()
     }
 }
 
-fn wanting<'a>(spec: &'a HostSpec, disk_id: &str) -> Option<&'a str> {
+pub(crate) fn wanting<'a>(spec: &'a HostSpec, disk_id: &str) -> Option<&'a str> {
     let wants = spec.instances.iter().find(|i| i.disk_ids.iter().any(|d| d == disk_id));
     wants.map(|i| i.instance_id.as_str())
 }

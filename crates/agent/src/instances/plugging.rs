@@ -65,6 +65,9 @@ impl Plugging {
         self.asked_ms.clear();
         self.problems.clear();
         self.host.disks.attachments().clear(&self.instance_id);
+        if let Err(e) = self.host.disks.leases().settle(&self.instance_id, &[]) {
+            tracing::warn!(instance_id = self.instance_id, "{e}");
+        }
         self.host.board.touch();
     }
 
@@ -107,6 +110,7 @@ impl Plugging {
         record: &mut Record,
     ) -> Result<bool> {
         self.settle_record(info, record)?;
+        self.host.disks.leases().settle(&self.instance_id, &record.disks)?;
         let system_disk = record.disks.first().cloned().unwrap_or_default();
         let asked = |id: &str| self.asked_ms.get(id).copied();
         let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
@@ -230,6 +234,7 @@ impl Plugging {
 
     async fn attach(&self, disk_id: &str, wanted: &[DiskSpec]) -> Result<()> {
         let Some(spec) = self.host.current_spec() else { return Ok(()) };
+        self.host.disks.register(&self.instance_id, disk_id)?;
         let chain = self.host.disks.open(&spec, disk_id, true)?;
         let limit = wanted.iter().find(|w| w.disk_id == disk_id).and_then(plug::limit);
         let chain_epoch = chain.chain_epoch;
