@@ -3,7 +3,7 @@
 use crate::cloud::CloudOptions;
 use api::host::{
     DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
+    Removal, RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
@@ -32,6 +32,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
+        removals: snapshot.removals.iter().map(removal).collect(),
         ..HostSpec::default()
     }
 }
@@ -128,6 +129,18 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         source_snapshot_id: record.content_snapshot_id.clone(),
         content_epoch: record.content_epoch,
         pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
+    }
+}
+
+fn removal(record: &store::Removal) -> Removal {
+    Removal {
+        resource_id: record.resource_id.clone(),
+        pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
+        snapshot: record.snapshot,
     }
 }
 
@@ -137,6 +150,8 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
         disk_id: record.disk_id.clone(),
         disk_size_gib: record.disk_size_gib,
         pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
     }
 }
 

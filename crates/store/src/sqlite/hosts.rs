@@ -3,6 +3,7 @@
 use super::{
     disk_snapshots, disks, instances, pools,
     query::{self, Conditions},
+    trees,
     writer::Tx,
 };
 use crate::*;
@@ -114,6 +115,7 @@ pub(super) fn expire(tx: &mut Tx<'_>, now_ms: i64) -> Result<Vec<String>, StoreE
             .execute([host_id])?;
         tx.change("host", host_id, host_id)?;
     }
+    trees::rescue(tx)?;
     Ok(ids)
 }
 

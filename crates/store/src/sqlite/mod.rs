@@ -16,6 +16,7 @@ mod security_groups;
 mod snapshot;
 mod store;
 mod tokens;
+mod trees;
 mod writer;
 
 use crate::StoreError;
@@ -36,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("images.sql"),
     include_str!("pools.sql"),
     include_str!("auto_disks.sql"),
+    include_str!("shared_pools.sql"),
 ];
 
 /// How to open a store.

@@ -1,6 +1,6 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups};
+use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups, trees};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -51,6 +51,7 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         instances: placed,
         disks,
         snapshots,
+        removals: trees::removals(conn, host_id)?,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,
