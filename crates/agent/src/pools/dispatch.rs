@@ -18,7 +18,7 @@ impl Pools {
     }
 
     /// The disks of pools that can be reached, and of trees of shared ones that may be used now.
-    fn available(&self) -> impl Iterator<Item = Arc<Disks>> {
+    pub(super) fn available(&self) -> impl Iterator<Item = Arc<Disks>> {
         self.pools.iter().flat_map(|pool| {
             if pool.option.shared { pool.usable_trees() } else { pool.disks().into_iter().collect() }
         })

@@ -307,13 +307,26 @@ impl Pools {
         })
     }
 
-    /// A VMM of the instance is about to get a disk: if it has a lease, the VMM's keeper watches it.
+    /// A VMM of the instance is about to get a disk: if it has a lease, the VMM's keeper watches it
+    /// from now on, and ends the VMM when it is over.
+    ///
+    /// # Errors
+    /// When the lease cannot be used now, or this cannot be noted.
+    pub fn register(&self, instance_id: &str, disk_id: &str) -> Result<()> {
+        let usable = self.available().any(|disks| disks.knows(disk_id));
+        match self.why_not_usable(disk_id) {
+            Some(why) if !usable => Err(why),
+            _ => self.note_use(instance_id, disk_id),
+        }
+    }
+
+    /// A VMM of the instance has a disk.
     ///
     /// # Errors
     /// When that cannot be noted.
-    pub fn register(&self, instance_id: &str, disk_id: &str) -> Result<()> {
-        let shared = self.pools.iter().filter(|pool| pool.option.shared);
-        match shared.filter_map(|pool| pool.tree_of(disk_id)).next() {
+    pub fn note_use(&self, instance_id: &str, disk_id: &str) -> Result<()> {
+        let mut shared = self.pools.iter().filter(|pool| pool.option.shared);
+        match shared.find_map(|pool| pool.tree_of(disk_id)) {
             Some(tree_id) => self.leases.register(instance_id, &tree_id, disk_id),
             None => Ok(()),
         }

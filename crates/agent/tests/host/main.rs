@@ -10,6 +10,7 @@ mod controller_double;
 mod disk_cases;
 mod fixture;
 mod pool_cases;
+mod shared_pool_cases;
 mod vmm_double;
 mod vmm_double_disks;
 
