@@ -239,7 +239,10 @@ async fn a_disk_is_attached_on_any_host_and_takes_what_it_shares_layers_with() {
 
     // Grown and reset where it is.
     let grow = ResizeDiskRequest { disk_id: disk.clone(), new_size: 30, ..Default::default() };
-    shared.cloud.disks().resize_disk(grow).await.unwrap();
+    until_true("its new size", async || {
+        shared.cloud.disks().resize_disk(grow.clone()).await.is_ok()
+    })
+    .await;
     until(&shared.cloud, &disk, |disk| disk.in_effect).await;
     let reset = ResetDiskRequest {
         disk_id: disk.clone(),
