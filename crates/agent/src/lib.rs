@@ -17,6 +17,7 @@ pub mod events;
 pub mod host;
 pub mod images;
 pub mod instances;
+pub mod interfaces;
 pub mod layout;
 pub mod lease;
 pub mod metadata_directory;

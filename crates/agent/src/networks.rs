@@ -113,17 +113,25 @@ impl Networks {
     /// # Errors
     /// When the ENI's network could not be made; names it and says why.
     pub async fn open_tap(&self, eni: &EniSpec, queue_pairs: u32) -> Result<Vec<OwnedFd>> {
-        let problem = {
-            let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-            report.problem_of(eni).map(ToString::to_string)
-        };
-        if let Some(problem) = problem {
+        if let Some(problem) = self.problem(eni) {
             return Err(Error::resource(&eni.eni_id, "NetworkNotReady", problem));
         }
         self.host
             .open_tap(eni, queue_pairs)
             .await
             .map_err(|e| Error::resource(&eni.eni_id, "NetworkNotReady", e.to_string()))
+    }
+
+    /// What tells the ENI's tap from one that was there before; 0 if there is none, or nothing is known
+    /// of it.
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> u64 {
+        self.host.tap_epoch(eni).await.unwrap_or(0)
+    }
+
+    /// Why the ENI's network is not as the spec wants it.
+    pub fn problem(&self, eni: &EniSpec) -> Option<String> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.problem_of(eni).map(ToString::to_string)
     }
 
     /// The kernel's side of the networks.

@@ -40,6 +40,7 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
         host.board.touch();
     }
     let clean = host.networks.reconcile(spec).await;
+    host.interfaces.follow(spec);
     host.applied.send_modify(|applied| {
         let observed = applied.revision;
         applied.revision = spec.revision;

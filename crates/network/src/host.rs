@@ -146,6 +146,22 @@ impl HostNetwork {
         vpc.namespace.run(move || tap::open(&name, queue_pairs)).await?
     }
 
+    /// What tells an ENI's tap from one that was there before: 0 if there is none now. Never the same
+    /// for two taps of an ENI, as long as the host runs.
+    ///
+    /// # Errors
+    /// As for [`Self::open_tap`].
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> Result<u64, Error> {
+        let state = self.inner.state.lock().await;
+        let vpc = state.vnis.get(&eni.vpc_id).and_then(|vni| state.vpcs.get(vni));
+        let vpc = vpc.ok_or_else(|| Error::UnknownVpc(eni.vpc_id.clone()))?;
+        let name = names::tap_name(&eni.eni_id);
+        let index = vpc.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str())).await?;
+        // A namespace's inode number may be given again, but then to one with other interfaces: it
+        // only has to differ where the index does not.
+        Ok(index.map_or(0, |index| vpc.namespace.inode() << 32 | u64::from(index)))
+    }
+
     /// Listens on an address inside a VPC's namespace. While the listener lives, so does the
     /// namespace: drop it when the VPC goes.
     ///

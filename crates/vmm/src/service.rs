@@ -6,6 +6,8 @@ use crate::{
     disks::DiskError,
     events::{Events, Exit, unix_ms},
     legacy::power::PowerRegisters,
+    nics::NicError,
+    plugged::PlugError,
     vcpu::{Gate, RunState},
     virtio::DeviceError,
 };
@@ -14,7 +16,7 @@ use api::vmm::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// States in which disks may come and go.
+/// States in which devices may come and go.
 const PLUGGABLE: &[VmState] = &[VmState::Running, VmState::Paused, VmState::Panicked];
 
 /// The machine as the control socket sees it.
@@ -65,7 +67,7 @@ impl MachineService {
             started_unix_ms: self.started_unix_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             disks: self.devices.disks().list(),
-            ..Info::default()
+            nics: self.devices.nics().list(),
         }
     }
 
@@ -113,10 +115,29 @@ fn permanent(error: &DiskError) -> bool {
     matches!(error, DiskError::Device(error) if error.is_permanent())
 }
 
+fn plug_code(error: &PlugError) -> &'static str {
+    match error {
+        PlugError::NotFound(_) => "NotFound",
+        PlugError::State { .. } => "InvalidState",
+    }
+}
+
+fn nic_refused(error: &NicError) -> Error {
+    let code = match error {
+        NicError::Plug(error) => plug_code(error),
+        NicError::Argument { .. } => "InvalidArgument",
+        // Which slots are free changes.
+        NicError::Device(DeviceError::Pci { .. } | DeviceError::Gone { .. }) => "InvalidState",
+        NicError::Device(error) if error.is_permanent() => "InvalidArgument",
+        NicError::Device(_) => "Io",
+    };
+    refusal(code, error.to_string())
+}
+
 fn refused(error: &DiskError) -> Error {
     let code = match error {
-        DiskError::NotFound(_) => "NotFound",
-        DiskError::State { .. } | DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
+        DiskError::Plug(error) => plug_code(error),
+        DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
         DiskError::Argument { .. } => "InvalidArgument",
         DiskError::Device(DeviceError::Image { source, .. }) => match source {
             qcow2::Error::ReadOnly | qcow2::Error::Busy { .. } => "InvalidState",
@@ -140,6 +161,9 @@ impl Service for MachineService {
                 | Op::DetachDisk(_)
                 | Op::ResizeDisk(_)
                 | Op::SwitchLayers(_)
+                | Op::AttachNic(_)
+                | Op::DetachNic(_)
+                | Op::SwitchTaps(_)
         )
     }
 
@@ -175,8 +199,19 @@ impl Service for MachineService {
                     disks.switch_layers(request, &mut files).map_err(|error| refused(&error))?;
                 return Ok(Answer::LayersSwitched(switched));
             }
-            Op::AttachNic(_) | Op::DetachNic(_) => {
-                return Err(refusal("Unimplemented", "NICs are fixed once the machine is there"));
+            Op::AttachNic(request) => {
+                self.require(PLUGGABLE, "AttachNic")?;
+                let nics = self.devices.nics();
+                nics.plug(request, &mut files).map_err(|error| nic_refused(&error))?;
+            }
+            Op::DetachNic(request) => {
+                self.require(PLUGGABLE, "DetachNic")?;
+                let nics = self.devices.nics();
+                nics.unplug(&request.eni_id, request.force).map_err(|error| nic_refused(&error))?;
+            }
+            Op::SwitchTaps(request) => {
+                let nics = self.devices.nics();
+                nics.switch_taps(request, &mut files).map_err(|error| nic_refused(&error))?;
             }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}
@@ -210,7 +245,7 @@ mod tests {
             events,
             gate,
             power,
-            Arc::new(Devices::only(crate::disks::testing::disks())),
+            Arc::new(crate::disks::testing::devices()),
         )
     }
 
@@ -264,8 +299,8 @@ mod tests {
         let events = Events::new();
         events.publish(VmState::Running, "");
         let power = Arc::new(PowerRegisters::new(events.clone(), Arc::default()));
-        let disks = crate::disks::testing::disks();
-        let devices = Arc::new(Devices::only(Arc::clone(&disks)));
+        let devices = Arc::new(crate::disks::testing::devices());
+        let disks = Arc::clone(devices.disks());
         let gate = Arc::new(Gate::new());
         let service =
             MachineService::new(&VmConfig::default(), events.clone(), gate, power, devices);

@@ -210,7 +210,7 @@ impl Desk {
         let (answer, pending) = mpsc::channel();
         let service = Arc::clone(&self.service);
         let wake = Wake(Arc::clone(&self.wake));
-        thread::spawn(ThreadKind::Disk, "request", move || {
+        thread::spawn(ThreadKind::Device, "request", move || {
             // Woken last: when the answer is there, or its sender gone.
             let _wake = wake;
             let answer = answer;
