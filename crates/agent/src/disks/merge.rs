@@ -66,7 +66,7 @@ impl Disks {
         let layer = |file, format| qcow2::Layer { file, format };
         let below = below.into_iter().map(|l| layer(l.file, qcow2_format(l.format))).collect();
         let go_on = |_| match spec_now() {
-            _ if !self.may_use() => ControlFlow::Break(()),
+            _ if !self.may_go_on() => ControlFlow::Break(()),
             Some(now) if now.revision != spec.revision && !self.is_there(&upper) => {
                 ControlFlow::Break(())
             }
@@ -85,7 +85,7 @@ impl Disks {
     }
 
     fn finish_merge(&self, lower: &str, upper: &str) -> Result<bool> {
-        if !self.may_use() {
+        if !self.may_go_on() {
             return Ok(false);
         }
         let mut layering = self.layering();

@@ -13,7 +13,10 @@ use std::{
     collections::{BTreeSet, HashSet},
     fs::File,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// A tree, and the lease under which it was opened.
@@ -25,6 +28,8 @@ pub struct TreeLease {
     pub leases: Arc<Leases>,
     /// Epoch of the lease.
     pub epoch: u64,
+    /// It is to be let go, and no long step may go on.
+    pub leaving: Arc<AtomicBool>,
 }
 
 impl TreeLease {
@@ -104,6 +109,19 @@ impl Disks {
     /// Whether files may be changed: in a pool of the host's own they always may.
     pub(super) fn may_use(&self) -> bool {
         self.tree.as_ref().is_none_or(TreeLease::may_use)
+    }
+
+    /// Whether a long step may go on.
+    pub(super) fn may_go_on(&self) -> bool {
+        let leaving = |tree: &TreeLease| tree.leaving.load(Ordering::Relaxed);
+        !self.tree.as_ref().is_some_and(leaving) && self.may_use()
+    }
+
+    /// The tree is to be let go: a long step ends where it is, and goes on where it comes back.
+    pub fn stop_long_steps(&self) {
+        if let Some(tree) = &self.tree {
+            tree.leaving.store(true, Ordering::Relaxed);
+        }
     }
 
     /// The lease, of a tree.

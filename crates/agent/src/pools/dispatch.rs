@@ -1,8 +1,8 @@
 //! What the rest of the agent asks of disks, each in the pool that has it.
 
-use super::{Pool, Pools};
+use super::{Pool, Pools, trees::InUse};
 use crate::{
-    disks::{Attachments, Disks, Frozen, OpenChain, OpenLayer},
+    disks::{Attachments, Frozen, OpenChain, OpenLayer},
     error::{Error, Result},
 };
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
@@ -18,14 +18,18 @@ impl Pools {
     }
 
     /// The disks of pools that can be reached, and of trees of shared ones that may be used now.
-    pub(super) fn available(&self) -> impl Iterator<Item = Arc<Disks>> {
+    pub(super) fn available(&self) -> impl Iterator<Item = InUse> {
         self.pools.iter().flat_map(|pool| {
-            if pool.option.shared { pool.usable_trees() } else { pool.disks().into_iter().collect() }
+            if pool.option.shared {
+                pool.usable_trees()
+            } else {
+                pool.disks().map(InUse::own).into_iter().collect()
+            }
         })
     }
 
     /// The pool's disks that have this disk.
-    fn of(&self, disk_id: &str) -> Result<Arc<Disks>> {
+    fn of(&self, disk_id: &str) -> Result<InUse> {
         if let Some(disks) = self.available().find(|disks| disks.knows(disk_id)) {
             return Ok(disks);
         }

@@ -171,6 +171,11 @@ fn a_disk_goes_to_another_host_with_its_snapshots_and_what_was_made_from_them() 
     f.two.pass();
     assert!(f.two.status("d-1").unwrap().unseen);
     f.one.pools.leases().settle("i-1", &[]).unwrap();
+    // Nor is it let go under a step that uses it.
+    let step = f.one.pools.available().find(|disks| disks.knows("d-1")).unwrap();
+    f.one.pass();
+    assert!(!f.one.pools.leases().wanted().unwrap().is_empty());
+    drop(step);
     f.one.pass();
     assert_eq!(f.one.pools.report(Some(&f.one.spec)), []);
     assert!(f.path("disks/d-1.qcow2").exists(), "what a spec does not name stays");

@@ -11,9 +11,11 @@ use crate::{
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 /// In the pool's directory.
 const TREES: &str = "trees";
@@ -37,16 +39,43 @@ pub(super) struct Tree {
     home_epoch: u64,
     /// Opened under a lease, which may be over.
     disks: Option<Arc<Disks>>,
+    /// Shared by the steps that use it. Whoever has it alone may let the tree go.
+    gate: Arc<RwLock<()>>,
     /// What is wrong with disks that a host which is gone had in use.
     damaged: Vec<(String, Error)>,
     /// Why it could not be opened.
     refused: Option<(String, String)>,
 }
 
+/// Disks that are used for a step. A tree stays this host's until the step is over.
+#[derive(Debug)]
+pub(super) struct InUse {
+    disks: Arc<Disks>,
+    _step: Option<OwnedRwLockReadGuard<()>>,
+}
+
+impl InUse {
+    /// Of a pool of the host's own.
+    pub fn own(disks: Arc<Disks>) -> Self {
+        Self { disks, _step: None }
+    }
+}
+
+impl Deref for InUse {
+    type Target = Disks;
+    fn deref(&self) -> &Disks {
+        &self.disks
+    }
+}
+
 impl Tree {
     /// Its disks, while they may be used.
-    fn usable(&self) -> Option<Arc<Disks>> {
-        self.disks.clone().filter(|disks| disks.lease().is_some_and(TreeLease::may_use))
+    fn usable(&self) -> Option<InUse> {
+        let disks = self.disks.clone()?;
+        // It is being let go otherwise.
+        let step = Arc::clone(&self.gate).try_read_owned().ok()?;
+        let may_use = disks.lease().is_some_and(TreeLease::may_use);
+        may_use.then_some(InUse { disks, _step: Some(step) })
     }
 }
 
@@ -80,7 +109,7 @@ impl Pool {
     }
 
     /// The disks of its trees that may be used now.
-    pub(super) fn usable_trees(&self) -> Vec<Arc<Disks>> {
+    pub(super) fn usable_trees(&self) -> Vec<InUse> {
         let now = self.now();
         if now.unavailable.is_some() {
             return Vec::new();
@@ -172,6 +201,9 @@ impl Pools {
         };
         let disks = pool.now().trees.get(tree_id).and_then(Tree::usable);
         let Some(disks) = disks else { return Ok(opened) };
+        if let Some(lease) = disks.lease() {
+            lease.leaving.store(false, Ordering::Relaxed);
+        }
         self.look_at_damage(pool, tree_id, &disks, held, home)?;
         let mut changed = disks.reconcile(spec, image_error)? || opened;
         let removed = disks.removed(spec);
@@ -198,6 +230,7 @@ impl Pools {
             tree_id: tree_id.to_owned(),
             leases: Arc::clone(&self.leases),
             epoch: held.epoch,
+            leaving: Arc::default(),
         };
         let attachments = Arc::clone(&self.attachments);
         let opened = Disks::open_tree(layout, pool_id, lease, home.epoch, attachments);
@@ -266,8 +299,20 @@ impl Pools {
             if self.leases.is_registered(&tree_id)? {
                 continue;
             }
-            let disks = pool.now().trees.get(&tree_id).and_then(Tree::usable);
-            if let Some(disks) = disks {
+            let (gate, disks) = {
+                let now = pool.now();
+                let tree = now.trees.get(&tree_id);
+                (tree.map(|t| Arc::clone(&t.gate)), tree.and_then(|t| t.disks.clone()))
+            };
+            if let Some(disks) = &disks {
+                disks.stop_long_steps();
+            }
+            let alone = gate.map(|gate| gate.try_write_owned()).transpose();
+            let Ok(_alone) = alone else {
+                // The step that uses it is over soon.
+                continue;
+            };
+            if let Some(disks) = disks.filter(|d| d.lease().is_some_and(TreeLease::may_use)) {
                 disks.sync()?;
             }
             changed |= self.drop_tree(pool, &tree_id)?;
