@@ -3,7 +3,7 @@
 
 use super::{
     Disks, OpenChain, OpenLayer,
-    layering::Pending,
+    layering::{Layering, Pending},
     sources::layer_name,
     tops::{LockedTop, open_below},
 };
@@ -33,7 +33,15 @@ impl Disks {
     /// The snapshot to take of a disk: one whose taking has begun, or the first of the spec that is
     /// not there.
     pub fn snapshot_to_take(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
-        let layering = self.layering();
+        Self::next_snapshot(&self.layering(), spec, disk_id)
+    }
+
+    /// The same; none while a step is under way.
+    pub fn snapshot_to_take_now(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
+        Self::next_snapshot(&*self.try_layering()?, spec, disk_id)
+    }
+
+    fn next_snapshot(layering: &Layering, spec: &HostSpec, disk_id: &str) -> Option<String> {
         if let Some(Pending::Freeze { layer }) =
             layering.disks.get(disk_id).and_then(|entry| entry.pending.as_ref())
         {

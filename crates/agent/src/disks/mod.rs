@@ -24,7 +24,7 @@ use crate::{
     layout::{Layout, is_safe_id, names_in, remove_file},
 };
 use api::{
-    host::{DiskSpec, HostSpec},
+    host::{DiskSpec, HostSpec, SnapshotStatus},
     vmm::DiskFormat,
 };
 use layering::{Below, DiskEntry, Layering};
@@ -34,7 +34,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 use tops::{LockedTop, open_below};
 
@@ -56,6 +56,8 @@ pub struct Disks {
     /// Why a snapshot of the spec is not there, by its id.
     snapshot_errors: Mutex<BTreeMap<String, (String, String)>>,
     attachments: Arc<Attachments>,
+    /// As last reported.
+    last_snapshots: Mutex<Vec<SnapshotStatus>>,
 }
 
 /// One file of a disk's chain, opened for a VMM or the boot finder.
@@ -96,6 +98,7 @@ impl Disks {
             layering,
             noted: Mutex::default(),
             snapshot_errors: Mutex::default(),
+            last_snapshots: Mutex::default(),
             attachments,
         })
     }
@@ -110,7 +113,7 @@ impl Disks {
 
     /// Whether the disk is, or is being made, in this pool.
     pub fn knows(&self, disk_id: &str) -> bool {
-        self.noted().contains_key(disk_id) || self.layering().disks.contains_key(disk_id)
+        self.noted().contains_key(disk_id) || self.has(disk_id)
     }
 
     /// Which VMM has which disk.
@@ -321,9 +324,16 @@ impl Disks {
         Ok(opened)
     }
 
-    /// Which chain a disk has.
-    pub fn chain_epoch(&self, disk_id: &str) -> u64 {
-        self.layering().disks.get(disk_id).map_or(0, |entry: &DiskEntry| entry.chain_epoch)
+    /// Which chain a disk has; none while a step is under way.
+    pub fn chain_epoch(&self, disk_id: &str) -> Option<u64> {
+        let layering = self.try_layering()?;
+        Some(layering.disks.get(disk_id).map_or(0, |entry: &DiskEntry| entry.chain_epoch))
+    }
+
+    /// Whether the disk is, or is being made, in this pool, as far as that is known while a step is
+    /// under way.
+    fn has(&self, disk_id: &str) -> bool {
+        self.try_layering().is_some_and(|layering| layering.disks.contains_key(disk_id))
     }
 
     fn on_medium(&self) -> Result<Vec<String>> {
@@ -355,6 +365,19 @@ impl Disks {
 
     fn allocated(&self, disk_id: &str) -> u64 {
         held_bytes(&self.layout.disk(disk_id))
+    }
+
+    /// The account, unless a step is under way.
+    fn try_layering(&self) -> Option<MutexGuard<'_, Layering>> {
+        match self.layering.try_lock() {
+            Ok(layering) => Some(layering),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn last_snapshots(&self) -> MutexGuard<'_, Vec<SnapshotStatus>> {
+        self.last_snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn layering(&self) -> MutexGuard<'_, Layering> {

@@ -61,7 +61,8 @@ impl Pools {
         Some(images)
     }
 
-    /// Brings the disks of every pool that can be reached to where the spec wants them.
+    /// Brings the disks of every pool of the host's own that can be reached to where the spec wants
+    /// them.
     ///
     /// # Errors
     /// The first error of a pool; the others were looked at all the same.
@@ -72,22 +73,12 @@ impl Pools {
     ) -> Result<bool> {
         let mut changed = false;
         let mut failed = None;
-        for pool in &self.pools {
-            let reachable = pool.now().unavailable.is_none();
-            let done = match pool.disks() {
-                Some(disks) => disks.reconcile(spec, &image_error),
-                None if pool.option.shared && reachable => {
-                    self.reconcile_shared(pool, spec, &image_error)
-                }
-                None => continue,
-            };
-            match done {
+        for disks in self.pools.iter().filter_map(Pool::disks) {
+            match disks.reconcile(spec, &image_error) {
                 Ok(did) => changed |= did,
                 Err(e) => failed = failed.or(Some(e)),
             }
         }
-        let removal = |id: &String| spec.removals.iter().any(|r| r.resource_id == *id);
-        self.done().retain(removal);
         failed.map_or(Ok(changed), Err)
     }
 
@@ -151,12 +142,12 @@ impl Pools {
 
     /// Which chain a disk has; none while that cannot be asked.
     pub fn chain_epoch(&self, disk_id: &str) -> Option<u64> {
-        self.of(disk_id).ok().map(|disks| disks.chain_epoch(disk_id))
+        self.of(disk_id).ok()?.chain_epoch(disk_id)
     }
 
     /// The snapshot to take of a disk, if there is one and its pool can be reached.
     pub fn snapshot_to_take(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
-        self.of(disk_id).ok()?.snapshot_to_take(spec, disk_id)
+        self.of(disk_id).ok()?.snapshot_to_take_now(spec, disk_id)
     }
 
     /// Makes the new top and announces the step. See [`Disks::prepare_freeze`].

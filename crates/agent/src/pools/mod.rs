@@ -17,7 +17,7 @@ use crate::{
     layout::Layout,
     lease::{Leases, Terms},
 };
-use api::host::{StoragePool, StoragePoolState};
+use api::host::{HostSpec, StoragePool, StoragePoolState};
 use directory::Figures;
 use option::DEFAULT;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,14 @@ impl Pools {
             pools,
             known: Mutex::new(known),
         };
-        for pool in &this.pools {
+        for pool in this.pools.iter().filter(|pool| pool.option.shared) {
+            // Its file system may not answer: it is looked at by itself.
+            let before = this.known().get(&pool.option.name).map(|entry| entry.pool_id.clone());
+            let mut now = pool.now();
+            now.pool_id = before.unwrap_or_default();
+            now.unavailable = Some("it was not looked at yet".to_owned());
+        }
+        for pool in this.pools.iter().filter(|pool| !pool.option.shared) {
             if let Err(e) = this.look(pool) {
                 if pool.is_default {
                     return Err(e);
@@ -147,14 +154,17 @@ impl Pools {
                 pool.now().unavailable = Some(e.to_string());
             }
         }
-        this.check_file_systems()?;
+        this.check_file_systems(None)?;
         Ok(this)
     }
 
     /// Room on one file system is not to be offered twice.
-    fn check_file_systems(&self) -> Result<()> {
+    fn check_file_systems(&self, looked_at: Option<&Pool>) -> Result<()> {
         let mut seen: BTreeMap<u64, &Pool> = BTreeMap::new();
-        for pool in self.pools.iter().filter(|pool| pool.now().unavailable.is_none()) {
+        let now = looked_at.map(|pool| pool.option.name.as_str());
+        let reached =
+            |pool: &&Pool| now == Some(&pool.option.name) || pool.now().unavailable.is_none();
+        for pool in self.pools.iter().filter(reached) {
             if pool.option.capacity.is_some() {
                 continue;
             }
@@ -169,24 +179,62 @@ impl Pools {
         Ok(())
     }
 
-    /// Looks at every pool, and tells by an event what has changed.
+    /// Looks at every pool of the host's own, and tells by an event what has changed.
     ///
     /// # Errors
     /// When what is remembered of them cannot be written.
     pub fn refresh(&self, events: &EventLog) -> Result<bool> {
         let mut news = false;
-        for pool in &self.pools {
-            let looked = self.look(pool);
-            let condition = match &looked {
-                Ok(low) if *low => Condition::Low,
-                Ok(_) => Condition::Ready,
-                Err(_) => Condition::Unavailable,
-            };
-            let message = looked.err().map(|e| e.to_string());
-            pool.now().unavailable.clone_from(&message);
-            news |= self.tell(pool, condition, message, events)?;
+        for pool in self.pools.iter().filter(|pool| !pool.option.shared) {
+            news |= self.refresh_one(pool, events)?;
         }
         Ok(news)
+    }
+
+    fn refresh_one(&self, pool: &Pool, events: &EventLog) -> Result<bool> {
+        let looked = self.look(pool).and_then(|low| match pool.option.shared {
+            true => self.check_file_systems(Some(pool)).map(|()| low),
+            false => Ok(low),
+        });
+        let condition = match &looked {
+            Ok(low) if *low => Condition::Low,
+            Ok(_) => Condition::Ready,
+            Err(_) => Condition::Unavailable,
+        };
+        let message = looked.err().map(|e| e.to_string());
+        pool.now().unavailable.clone_from(&message);
+        self.tell(pool, condition, message, events)
+    }
+
+    /// Names of the shared pools.
+    pub fn shared(&self) -> Vec<String> {
+        let shared = self.pools.iter().filter(|pool| pool.option.shared);
+        shared.map(|pool| pool.option.name.clone()).collect()
+    }
+
+    /// Looks at a shared pool and brings its disks to where the spec wants them. May wait for as long
+    /// as its file system does not answer.
+    ///
+    /// # Errors
+    /// When what is remembered of it cannot be written; the first error of a tree, after the others
+    /// were looked at.
+    pub fn work_shared(
+        &self,
+        name: &str,
+        spec: &HostSpec,
+        image_error: impl Fn(&str) -> Option<Error>,
+        events: &EventLog,
+    ) -> Result<bool> {
+        let Some(pool) = self.pools.iter().find(|pool| pool.option.name == name) else {
+            return Ok(false);
+        };
+        let mut changed = self.refresh_one(pool, events)?;
+        if pool.now().unavailable.is_none() {
+            changed |= self.reconcile_shared(pool, spec, &image_error)?;
+        }
+        let removal = |id: &String| spec.removals.iter().any(|r| r.resource_id == *id);
+        self.done().retain(removal);
+        Ok(changed)
     }
 
     fn tell(

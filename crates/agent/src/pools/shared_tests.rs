@@ -14,6 +14,7 @@ use std::{
 struct Member {
     layout: Layout,
     pools: Pools,
+    events: EventLog,
     end: Arc<AtomicBool>,
     spec: HostSpec,
 }
@@ -27,8 +28,11 @@ impl Member {
         let option = format!("name=nfs,path={},shared,lease=2s,capacity=1GiB", shared.display());
         let option = PoolOption::parse(&option).unwrap();
         let pools = Pools::open_all(layout.clone(), host_id, &[option]).unwrap();
-        let member = Self { layout, pools, end: Arc::default(), spec: HostSpec::default() };
+        let events = EventLog::open(&layout.events()).unwrap();
+        let (end, spec) = (Arc::default(), HostSpec::default());
+        let member = Self { layout, pools, events, end, spec };
         member.start_keeper();
+        member.pass();
         member
     }
 
@@ -49,6 +53,7 @@ impl Member {
 
     fn pass(&self) {
         self.pools.reconcile(&self.spec, |_| None).unwrap();
+        self.pools.work_shared("nfs", &self.spec, |_| None, &self.events).unwrap();
     }
 
     fn status(&self, id: &str) -> Option<api::host::DiskStatus> {
@@ -189,7 +194,7 @@ fn a_disk_goes_to_another_host_with_its_snapshots_and_what_was_made_from_them() 
     f.two.pass();
     f.one.spec = old;
     let refused = || {
-        f.one.pools.reconcile(&f.one.spec, |_| None).unwrap();
+        f.one.pass();
         f.one.status("d-1").is_some_and(|s| s.message.contains("given to another host since"))
     };
     until("an old home is refused", refused);
@@ -294,8 +299,6 @@ fn a_shared_pool_that_is_not_mounted_removes_and_makes_nothing() {
     fs::create_dir(&shared).unwrap();
     f.one.spec.disks = vec![f.disk("d-2", "d-2", 1)];
     f.one.spec.removals = vec![f.removal("d-1", false, 1)];
-    let events = EventLog::open(&f.one.layout.events()).unwrap();
-    f.one.pools.refresh(&events).unwrap();
     f.one.pass();
     for id in ["d-1", "d-2"] {
         let status = f.one.status(id).unwrap();
