@@ -141,7 +141,10 @@ async fn a_shared_pool_is_one_pool_whose_hosts_reach_it_or_not() {
     let all = pools(&shared.cloud, "").await;
     assert_eq!(all.len(), 3);
     let found = shared.pool().await;
-    assert_eq!((found.pool_id.as_str(), found.host_id.as_str(), found.limit_gib), (SHARED, "", 200));
+    assert_eq!(
+        (found.pool_id.as_str(), found.host_id.as_str(), found.limit_gib),
+        (SHARED, "", 200)
+    );
     let hosts: Vec<_> =
         found.hosts.iter().map(|h| (h.host_id.as_str(), h.path.as_str(), &*h.status)).collect();
     assert_eq!(hosts, [("host-1", "/srv/host-1", "Ready"), ("host-2", "/srv/host-2", "Ready")]);
@@ -164,11 +167,8 @@ async fn a_shared_pool_is_one_pool_whose_hosts_reach_it_or_not() {
     assert!(code(&refused) == "OperationDenied" && refused.message().contains("not mounted"));
 
     // What one host is promised is promised to all.
-    let too_much = CreateDiskRequest {
-        size: 181,
-        storage_pool_id: SHARED.to_owned(),
-        ..Default::default()
-    };
+    let too_much =
+        CreateDiskRequest { size: 181, storage_pool_id: SHARED.to_owned(), ..Default::default() };
     let refused = shared.cloud.disks().create_disk(too_much).await.unwrap_err();
     assert_eq!(code(&refused), "OperationDenied.NoStock");
     assert!(refused.message().contains("has 180 GiB of disk free of 200"), "{refused}");
@@ -210,10 +210,11 @@ async fn a_disk_is_attached_on_any_host_and_takes_what_it_shares_layers_with() {
         spec.disks.iter().find(|d| d.disk_id == id).map(|d| (d.tree_id.clone(), d.home_epoch))
     };
     let tree = Some((disk.clone(), 1));
-    shared.until_spec(0, "one tree", |spec| {
-        spec_of(spec, &disk) == tree && spec_of(spec, &second) == tree
-    })
-    .await;
+    shared
+        .until_spec(0, "one tree", |spec| {
+            spec_of(spec, &disk) == tree && spec_of(spec, &second) == tree
+        })
+        .await;
 
     // Not while the other is in use.
     let refused = shared.attach(&second, 1).await.unwrap_err();
@@ -224,18 +225,20 @@ async fn a_disk_is_attached_on_any_host_and_takes_what_it_shares_layers_with() {
     let moved = find(&shared.cloud, &disk).await.unwrap();
     assert_eq!((moved.host_id.as_str(), moved.status.as_str()), ("host-2", "Available"));
     let tree = Some((disk.clone(), 2));
-    shared.until_spec(1, "all of it", |spec| {
-        spec_of(spec, &disk) == tree
-            && spec_of(spec, &second) == tree
-            && spec.snapshots.iter().any(|s| s.snapshot_id == snapshot && s.home_epoch == 2)
-    })
-    .await;
-    shared.until_spec(0, "nothing of it", |spec| {
-        spec.disks.iter().all(|d| d.tree_id.is_empty())
-            && spec.snapshots.is_empty()
-            && spec.removals.is_empty()
-    })
-    .await;
+    shared
+        .until_spec(1, "all of it", |spec| {
+            spec_of(spec, &disk) == tree
+                && spec_of(spec, &second) == tree
+                && spec.snapshots.iter().any(|s| s.snapshot_id == snapshot && s.home_epoch == 2)
+        })
+        .await;
+    shared
+        .until_spec(0, "nothing of it", |spec| {
+            spec.disks.iter().all(|d| d.tree_id.is_empty())
+                && spec.snapshots.is_empty()
+                && spec.removals.is_empty()
+        })
+        .await;
 
     // Grown and reset where it is.
     let grow = ResizeDiskRequest { disk_id: disk.clone(), new_size: 30, ..Default::default() };
@@ -249,10 +252,8 @@ async fn a_disk_is_attached_on_any_host_and_takes_what_it_shares_layers_with() {
         snapshot_id: snapshot.clone(),
         ..Default::default()
     };
-    until_true("the reset", async || {
-        shared.cloud.disks().reset_disk(reset.clone()).await.is_ok()
-    })
-    .await;
+    until_true("the reset", async || shared.cloud.disks().reset_disk(reset.clone()).await.is_ok())
+        .await;
     until_status(&shared.cloud, &disk, "Available").await;
     shared.free(&second, 1).await;
     for id in [&second, &disk] {
@@ -288,10 +289,11 @@ async fn a_disk_of_a_lost_host_is_attached_elsewhere_and_deleted_by_another() {
     // What is to go goes by a host that is there, once that has seen to it.
     shared.change(1, |agent| agent.stuck = true);
     delete(&shared.cloud, &idle).await.unwrap();
-    shared.until_spec(1, "the removal", |spec| {
-        spec.removals.iter().any(|r| r.resource_id == idle && r.home_epoch == 2 && !r.snapshot)
-    })
-    .await;
+    shared
+        .until_spec(1, "the removal", |spec| {
+            spec.removals.iter().any(|r| r.resource_id == idle && r.home_epoch == 2 && !r.snapshot)
+        })
+        .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let deleting = find(&shared.cloud, &idle).await.unwrap();
     assert_eq!(deleting.host_id, "host-2");
@@ -300,9 +302,10 @@ async fn a_disk_of_a_lost_host_is_attached_elsewhere_and_deleted_by_another() {
 
     // The lost one is back and has nothing of them.
     shared.change(0, |agent| agent.silent = false);
-    shared.until_spec(0, "nothing of it", |spec| {
-        spec.removals.is_empty() && spec.disks.iter().all(|d| d.tree_id.is_empty())
-    })
-    .await;
+    shared
+        .until_spec(0, "nothing of it", |spec| {
+            spec.removals.is_empty() && spec.disks.iter().all(|d| d.tree_id.is_empty())
+        })
+        .await;
     assert_eq!(until_status(&shared.cloud, &disk, "In_use").await.host_id, "host-2");
 }

@@ -56,7 +56,8 @@ fn pool(cloud: &Cloud) -> Result<Option<Value>> {
 
 /// The lab's hosts with the shared pool, the second one's address, and the pool's id.
 fn share(cloud: &Cloud, hosts: &[String]) -> Result<String> {
-    let server = cloud.on_host(&hosts[1], "ip -4 -o addr show eth1 | grep -o '10[.][0-9.]*' | head -1")?;
+    let server =
+        cloud.on_host(&hosts[1], "ip -4 -o addr show eth1 | grep -o '10[.][0-9.]*' | head -1")?;
     let server = server.trim().to_owned();
     cloud.on_host(&hosts[1], SERVE).context("the NFS server")?;
     for host in hosts {
@@ -67,9 +68,9 @@ fn share(cloud: &Cloud, hosts: &[String]) -> Result<String> {
         cloud.crash(&["agent", "--host", host])?;
     }
     let ready = |pool: &Value| {
-        let hosts = pool["hosts"].as_array().map_or(0, |all| {
-            all.iter().filter(|host| host["status"] == "Ready").count()
-        });
+        let hosts = pool["hosts"]
+            .as_array()
+            .map_or(0, |all| all.iter().filter(|host| host["status"] == "Ready").count());
         (hosts >= 2).then(|| text(pool, "pool_id"))
     };
     wait::until("a pool of both hosts", SOON, || Ok(pool(cloud)?.as_ref().and_then(ready)))

@@ -215,7 +215,8 @@ impl Layering {
 
     /// Whether a disk's top is becoming this layer.
     pub fn is_pending(&self, layer: &str) -> bool {
-        let becomes = |pending: &Pending| matches!(pending, Pending::Freeze { layer: id } if id == layer);
+        let becomes =
+            |pending: &Pending| matches!(pending, Pending::Freeze { layer: id } if id == layer);
         self.disks.values().any(|disk| disk.pending.as_ref().is_some_and(becomes))
     }
 

@@ -161,9 +161,8 @@ impl Disks {
     /// How every snapshot of the spec is.
     pub fn report_snapshots(&self, spec: &HostSpec) -> Vec<SnapshotStatus> {
         let here = |id: &str| {
-            let named = |s: &SnapshotSpec| {
-                s.snapshot_id == id && self.is_home(&s.pool_id, &s.tree_id)
-            };
+            let named =
+                |s: &SnapshotSpec| s.snapshot_id == id && self.is_home(&s.pool_id, &s.tree_id);
             spec.snapshots.iter().any(named)
         };
         let Some(layering) = self.try_layering() else {

@@ -2,7 +2,7 @@
 //! a tree: it has a directory, an account of layers and a lease of its own, and is one host's at a
 //! time. There nothing goes because a spec does not name it: it may be another host's by now.
 
-use super::{Attachments, Disks, layering::Layering};
+use super::{Attachments, Disks, layering::Layering, tops::LockedTop};
 use crate::{
     error::{Error, FileContext as _, Result},
     layout::{Layout, make_dir, names_in, remove_dir},
@@ -89,6 +89,15 @@ impl Disks {
             && !in_use
         {
             for id in ids {
+                // Not under a host that is gone for the lease, but whose lock is still there.
+                let top = self.layout.disk(&id);
+                let locked = if top.exists() { LockedTop::open(&top)? } else { continue };
+                if locked.is_none() {
+                    let message = "its lease is this host's, but it is still locked for the host \
+                                   before, until the file system gives that lock up or the process \
+                                   there ends";
+                    return Err(Error::resource(&id, "DiskBusy", message));
+                }
                 match self.mend(&id) {
                     Ok(Some(done)) => tracing::info!("{done}"),
                     Ok(None) => {}
@@ -148,7 +157,7 @@ impl Disks {
     pub(super) fn mark_deleted(&self, spec: &HostSpec, layering: &mut Layering) -> Result<bool> {
         let removed = self.removals(spec, true);
         let news = |id: &&str| layering.layers.get(*id).is_some_and(|layer| !layer.deleted);
-        if self.tree.is_none() || !removed.iter().any(|id| news(&id)) {
+        if self.tree.is_none() || !removed.iter().any(news) {
             return Ok(false);
         }
         layering.change(&self.layout, |account| {
@@ -177,12 +186,10 @@ impl Disks {
     pub fn removed(&self, spec: &HostSpec) -> BTreeSet<String> {
         let layering = self.layering();
         let on_medium = self.on_medium().unwrap_or_default();
-        let has_disk = |id: &str| {
-            layering.disks.contains_key(id) || on_medium.iter().any(|found| found == id)
-        };
+        let has_disk =
+            |id: &str| layering.disks.contains_key(id) || on_medium.iter().any(|found| found == id);
         let has_snapshot = |id: &str| {
-            layering.layers.get(id).is_some_and(|layer| !layer.deleted)
-                || layering.is_pending(id)
+            layering.layers.get(id).is_some_and(|layer| !layer.deleted) || layering.is_pending(id)
         };
         let here = spec.removals.iter().filter(|r| self.is_home(&r.pool_id, &r.tree_id));
         let gone = here.filter(|r| {

@@ -114,7 +114,8 @@ fn a_stop_that_was_begun_is_finished_before_the_next_start() {
 
 fn exit_of(code: ExitCode) -> Exit {
     let record = Record { launches: 4, ..record(1, Phase::Running) };
-    let report = ExitReport { launch: 4, code: Some(code.into()), signal: None, ..ExitReport::default() };
+    let report =
+        ExitReport { launch: 4, code: Some(code.into()), signal: None, ..ExitReport::default() };
     Exit::of(&record, Some(&report), BOOT, "one\n\ntwo\nlast words\n")
 }
 

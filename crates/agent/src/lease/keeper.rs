@@ -79,10 +79,10 @@ pub(crate) fn serve(dir: &Path, vmm_dir: &Path, end: &Arc<AtomicBool>) -> Result
     while !end.load(Ordering::Relaxed) {
         threads.retain(|_, thread| !thread.is_finished());
         for (tree_id, want) in local::wanted(dir)? {
-            if !threads.contains_key(&tree_id) {
-                let (id, dir, end) = (tree_id.clone(), dir.to_owned(), Arc::clone(end));
-                threads.insert(tree_id, thread::spawn(move || hold(&dir, &id, &want, &end)));
-            }
+            threads.entry(tree_id).or_insert_with_key(|id| {
+                let (id, dir, end) = (id.clone(), dir.to_owned(), Arc::clone(end));
+                thread::spawn(move || hold(&dir, &id, &want, &end))
+            });
         }
         let heard = local::read::<u64>(&dir.join(local::AGENT)).map(Duration::from_millis);
         if heard.is_some_and(|heard| now() > heard + SILENT) {
@@ -188,7 +188,8 @@ fn state(lease: &Lease, want: &Want, trouble: &str) -> LeaseState {
         _ => {}
     }
     // One late answer is no trouble yet.
-    if state.until_ms == 0 || now() + want.terms().hold / 2 > Duration::from_millis(state.until_ms) {
+    if state.until_ms == 0 || now() + want.terms().hold / 2 > Duration::from_millis(state.until_ms)
+    {
         trouble.clone_into(&mut state.trouble);
     }
     state

@@ -65,9 +65,9 @@ impl PoolOption {
                 "lease" => {
                     let seconds = value.strip_suffix('s').and_then(|s| s.parse::<u64>().ok());
                     let seconds = seconds.filter(|s| HOLD_RANGE.contains(s));
-                    option.lease = Some(Duration::from_secs(seconds.ok_or_else(|| {
-                        format!("lease {value:?} must be 2s to 3600s")
-                    })?));
+                    option.lease = Some(Duration::from_secs(
+                        seconds.ok_or_else(|| format!("lease {value:?} must be 2s to 3600s"))?,
+                    ));
                 }
                 _ => {
                     return Err(format!(

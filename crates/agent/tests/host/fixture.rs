@@ -17,7 +17,7 @@ use std::{
 use tempfile::TempDir;
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 static NEXT_HOST: AtomicU32 = AtomicU32::new(0);
 
 pub struct Host {

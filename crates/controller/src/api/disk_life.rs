@@ -146,7 +146,10 @@ fn place_in(
     let named = |pool: &&PoolRecord| pool.pool_id == pool_id || pool.name == pool_id;
     let has_it = |host: &&HostRecord| host.pools.iter().any(|pool| named(&pool));
     let mut hosts: Vec<HostRecord> = view.hosts.iter().filter(has_it).cloned().collect();
-    let mut pools: Vec<&str> = hosts.iter().flat_map(|host| &host.pools).filter(named)
+    let mut pools: Vec<&str> = hosts
+        .iter()
+        .flat_map(|host| &host.pools)
+        .filter(named)
         .map(|pool| pool.pool_id.as_str())
         .collect();
     pools.sort_unstable();

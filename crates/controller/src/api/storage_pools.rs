@@ -38,7 +38,12 @@ impl Api {
 }
 
 /// How a host has a pool.
-fn status(state: PoolState, said: &str, host: Option<&HostRecord>, host_id: &str) -> (&'static str, String) {
+fn status(
+    state: PoolState,
+    said: &str,
+    host: Option<&HostRecord>,
+    host_id: &str,
+) -> (&'static str, String) {
     match state {
         _ if host.is_none_or(|host| host.lost) => {
             ("Unavailable", format!("its host {host_id} is lost"))

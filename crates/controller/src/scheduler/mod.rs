@@ -76,7 +76,10 @@ pub fn place(hosts: &[HostRecord], needs: &Needs, amount: u32, now_ms: i64) -> V
         host.memory_mib_used += needs.memory_mib;
         placed.push(Placement { host_id: host.host_id.clone(), pool_ids });
         // What is promised of a shared pool is promised for all of its hosts.
-        let shared: Vec<(String, u64)> = host.pools.iter().filter(|pool| pool.shared)
+        let shared: Vec<(String, u64)> = host
+            .pools
+            .iter()
+            .filter(|pool| pool.shared)
             .map(|pool| (pool.pool_id.clone(), pool.provisioned_gib))
             .collect();
         for pool in hosts.iter_mut().flat_map(|host| &mut host.pools) {

@@ -1,6 +1,8 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups, trees};
+use super::{
+    disk_snapshots, disks, hosts, images, instances, networks, query, security_groups, trees,
+};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;

@@ -50,11 +50,8 @@ pub(super) fn plant(conn: &Connection, disk: &mut DiskRecord) -> Result<(), Stor
 
 /// A snapshot is in its disk's tree, and where that is.
 pub(super) fn graft(conn: &Connection, snapshot: &mut SnapshotRecord) -> Result<(), StoreError> {
-    let of_disk: Vec<String> = query::column(
-        conn,
-        "SELECT tree_id FROM disks WHERE disk_id = ?1",
-        [&snapshot.disk_id],
-    )?;
+    let of_disk: Vec<String> =
+        query::column(conn, "SELECT tree_id FROM disks WHERE disk_id = ?1", [&snapshot.disk_id])?;
     let Some(tree_id) = of_disk.into_iter().next() else { return Ok(()) };
     if let Some(home) = home(conn, &tree_id)? {
         (snapshot.tree_id, snapshot.host_id) = (home.tree_id, home.host_id);

@@ -8,9 +8,9 @@ pub mod feed;
 pub mod images;
 pub mod lists;
 pub mod pools;
-pub mod shared_pools;
 pub mod records;
 pub mod reports;
+pub mod shared_pools;
 pub mod snapshots;
 pub mod tokens;
 

@@ -64,7 +64,8 @@ pub async fn a_shared_pool_has_one_account_and_hosts_of_its_own(backend: &impl B
     let [(one, 2)] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((one.provisioned_gib, one.host_id.as_str(), one.hosts.len()), (40, "", 2));
     let more = DisksPlan { insert: vec![at("d-3", "h-2")], ..Default::default() };
-    let more = DisksPlan { insert: vec![DiskRecord { size_gib: 61, ..more.insert[0].clone() }], ..more };
+    let more =
+        DisksPlan { insert: vec![DiskRecord { size_gib: 61, ..more.insert[0].clone() }], ..more };
     assert!(matches!(plan(&*store, more).await, Err(StoreError::PoolFull { .. })));
 
     // One host does not reach it: it says nothing of the pool, only of itself.
