@@ -241,6 +241,10 @@ fn explain(state: &LeaseState, now: Duration) -> (&'static str, String) {
         );
         return ("DiskLeaseLost", message);
     }
+    let margin = state.hold_ms / u64::from(MARGIN);
+    if state.until_ms > now_ms.saturating_add(margin) {
+        return ("DiskNotReady", "its lease is this host's, which is about to open it".to_owned());
+    }
     if state.until_ms > 0 {
         let message = "the shared directory of its storage pool has not answered in time, so its \
                        lease cannot be renewed; look at the mount"
@@ -249,8 +253,10 @@ fn explain(state: &LeaseState, now: Duration) -> (&'static str, String) {
     }
     if state.waits_until_ms > now_ms {
         let message = format!(
-            "its lease is being taken over from another host, which may use the disk for {} s yet",
-            (state.waits_until_ms - now_ms).div_ceil(1000)
+            "its lease is being taken over from another host, which may use the disk for up to {} s \
+             yet",
+            // Not another sentence every second.
+            (state.waits_until_ms - now_ms).div_ceil(10_000) * 10
         );
         return ("DiskLeaseHeld", message);
     }
@@ -379,12 +385,17 @@ mod tests {
             let error = leases.why_not("d-1", "d-1");
             (error.code().to_owned(), error.to_string())
         };
+        let until_ms = super::super::keeper::ms(now()) + 15_000;
+        let ours = LeaseState { until_ms, hold_ms: 20_000, ..LeaseState::default() };
+        assert_eq!(said(&ours).0, "DiskNotReady");
+        let over = LeaseState { until_ms: until_ms - 12_000, ..ours };
+        assert_eq!(said(&over).0, "DiskLeaseLost");
         let held = LeaseState { holder: "h-2".to_owned(), ..LeaseState::default() };
         let (code, message) = said(&held);
         assert!(code == "DiskLeaseHeld" && message.contains("h-2"), "{message}");
         let waits_until_ms = super::super::keeper::ms(now()) + 7_500;
         let (code, message) = said(&LeaseState { waits_until_ms, ..held.clone() });
-        assert!(code == "DiskLeaseHeld" && message.contains("8 s"), "{message}");
+        assert!(code == "DiskLeaseHeld" && message.contains("up to 10 s"), "{message}");
         let (code, message) = said(&LeaseState { trouble: "stale".to_owned(), ..held });
         assert!(code == "DiskLeaseLost" && message.contains("stale"), "{message}");
     }
