@@ -24,6 +24,7 @@ pub mod metadata_directory;
 pub mod networks;
 pub mod pools;
 pub mod reconcile;
+pub mod underlay;
 pub mod vmm_client;
 
 pub use error::{Error, Result};

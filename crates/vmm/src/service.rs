@@ -228,9 +228,9 @@ mod tests {
         virtio::testing::eventually,
     };
     use api::vmm::{
-        AttachDisk, AttachedDisk, DetachDisk, Disk, DiskFormat, DiskLayer, DiskLimit, FileRef,
-        Flush, GetInfo, Pause, PowerButton, ResizeDisk, Resume, SetDiskLimit, Terminate,
-        file_ref::Source,
+        AttachDisk, AttachNic, AttachedDisk, DetachDisk, DetachNic, Disk, DiskFormat, DiskLayer,
+        DiskLimit, FileRef, Flush, GetInfo, Nic, Pause, PowerButton, ResizeDisk, Resume,
+        SetDiskLimit, SwitchTaps, Terminate, file_ref::Source,
     };
     use std::os::{fd::AsRawFd as _, unix::net::UnixListener};
 
@@ -366,6 +366,38 @@ mod tests {
         assert!(info(&mut client).is_empty());
         let refused = client.call(detach(true)).unwrap_err().to_string();
         assert!(refused.contains("NotFound"), "{refused}");
+        thread.finish();
+    }
+
+    #[test]
+    fn interfaces_come_through_the_socket_with_their_taps_and_go_again() {
+        crate::nics::testing::own_network();
+        let tap = |name| crate::nics::testing::tap(name, false);
+        let (_dir, _disks, thread, mut client) = controlled();
+        let list = |client: &mut Client| match client.call(Op::GetInfo(GetInfo {})) {
+            Ok(Answer::Info(info)) => info.nics,
+            other => panic!("{other:?}"),
+        };
+        let nic = Nic {
+            eni_id: "eni-1".to_owned(),
+            mac: "00:16:3e:00:00:01".to_owned(),
+            tap_fds: vec![0],
+            tap_epoch: 1,
+            ..Default::default()
+        };
+        let attach = || Op::AttachNic(AttachNic { nic: Some(nic.clone()) });
+        let refused = client.call(attach()).unwrap_err().to_string();
+        assert!(refused.contains("InvalidArgument"), "{refused}");
+        client.call_with(attach(), &[tap("one").as_raw_fd()]).unwrap();
+        assert_eq!((list(&mut client)[0].slot, list(&mut client)[0].tap_epoch), (1, 1));
+        let switch = SwitchTaps { eni_id: "eni-1".to_owned(), tap_epoch: 2, tap_fds: vec![0] };
+        client.call_with(Op::SwitchTaps(switch), &[tap("two").as_raw_fd()]).unwrap();
+        assert_eq!(list(&mut client)[0].tap_epoch, 2);
+        let detach = |force| Op::DetachNic(DetachNic { eni_id: "eni-1".to_owned(), force });
+        client.call(detach(false)).unwrap();
+        assert!(list(&mut client)[0].detaching);
+        client.call(detach(true)).unwrap();
+        assert!(list(&mut client).is_empty());
         thread.finish();
     }
 

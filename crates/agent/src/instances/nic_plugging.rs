@@ -53,6 +53,7 @@ pub async fn open(
         eni_id: eni.eni_id.clone(),
         mac: eni.mac.clone(),
         queue_pairs,
+        mtu: host.networks.mtu().into(),
         tap_epoch: host.networks.tap_epoch(eni).await,
         ..Nic::default()
     };

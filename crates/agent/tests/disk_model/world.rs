@@ -172,7 +172,10 @@ impl World {
             jail_uid_base: 2_000_000,
             boot_id: "boot".into(),
         };
-        let netns = self.outside.path().join("netns");
+        let network_options = network::Options {
+            namespace_dir: self.outside.path().join("netns"),
+            ..network::Options::default()
+        };
         let host = self.runtime.block_on(async {
             let client =
                 controller_link::client("http://127.0.0.1:9", JoinToken::new("t").unwrap());
@@ -180,7 +183,7 @@ impl World {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
                 disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
-                networks: Networks::open(&layout, &netns).await.unwrap(),
+                networks: Networks::open(&layout, network_options).await.unwrap(),
                 interfaces: Interfaces::default(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
                 events: EventLog::open(&layout.events()).unwrap(),

@@ -53,6 +53,7 @@ fn agent_script(settings: &HostSettings<'_>) -> String {
         "#!/bin/sh\n. /run/lab.env\nexport NO_COLOR=1\n\
          # More for the agent, such as ECS_POOLS.\n\
          if [ -e /var/lib/ecs/agent.env ]; then set -a; . /var/lib/ecs/agent.env; set +a; fi\n\
+         [ ! -e /sys/class/net/eth1 ] || export ECS_UNDERLAY_IP=$peer\n\
          exec taskset -c 1-{vcpus} /lab/bin/ecs-agent --controller http://10.0.2.2:{port} \
          --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
          --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \

@@ -110,7 +110,10 @@ impl Session {
                 Answer::Ack(Ack {})
             }
             Some(op) => {
-                let takes_files = matches!(op, Op::AttachDisk(_) | Op::SwitchLayers(_));
+                let takes_files = matches!(
+                    op,
+                    Op::AttachDisk(_) | Op::SwitchLayers(_) | Op::AttachNic(_) | Op::SwitchTaps(_)
+                );
                 let files = if takes_files { self.files.pop_front() } else { None };
                 let files = files.unwrap_or_default();
                 if files.len() > MAX_FILES {

@@ -1,6 +1,8 @@
 //! The network interfaces of a machine, which come and go while it runs; see [`crate::plugged`].
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use crate::{

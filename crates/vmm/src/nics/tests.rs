@@ -1,4 +1,7 @@
-use super::{MOST_PAIRS, NicError, Nics};
+use super::{
+    MOST_PAIRS, NicError, Nics,
+    testing::{own_network, tap},
+};
 use crate::{
     bus::BusDevice as _,
     control::Files,
@@ -7,14 +10,7 @@ use crate::{
     virtio::testing::{Driver, DriverQueue, Host, eventually},
 };
 use api::vmm::{AttachNic, Nic, SwitchTaps};
-use nix::sched::{CloneFlags, unshare};
-use std::{
-    ffi::CString,
-    fs::{File, OpenOptions},
-    os::fd::{AsRawFd as _, OwnedFd},
-    process::Command,
-    sync::Arc,
-};
+use std::{ffi::CString, fs::File, os::fd::OwnedFd, process::Command, sync::Arc};
 use vm_memory::{Bytes as _, GuestAddress};
 
 const BUFFER: u64 = 0x10_0000;
@@ -22,30 +18,12 @@ const LINK: u64 = 0x2006;
 /// `VIRTIO_F_EVENT_IDX`: without it every packet interrupts.
 const EVENT_IDX: u64 = 1 << 29;
 
-/// A network of this thread's own, so that tests do not see each other's taps.
 fn machine() -> (Host, Nics, Arc<HotplugController>) {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may make network namespaces");
+    own_network();
     let host = Host::new();
     let hotplug = Arc::new(HotplugController::new(Arc::default()));
     let nics = Nics::new(&host.root, &host.memory, 2, &hotplug);
     (host, nics, hotplug)
-}
-
-/// A queue of the tap `name`, which exists as long as one of its queues is open.
-fn tap(name: &str, multi_queue: bool) -> OwnedFd {
-    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-    // SAFETY: all zeroes is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    let kind = if multi_queue { libc::IFF_MULTI_QUEUE } else { 0 };
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | kind;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: the request is a valid `ifreq` for the length of the call.
-    let made = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
-    assert_eq!(made, 0, "{}", std::io::Error::last_os_error());
-    file.into()
 }
 
 fn exists(tap: &str) -> bool {
