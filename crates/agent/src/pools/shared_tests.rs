@@ -198,6 +198,8 @@ fn a_disk_goes_to_another_host_with_its_snapshots_and_what_was_made_from_them() 
         f.one.status("d-1").is_some_and(|s| s.message.contains("given to another host since"))
     };
     until("an old home is refused", refused);
+    f.one.pass();
+    assert!(f.one.pools.leases().wanted().unwrap().is_empty(), "nor does it ask again");
     f.one.spec = HostSpec::default();
     f.one.pass();
     f.two.spec = new;

@@ -45,6 +45,8 @@ pub(super) struct Tree {
     damaged: Vec<(String, Error)>,
     /// Why it could not be opened.
     refused: Option<(String, String)>,
+    /// The home epoch of a spec that is older than what another host has done since.
+    outdated: Option<u64>,
 }
 
 /// Disks that are used for a step. A tree stays this host's until the step is over.
@@ -150,6 +152,8 @@ impl Pools {
         let pool_id = pool.now().pool_id.clone();
         let homes = homes(spec, &pool_id);
         let mut changed = self.leave_others(pool, &pool_id, &homes)?;
+        let wanted = self.leases.wanted()?;
+        pool.now().trees.retain(|id, _| homes.contains_key(id) || wanted.contains_key(id));
         let mut failed = None;
         for (tree_id, home) in &homes {
             match self.tend_tree(pool, &pool_id, tree_id, home, spec, image_error) {
@@ -185,11 +189,19 @@ impl Pools {
             return self.drop_tree(pool, tree_id);
         }
         let Some(terms) = pool.now().terms else { return Ok(false) };
+        let outdated = {
+            let mut now = pool.now();
+            let tree = now.trees.entry(tree_id.to_owned()).or_default();
+            tree.members.clone_from(&home.members);
+            tree.outdated == Some(home.epoch)
+        };
+        if outdated {
+            return Ok(false);
+        }
         self.leases.want(tree_id, pool_id, &directory.join(LEASE), terms)?;
         let epoch = {
             let mut now = pool.now();
             let tree = now.trees.entry(tree_id.to_owned()).or_default();
-            tree.members.clone_from(&home.members);
             let same = tree.home_epoch == home.epoch && tree.refused.is_none();
             tree.disks.as_ref().and_then(|d| d.lease()).filter(|_| same).map(|lease| lease.epoch)
         };
@@ -253,8 +265,10 @@ impl Pools {
             Err(e) => {
                 tree.disks = None;
                 tree.refused = Some((e.code().to_owned(), e.to_string()));
+                let outdated = e.code() == "DiskLeaseHeld" && !in_use;
+                tree.outdated = outdated.then_some(home.epoch);
                 drop(now);
-                if e.code() == "DiskLeaseHeld" && !in_use {
+                if outdated {
                     // Whoever was given it since is to get it.
                     self.leases.forget(tree_id)?;
                 }
@@ -312,6 +326,10 @@ impl Pools {
                 // The step that uses it is over soon.
                 continue;
             };
+            // One that was over before has noted for whom it was.
+            if self.leases.is_registered(&tree_id)? {
+                continue;
+            }
             if let Some(disks) = disks.filter(|d| d.lease().is_some_and(TreeLease::may_use)) {
                 disks.sync()?;
             }
