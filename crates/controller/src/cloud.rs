@@ -37,6 +37,9 @@ pub struct CloudOptions {
     pub owner_account_id: String,
     /// Public addresses that this cloud may give away.
     pub eip_ranges: Vec<Ipv4Net>,
+    /// Networks that instances must not reach from their public addresses: those of hosts and
+    /// controllers.
+    pub protected_cidrs: Vec<Ipv4Net>,
 }
 
 /// What every part of the controller shares.

@@ -73,6 +73,10 @@ struct Arguments {
     /// several times, or with commas. Without one there are no EIPs.
     #[arg(long = "eip-range", env = "ECS_EIP_RANGES", value_delimiter = ',')]
     eip_ranges: Vec<Ipv4Net>,
+    /// A network that instances must not reach from their public addresses, as that of the hosts and
+    /// controllers; may be given several times, or with commas.
+    #[arg(long = "protected-cidr", env = "ECS_PROTECTED_CIDRS", value_delimiter = ',')]
+    protected_cidrs: Vec<Ipv4Net>,
 }
 
 fn factor(text: &str) -> Result<f64, String> {
@@ -145,6 +149,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         ntp_servers: arguments.ntp_servers,
         owner_account_id: arguments.owner_account_id,
         eip_ranges: Ipv4Net::aggregate(&arguments.eip_ranges),
+        protected_cidrs: Ipv4Net::aggregate(&arguments.protected_cidrs),
     })
     .await?;
     let listener = TcpListener::bind(arguments.listen)

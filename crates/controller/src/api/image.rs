@@ -262,6 +262,7 @@ mod tests {
                 ntp_servers: Vec::new(),
                 owner_account_id: String::new(),
                 eip_ranges: Vec::new(),
+                protected_cidrs: Vec::new(),
             },
         ));
         let header = ImportImageHeader { image_name: "left".to_owned(), ..Default::default() };

@@ -37,7 +37,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
         removals: snapshot.removals.iter().map(removal).collect(),
         prefix_lists: snapshot.prefix_lists.iter().map(prefix_list).collect(),
-        ..HostSpec::default()
+        protected_cidrs: options.protected_cidrs.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -72,6 +72,7 @@ impl Site {
                 ntp_servers: Vec::new(),
                 owner_account_id: String::new(),
                 eip_ranges: Vec::new(),
+                protected_cidrs: Vec::new(),
             },
         ))
     }
