@@ -84,7 +84,9 @@ async fn work_on(
     let mut said = String::new();
     loop {
         leases.mark_unchanged();
-        if let Some(spec) = specs.borrow_and_update().clone() {
+        // Not kept borrowed while it is worked on: whoever has a new one waits for that.
+        let spec = specs.borrow_and_update().clone();
+        if let Some(spec) = spec {
             let (of_step, pool) = (Arc::clone(&host), name.clone());
             let work = move || {
                 let (disks, images) = (&of_step.disks, &of_step.images);

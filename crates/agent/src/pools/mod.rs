@@ -297,8 +297,7 @@ impl Pools {
     /// The pool's id, which is remembered before anything is put there.
     fn identify(&self, pool: &Pool) -> Result<String> {
         let name = &pool.option.name;
-        let mut known = self.known();
-        let before = known.get(name).map(|entry| entry.pool_id.clone());
+        let before = self.known().get(name).map(|entry| entry.pool_id.clone());
         pool.now().pool_id = before.clone().unwrap_or_default();
         let pool_id = if pool.is_default {
             format!("pool-{}", self.host_id)
@@ -310,6 +309,7 @@ impl Pools {
         };
         pool.now().pool_id.clone_from(&pool_id);
         if before.as_ref() != Some(&pool_id) {
+            let mut known = self.known();
             let mut all = known.clone();
             let entry = Known { pool_id: pool_id.clone(), condition: Condition::Ready, changes: 0 };
             all.insert(name.clone(), entry);
