@@ -9,7 +9,7 @@ packages=(
     # Images.
     mmdebstrap debian-archive-keyring e2fsprogs fdisk qemu-utils cpio zstd kmod busybox-static
     # The lab and the tests.
-    qemu-system-x86 nftables iproute2 openssh-client procps
+    qemu-system-x86 nftables iproute2 iperf3 openssh-client procps
 )
 
 say() { printf 'deps: %s\n' "$*" >&2; }

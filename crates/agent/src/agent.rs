@@ -66,7 +66,8 @@ pub async fn run(config: Config) -> Result<()> {
         settings,
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
         disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools)?,
-        networks: Networks::open(&layout, network_options(&config, underlay)).await?,
+        networks: Networks::open(&layout, &host_id(&layout)?, network_options(&config, underlay))
+            .await?,
         interfaces: Interfaces::default(),
         cgroups: Cgroups::open(&config.cgroup)?,
         events: EventLog::open(&layout.events())?,

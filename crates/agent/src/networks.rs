@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 /// Networks and metadata of this host.
 #[derive(Debug)]
 pub struct Networks {
+    host_id: String,
     host: HostNetwork,
     metadata: metadata::Service,
     report: Mutex<Report>,
@@ -44,10 +45,11 @@ impl Networks {
     ///
     /// # Errors
     /// Without root's privileges.
-    pub async fn open(layout: &Layout, options: network::Options) -> Result<Self> {
+    pub async fn open(layout: &Layout, host_id: &str, options: network::Options) -> Result<Self> {
         let host =
             HostNetwork::new(options).await.map_err(|e| Error::Configuration(e.to_string()))?;
         Ok(Self {
+            host_id: host_id.to_owned(),
             host,
             metadata: metadata::Service::new(token_key(layout)?),
             report: Mutex::default(),
@@ -65,7 +67,7 @@ impl Networks {
         if let Some(message) = self.repairs.told_now(&report.repairs, now_ms()) {
             tracing::warn!("network: {message}");
             let kind = "Network.Repaired";
-            if let Err(e) = events.append(&spec.host_id, now_ms(), kind, &message, now_ms()) {
+            if let Err(e) = events.append(&self.host_id, now_ms(), kind, &message, now_ms()) {
                 tracing::warn!("cannot note that networks were put right: {e}");
             }
         }

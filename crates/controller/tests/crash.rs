@@ -323,3 +323,108 @@ async fn disks_that_come_and_go_survive_crashes() {
     assert_eq!(hosts.into_inner().hosts[0].disk_gib_used, data + 1, "and the system disk of 1 GiB");
     assert_eq!(agent.behaviour.lock().unwrap().disks.len(), 13);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn interfaces_that_come_and_go_survive_crashes() {
+    const INSTANCES: usize = 6;
+    let mut cloud = CloudProcess::start(&["--cpu-overcommit", "1000"]).await;
+    let site = cloud.site().await;
+    let agent = FakeAgent::start(&cloud, "host-1", 64, 4 << 20);
+    let order = RunInstancesRequest { client_token: "all".to_owned(), ..site.run(6) };
+    let instance_ids = loop {
+        match cloud.instances().run_instances(order.clone()).await {
+            Ok(answer) => break answer.into_inner().instance_id_sets,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while all(&cloud).await.iter().any(|instance| instance.status != "Running") {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let tasks: Vec<_> = (0..2 * INSTANCES)
+        .map(|number| {
+            let (enis, site) = (cloud.network_interfaces(), site.clone());
+            let instance_id = instance_ids[number / 2].clone();
+            tokio::spawn(async move {
+                let request = CreateNetworkInterfaceRequest {
+                    v_switch_id: site.v_switch_id,
+                    security_group_id: site.security_group_id,
+                    client_token: format!("eni-{number}"),
+                    ..Default::default()
+                };
+                let made = answered(|| {
+                    let (mut enis, request) = (enis.clone(), request.clone());
+                    async move { enis.create_network_interface(request).await }
+                });
+                let eni_id = made.await.unwrap().into_inner().network_interface_id;
+                let attach = AttachNetworkInterfaceRequest {
+                    network_interface_id: eni_id.clone(),
+                    instance_id,
+                    ..Default::default()
+                };
+                let attached = answered(|| {
+                    let (mut enis, attach) = (enis.clone(), attach.clone());
+                    async move { enis.attach_network_interface(attach).await }
+                });
+                // A call whose answer was lost has been carried out.
+                if let Err(status) = attached.await {
+                    assert_eq!(code(&status), "InvalidOperation.InvalidEniState", "{status}");
+                }
+                let more = AssignPrivateIpAddressesRequest {
+                    network_interface_id: eni_id.clone(),
+                    secondary_private_ip_address_count: 2,
+                    client_token: format!("more-{number}"),
+                    ..Default::default()
+                };
+                loop {
+                    let assigned = answered(|| {
+                        let (mut enis, more) = (enis.clone(), more.clone());
+                        async move { enis.assign_private_ip_addresses(more).await }
+                    });
+                    match assigned.await {
+                        Ok(_) => return eni_id,
+                        Err(status) => {
+                            assert_eq!(code(&status), "InvalidOperation.InvalidEniState")
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        })
+        .collect();
+    for round in 0..4 {
+        tokio::time::sleep(Duration::from_millis(20 + 60 * round)).await;
+        cloud.restart().await;
+    }
+    let mut expected = BTreeSet::new();
+    for task in tasks {
+        expected.insert(task.await.unwrap());
+    }
+    cloud.restart().await;
+    let request = DescribeNetworkInterfacesRequest { page_size: 100, ..Default::default() };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let answer = cloud.network_interfaces().describe_network_interfaces(request.clone()).await;
+        let enis = answer.unwrap().into_inner().network_interface_sets;
+        let made = enis.iter().filter(|eni| eni.r#type == "Secondary");
+        let ids: BTreeSet<String> = made.map(|eni| eni.network_interface_id.clone()).collect();
+        assert_eq!(ids, expected, "every order made one interface");
+        let addresses: Vec<&str> = enis
+            .iter()
+            .flat_map(|eni| &eni.private_ip_sets)
+            .map(|ip| ip.private_ip_address.as_str())
+            .collect();
+        assert_eq!(addresses.len(), INSTANCES + 2 * INSTANCES * 3);
+        let distinct: BTreeSet<&&str> = addresses.iter().collect();
+        assert_eq!(distinct.len(), addresses.len(), "an address was given twice");
+        if enis.iter().all(|eni| eni.status == "InUse" && eni.in_effect) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not all are there: {enis:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let behaviour = agent.behaviour.lock().unwrap();
+    assert_eq!(behaviour.enis.len(), 3 * INSTANCES);
+    assert!(behaviour.faults.is_empty(), "{:?}", behaviour.faults);
+}

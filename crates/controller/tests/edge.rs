@@ -218,7 +218,7 @@ async fn routes_lead_to_what_is_there_and_nowhere_when_it_is_gone() {
     let listed = tables.describe_route_table_list(list.clone()).await.unwrap().into_inner();
     assert_eq!(listed.total_count, 2);
     let system = listed.router_table_list.iter().find(|t| t.route_table_type == "System").unwrap();
-    assert_eq!(system.v_switch_ids, [edge.site.v_switch_id.clone()]);
+    assert_eq!(system.v_switch_ids, std::slice::from_ref(&edge.site.v_switch_id));
     let of_system =
         DeleteRouteTableRequest { route_table_id: system.route_table_id.clone(), ..delete.clone() };
     let refused = tables.delete_route_table(of_system).await.unwrap_err();

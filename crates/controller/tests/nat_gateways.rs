@@ -213,13 +213,15 @@ async fn a_gateway_has_entries_and_a_host_and_moves_when_that_is_lost() {
 
 #[tokio::test]
 async fn a_gateway_waits_for_a_host() {
-    let edge = Edge::start(&["--lease-seconds", "1"]).await;
+    let mut edge = Edge::start(&["--lease-seconds", "1"]).await;
     edge.agent.behaviour.lock().unwrap().silent = true;
     edge.until_hosts(0).await;
     let made = create(&edge, "").await;
     let waiting = edge.gateway(&made.nat_gateway_id).await.unwrap();
     assert_eq!((waiting.status.as_str(), waiting.host_id.as_str()), ("Creating", ""));
     assert!(waiting.status_reason.contains("waits"), "{waiting:?}");
+    // Nothing but what is stored remembers it.
+    edge.cloud.restart().await;
     edge.agent.behaviour.lock().unwrap().silent = false;
     until_gateway(&edge, &made.nat_gateway_id, "Available", "host-1").await;
 }

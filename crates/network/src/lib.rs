@@ -19,6 +19,7 @@ mod edge;
 mod error;
 mod filter;
 mod host;
+mod ipv6;
 mod names;
 mod namespace;
 mod netlink;

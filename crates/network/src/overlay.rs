@@ -16,7 +16,7 @@ use crate::{
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
 /// 100.64.0.0/11, of the range that ECS keeps for itself.
@@ -34,6 +34,11 @@ pub(crate) fn hops(hosts: impl IntoIterator<Item = Ipv4Addr>) -> BTreeMap<Ipv4Ad
         (host, Ipv4Addr::from(FIRST_HOP + free.unwrap_or(start)))
     };
     hosts.into_iter().map(hop).collect()
+}
+
+/// The IPv6 next hop that stands for a host: a link-local address made of its underlay address.
+pub(crate) fn hop6(host: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::from(0xfe80_u128 << 112 | u128::from(u32::from(host)))
 }
 
 /// Makes the VXLAN interface if the VPC needs one and removes it if not. Gives its index.

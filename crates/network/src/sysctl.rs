@@ -20,21 +20,36 @@ const OF_NAMESPACE: &[(&str, &str)] = &[
     ("net/netfilter/nf_conntrack_tcp_timeout_established", "910"),
 ];
 
-/// Of every VPC namespace whose kernel has IPv6.
-const IPV6: &[(&str, &str)] =
+/// Of every VPC namespace without IPv6, if the kernel has it.
+const NO_IPV6: &[(&str, &str)] =
     &[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")];
+
+/// Of every VPC namespace with IPv6. A guest must not be able to claim the gateway's address, so the
+/// host does not ask whether anybody has it.
+const IPV6: &[(&str, &str)] = &[
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/all/accept_redirects", "0"),
+    ("net/ipv6/conf/default/accept_redirects", "0"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "0"),
+    ("net/ipv6/conf/all/forwarding", "1"),
+];
 
 /// Sets the parameters of a namespace; conntrack must be in use there already. Tells which were
 /// different.
-pub(crate) async fn set_namespace(namespace: &Namespace) -> Result<Vec<String>, Error> {
+pub(crate) async fn set_namespace(namespace: &Namespace, ipv6: bool) -> Result<Vec<String>, Error> {
     namespace
-        .run(|| {
+        .run(move || {
             let mut changed = Vec::new();
             for (key, value) in OF_NAMESPACE {
                 set(key, value, &mut changed)?;
             }
-            if Path::new("/proc/sys/net/ipv6").exists() {
-                for (key, value) in IPV6 {
+            let keys = if ipv6 { IPV6 } else { NO_IPV6 };
+            if ipv6 || Path::new("/proc/sys/net/ipv6").exists() {
+                for (key, value) in keys {
                     set(key, value, &mut changed)?;
                 }
             }

@@ -7,6 +7,7 @@ use crate::{
     dhcp::{self, Lease},
     edge,
     filter::{self, Change, Scope},
+    ipv6::{Lease6, Server6},
     names,
     namespace::{self, Namespace},
     netlink::{Hop, Link, MAIN_TABLE, Netlink},
@@ -29,6 +30,7 @@ pub(crate) struct VpcState {
     pub(crate) namespace: Namespace,
     applied: Option<filter::Applied>,
     dhcp: Option<dhcp::Server>,
+    ipv6: Option<Server6>,
     /// Without a filter no tap may exist: it would be open to everything.
     filtered: bool,
     /// What was desired when nothing lacked.
@@ -58,6 +60,7 @@ impl VpcState {
             namespace,
             applied: None,
             dhcp: None,
+            ipv6: None,
             filtered: false,
             settled: None,
             shapers: Shapers::default(),
@@ -148,7 +151,7 @@ impl VpcState {
         if filter? != Change::None {
             changes.add(&vpc.id, "packet filter");
         }
-        changes.add_all(&vpc.id, sysctl::set_namespace(namespace).await?);
+        changes.add_all(&vpc.id, sysctl::set_namespace(namespace, vpc.ipv6).await?);
 
         let netlink = Netlink::open(namespace).await?;
         let links = netlink.links().await?;
@@ -165,6 +168,13 @@ impl VpcState {
             self.dhcp = None;
             self.dhcp = Some(dhcp::Server::start(namespace).await?);
             changes.add(&vpc.id, "DHCP server");
+        }
+        if !vpc.ipv6 {
+            self.ipv6 = None;
+        } else if self.ipv6.as_ref().is_none_or(|server| !server.is_running()) {
+            self.ipv6 = None;
+            self.ipv6 = Some(Server6::start(namespace, options.mtu).await?);
+            changes.add(&vpc.id, "IPv6 router");
         }
         Ok(())
     }
@@ -247,6 +257,16 @@ impl VpcState {
                 leases.filter_map(|e| Some((*taps.get(e.tap.as_str())?, lease(e, options))));
             server.set_leases(leases.collect());
         }
+        if let Some(server) = &self.ipv6 {
+            let leases = vpc.enis.iter().filter(|eni| !eni.addresses6.is_empty());
+            let leases = leases.filter_map(|eni| {
+                let link = *taps.get(eni.tap.as_str())?;
+                Some((link, Lease6 { addresses: eni.addresses6.clone() }))
+            });
+            if let Err(e) = server.set_leases(leases.collect()) {
+                report.problem(ResourceKind::Host, "IPv6", &e);
+            }
+        }
         // What is too fast is better than what is not there.
         if let Err(e) = self.shapers.ensure(vpc, &taps, &netlink, &all, changes).await {
             report.problem(ResourceKind::Host, "bandwidth", &e);
@@ -315,9 +335,9 @@ impl VpcState {
         }
         let index = self.ensure_link(&netlink, eni, None, options, &mut Changes::default()).await?;
         for address in &eni.addresses {
-            netlink.set_neighbour(index, *address, eni.mac).await?;
+            netlink.set_neighbour(index, (*address).into(), eni.mac).await?;
             let hop = Hop::Link { link: index, via: None };
-            netlink.set_route(MAIN_TABLE, Ipv4Net::from(*address), hop).await?;
+            netlink.set_route(MAIN_TABLE, Ipv4Net::from(*address).into(), hop).await?;
         }
         if let Some(server) = &self.dhcp {
             server.set_lease(index, lease(eni, options));

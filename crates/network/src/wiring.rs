@@ -15,11 +15,11 @@ use crate::{
     overlay,
     plan::{NextHop, Vpc},
 };
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 /// Before the main table, 32766: custom routes but for a default route.
@@ -48,9 +48,9 @@ pub(crate) struct Links<'a> {
 /// All of a namespace that is neither an interface nor a filter.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wiring {
-    routes: BTreeMap<(u32, Ipv4Net), Hop>,
+    routes: BTreeMap<(u32, IpNet), Hop>,
     rules: BTreeSet<Rule>,
-    neighbours: BTreeMap<(u32, Ipv4Addr), [u8; 6]>,
+    neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
 }
 
 impl Wiring {
@@ -59,24 +59,36 @@ impl Wiring {
         wiring.rules.extend(Rule::defaults());
         let hops = overlay::hops(vpc.peers.keys().copied());
         for block in &vpc.blocks {
-            wiring.routes.insert((MAIN_TABLE, *block), Hop::Unreachable);
+            wiring.routes.insert((MAIN_TABLE, (*block).into()), Hop::Unreachable);
+        }
+        for block in &vpc.blocks6 {
+            wiring.routes.insert((MAIN_TABLE, (*block).into()), Hop::Unreachable);
         }
         if let Some(link) = links.vxlan {
             for (host, peer) in &vpc.peers {
                 let Some(via) = hops.get(host).copied() else { continue };
-                wiring.neighbours.insert((link, via), vxlan_mac(*host));
+                wiring.neighbours.insert((link, via.into()), vxlan_mac(*host));
                 for address in &peer.addresses {
+                    let hop = Hop::Link { link, via: Some(via.into()) };
+                    wiring.routes.insert((MAIN_TABLE, host_net((*address).into())), hop);
+                }
+                if peer.addresses6.is_empty() {
+                    continue;
+                }
+                let via = IpAddr::from(overlay::hop6(*host));
+                wiring.neighbours.insert((link, via), vxlan_mac(*host));
+                for address in &peer.addresses6 {
                     let hop = Hop::Link { link, via: Some(via) };
-                    wiring.routes.insert((MAIN_TABLE, Ipv4Net::from(*address)), hop);
+                    wiring.routes.insert((MAIN_TABLE, host_net((*address).into())), hop);
                 }
             }
         }
         for eni in &vpc.enis {
             let Some(link) = links.taps.get(eni.tap.as_str()).copied() else { continue };
-            for address in &eni.addresses {
-                wiring.neighbours.insert((link, *address), eni.mac);
+            for address in eni.all_addresses() {
+                wiring.neighbours.insert((link, address), eni.mac);
                 let hop = Hop::Link { link, via: None };
-                wiring.routes.insert((MAIN_TABLE, Ipv4Net::from(*address)), hop);
+                wiring.routes.insert((MAIN_TABLE, host_net(address)), hop);
             }
         }
         wiring.add_custom(vpc, links, &hops);
@@ -86,8 +98,8 @@ impl Wiring {
 
     fn add_edge(&mut self, vpc: &Vpc, links: &Links<'_>) {
         let Some(link) = links.edge else { return };
-        self.neighbours.insert((link, edge::HOST_HOP), edge::HOST_MAC);
-        self.routes.insert((EDGE_TABLE, Ipv4Net::default()), edge_hop(link));
+        self.neighbours.insert((link, edge::HOST_HOP.into()), edge::HOST_MAC);
+        self.routes.insert((EDGE_TABLE, Ipv4Net::default().into()), edge_hop(link));
         let mut ask = |priority, link: &str, from| {
             let link = Some(link.to_owned());
             self.rules.insert(Rule { priority, table: EDGE_TABLE, link, from, ignore_up_to: None });
@@ -107,22 +119,22 @@ impl Wiring {
         for (id, entries) in &vpc.route_tables {
             let Some(table) = tables.get(id.as_str()).copied() else { continue };
             for block in &vpc.blocks {
-                self.routes.insert((table, *block), Hop::Throw);
+                self.routes.insert((table, (*block).into()), Hop::Throw);
             }
             for entry in entries {
                 let hop = match entry.hop {
                     NextHop::Eni(address) => vpc
                         .eni_with(address)
                         .and_then(|eni| links.taps.get(eni.tap.as_str()))
-                        .map(|link| Hop::Link { link: *link, via: Some(address) }),
+                        .map(|link| Hop::Link { link: *link, via: Some(address.into()) }),
                     NextHop::Peer(host) => links
                         .vxlan
                         .zip(hops.get(&host))
-                        .map(|(link, via)| Hop::Link { link, via: Some(*via) }),
+                        .map(|(link, via)| Hop::Link { link, via: Some((*via).into()) }),
                     NextHop::Edge => links.edge.map(edge_hop),
                     NextHop::Nowhere => None,
                 };
-                self.routes.insert((table, entry.to), hop.unwrap_or(Hop::Blackhole));
+                self.routes.insert((table, entry.to.into()), hop.unwrap_or(Hop::Blackhole));
             }
         }
         let mut ask = |link: &str, from: Option<Ipv4Net>, id: &str| {
@@ -167,7 +179,7 @@ impl Wiring {
         changes: &mut Changes,
     ) -> Result<(), Error> {
         let mut missing = self.neighbours.clone();
-        for found in netlink.neighbours().await? {
+        for found in netlink.neighbours(vpc.ipv6).await? {
             let key = (found.link, found.address);
             match missing.get(&key) {
                 Some(mac) if found.mac == mac => {
@@ -199,7 +211,11 @@ impl Wiring {
     ) -> Result<(), Error> {
         let mut missing = self.routes.clone();
         let mut leftover = Vec::new();
-        for found in netlink.routes().await? {
+        let mut all = netlink.routes().await?;
+        if vpc.ipv6 {
+            all.extend(netlink.routes6().await?);
+        }
+        for found in all {
             let key = (found.table, found.to);
             match (missing.get(&key), found.hop) {
                 (Some(wanted), Some(hop)) if *wanted == hop => {
@@ -248,8 +264,12 @@ impl Wiring {
     }
 }
 
+fn host_net(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
 fn edge_hop(link: u32) -> Hop {
-    Hop::Link { link, via: Some(edge::HOST_HOP) }
+    Hop::Link { link, via: Some(edge::HOST_HOP.into()) }
 }
 
 /// A table for each id, which others do not change but by rare chance.

@@ -79,6 +79,8 @@ fn is_member(group: &SecurityGroupSpec, address: IpAddr) -> bool {
     group.member_ips.iter().any(|member| member.parse() == Ok(address))
 }
 
+/// Whether a rule is about a packet. What of it makes no sense, or names what does not exist, fits
+/// nothing if the rule accepts, and everything if it drops.
 fn fits(
     rule: &RuleSpec,
     all_groups: &[SecurityGroupSpec],
@@ -86,47 +88,63 @@ fn fits(
     peer: IpAddr,
     packet: &Packet,
 ) -> bool {
-    let protocol = match rule.ip_protocol.to_ascii_lowercase().as_str() {
-        "all" => true,
-        "tcp" => packet.protocol == Protocol::Tcp,
-        "udp" => packet.protocol == Protocol::Udp,
-        "gre" => packet.protocol == Protocol::Gre,
-        "icmp" => packet.protocol == Protocol::Icmp && packet.source.is_ipv4(),
-        "icmpv6" => packet.protocol == Protocol::Icmp && packet.source.is_ipv6(),
-        _ => rule.drop,
-    };
-    let within = |from: u32, to: u32, port: u16| {
-        (from, to) == (0, 0) || (from..=to).contains(&u32::from(port))
-    };
-    let ports = within(rule.port_from, rule.port_to, packet.destination_port);
-    let source_ports = match rule.source_port_range.split_once('/') {
-        None => true,
-        Some((from, to)) => match (from.parse(), to.parse()) {
-            (Ok(from), Ok(to)) => within(from, to, packet.source_port),
-            _ => rule.source_port_range == "-1/-1" || rule.drop,
-        },
-    };
-    protocol && ports && source_ports && fits_peer(rule, all_groups, prefix_lists, peer)
+    let parts = [
+        fits_protocol(rule, packet),
+        fits_peer(rule, all_groups, prefix_lists, peer),
+        fits_ports(rule, Some((rule.port_from, rule.port_to)), packet.destination_port),
+        fits_ports(rule, source_ports(&rule.source_port_range), packet.source_port),
+    ];
+    parts.into_iter().all(|part| part.unwrap_or(rule.drop))
 }
 
-/// A rule that names what does not exist accepts nothing, and drops all it could have meant.
+fn fits_protocol(rule: &RuleSpec, packet: &Packet) -> Option<bool> {
+    match rule.ip_protocol.to_ascii_lowercase().as_str() {
+        "all" => Some(true),
+        "icmp" => Some(packet.protocol == Protocol::Icmp && packet.source.is_ipv4()),
+        "icmpv6" => Some(packet.protocol == Protocol::Icmp && packet.source.is_ipv6()),
+        name => name.parse().ok().map(|protocol: Protocol| protocol == packet.protocol),
+    }
+}
+
+/// The first and last port of `from/to`; none if the text is no such thing.
+fn source_ports(text: &str) -> Option<(u32, u32)> {
+    if ["", "-1/-1"].contains(&text) {
+        return Some((0, 0));
+    }
+    let (from, to) = text.split_once('/')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+/// Only TCP and UDP have ports, and only their rules may name some.
+fn fits_ports(rule: &RuleSpec, range: Option<(u32, u32)>, port: u16) -> Option<bool> {
+    let (from, to) = range?;
+    if [(0, 0), (1, 65535)].contains(&(from, to)) {
+        return Some(true);
+    }
+    let has_ports = ["tcp", "udp"].contains(&rule.ip_protocol.to_ascii_lowercase().as_str());
+    (has_ports && from <= to && to <= u32::from(u16::MAX))
+        .then(|| (from..=to).contains(&u32::from(port)))
+}
+
 fn fits_peer(
     rule: &RuleSpec,
     all_groups: &[SecurityGroupSpec],
     prefix_lists: &[PrefixListSpec],
     peer: IpAddr,
-) -> bool {
-    if !rule.cidr.is_empty() {
-        return contains(&rule.cidr, peer).unwrap_or(rule.drop);
+) -> Option<bool> {
+    let named = [&rule.cidr, &rule.peer_group_id, &rule.prefix_list_id].map(String::as_str);
+    match named {
+        [cidr, _, _] if !cidr.is_empty() => contains(cidr, peer),
+        ["", id, ""] => {
+            let group = all_groups.iter().find(|group| group.security_group_id == id)?;
+            Some(is_member(group, peer))
+        }
+        ["", "", id] => {
+            let list = prefix_lists.iter().find(|list| list.prefix_list_id == id)?;
+            Some(list.cidrs.iter().any(|cidr| contains(cidr, peer) == Some(true)))
+        }
+        _ => None,
     }
-    if !rule.prefix_list_id.is_empty() {
-        let list = prefix_lists.iter().find(|list| list.prefix_list_id == rule.prefix_list_id);
-        return list.map_or(rule.drop, |list| {
-            list.cidrs.iter().any(|cidr| contains(cidr, peer).unwrap_or(false))
-        });
-    }
-    let group = all_groups.iter().find(|group| group.security_group_id == rule.peer_group_id);
-    group.map_or(rule.drop, |group| is_member(group, peer))
 }
 
 /// Whether a range, or an address, has an address in it; none if the text is neither.

@@ -123,10 +123,10 @@ pub struct Trace {
 pub fn trace(network: &Network, origin: &Origin, packet: Packet) -> Trace {
     let mut way = Way { network, packet, hops: Vec::new() };
     let outcome = match origin {
-        Origin::Internet => way.from_internet(),
+        Origin::Internet => way.enter_cloud(),
         Origin::Interface(eni_id) => {
             match network.interfaces.iter().find(|i| i.spec.eni_id == *eni_id) {
-                Some(interface) => way.from_interface(interface),
+                Some(interface) => way.leave_interface(interface),
                 None => {
                     way.drop(Step::Guest, eni_id, format!("network interface {eni_id} is unknown"))
                 }
@@ -172,7 +172,7 @@ impl<'a> Way<'a> {
         Outcome::Dropped
     }
 
-    fn from_interface(&mut self, interface: &'a Interface) -> Outcome {
+    fn leave_interface(&mut self, interface: &'a Interface) -> Outcome {
         let spec = &interface.spec;
         if !interface.running {
             return self.not_running(interface);
@@ -269,7 +269,7 @@ impl<'a> Way<'a> {
                     return Outcome::Service;
                 }
                 if self.by_eip(from) {
-                    return self.to_internet();
+                    return self.leave_cloud();
                 }
                 let message = format!(
                     "no route of VSwitch {} leads to {destination}, and {} has no public address",
@@ -296,7 +296,7 @@ impl<'a> Way<'a> {
             // Its own public address is the shorter way out.
             Some(NextHop::NatGatewayId(gateway_id)) => {
                 if self.by_eip(from) {
-                    return self.to_internet();
+                    return self.leave_cloud();
                 }
                 self.pass(Step::Route, id, says(gateway_id.clone()));
                 match vpc.nat_gateways.iter().find(|g| g.nat_gateway_id == *gateway_id) {
@@ -352,7 +352,7 @@ impl<'a> Way<'a> {
         let message =
             format!("SNAT entry for {net}: {source} leaves as {}", entry.snat_ips.join(" or "));
         self.pass(Step::NatGateway, &entry.snat_entry_id, message);
-        self.to_internet()
+        self.leave_cloud()
     }
 
     fn host_of(&self, gateway: &NatGatewaySpec) -> Option<String> {
@@ -364,9 +364,9 @@ impl<'a> Way<'a> {
     }
 
     /// Out of the cloud, unless it is for a public address of the cloud itself.
-    fn to_internet(&mut self) -> Outcome {
+    fn leave_cloud(&mut self) -> Outcome {
         if self.is_public_here(self.packet.destination) {
-            return self.from_internet();
+            return self.enter_cloud();
         }
         let message = format!("{} is not of this cloud", self.packet.destination);
         self.pass(Step::Internet, "", message);
@@ -381,7 +381,7 @@ impl<'a> Way<'a> {
             .any(|eip| eip.address.parse() == Ok(address))
     }
 
-    fn from_internet(&mut self) -> Outcome {
+    fn enter_cloud(&mut self) -> Outcome {
         let network = self.network;
         let public = self.packet.destination;
         for interface in &network.interfaces {
@@ -398,14 +398,14 @@ impl<'a> Way<'a> {
         for vpc in &network.vpcs {
             for gateway in &vpc.nat_gateways {
                 if gateway.eips.iter().any(|eip| eip.address.parse() == Ok(public)) {
-                    return self.into_gateway(vpc, gateway);
+                    return self.enter_gateway(vpc, gateway);
                 }
             }
         }
         self.drop(Step::Internet, "", format!("{public} leads to nothing in this cloud"))
     }
 
-    fn into_gateway(&mut self, vpc: &'a VpcSpec, gateway: &'a NatGatewaySpec) -> Outcome {
+    fn enter_gateway(&mut self, vpc: &'a VpcSpec, gateway: &'a NatGatewaySpec) -> Outcome {
         let id = &gateway.nat_gateway_id;
         let Some(host_id) = self.host_of(gateway) else {
             return self.drop(Step::NatGateway, id, "it is on no host".to_owned());

@@ -104,6 +104,15 @@ pub struct GroupSummary {
     pub group_rules: u64,
 }
 
+/// An interface in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EniDetails {
+    /// The interface.
+    pub eni: EniRecord,
+    /// Public addresses that stand for its private ones.
+    pub eips: Vec<EipRecord>,
+}
+
 /// One interface to make.
 #[derive(Debug, Clone)]
 pub struct NewEni {

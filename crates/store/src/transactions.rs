@@ -562,7 +562,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         page: Page,
     ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError>;
     /// Lists interfaces.
-    async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
+    async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniDetails>, StoreError>;
     /// Lists events.
     async fn events(
         &self,

@@ -46,14 +46,20 @@ fn an_interface_comes_to_a_running_guest_and_moves_with_its_addresses() -> Resul
     cloud.run(["eni", "attach", &eni, &first].iter().chain(&WAIT))?;
     ensure!(field(&cloud, &eni, "status")? == "InUse");
     ensure!(field(&cloud, &eni, "instance_id")? == first);
+    // Answers go out where the questions came in: from an address that is not its own an interface
+    // passes nothing.
     let set_up = "ip link set eth1 up; udhcpc -i eth1 -q -n -t 20 -T 1 -s /etc/udhcpc >/dev/null 2>&1; \
+                  ip route add default via 10.20.1.253 dev eth1 table 100; \
+                  ip rule add from $(ip -4 -o addr show eth1 | awk '{print $4}' | cut -d/ -f1) table 100; \
                   echo \"has $(cat /sys/class/net/eth1/address) $(ip -4 -o addr show eth1 | awk '{print $4}')\"";
     wait::in_guest(&cloud, &first, set_up, &format!("has {mac} {address}/"))?;
     ensure!(page(&cloud, &first, &address)?.contains("a tiny instance"), "no answer at {address}");
 
     // More addresses; one that is not the guest's passes nothing.
     let more = cloud.run(["-o", "name", "eni", "assign-ip", &eni, "--count", "1"])?;
-    let add = format!("ip addr add {more}/32 dev eth1 && echo added $?");
+    let add = format!(
+        "ip addr add {more}/32 dev eth1; ip rule add from {more} table 100 && echo added $?"
+    );
     wait::in_guest(&cloud, &first, &add, "added 0")?;
     ensure!(page(&cloud, &first, &more)?.contains("a tiny instance"), "no answer at {more}");
     cloud.run(["eni", "unassign-ip", &eni, &more])?;

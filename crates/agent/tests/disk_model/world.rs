@@ -183,7 +183,7 @@ impl World {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
                 disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
-                networks: Networks::open(&layout, network_options).await.unwrap(),
+                networks: Networks::open(&layout, "h-model", network_options).await.unwrap(),
                 interfaces: Interfaces::default(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
                 events: EventLog::open(&layout.events()).unwrap(),

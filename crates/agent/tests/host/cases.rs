@@ -12,6 +12,7 @@ use crate::{
         snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
     },
     fixture::Host,
+    network_cases::networks_changed_by_hand_are_put_right_and_told_of,
     nic_cases::{
         a_guest_goes_on_with_a_new_tap_when_somebody_removes_its_own,
         a_stopped_instance_has_its_interfaces_at_its_next_start,
@@ -81,6 +82,7 @@ cases![
     a_disk_moves_only_after_the_guest_has_let_it_go,
     a_stopped_instance_has_its_disks_at_its_next_start,
     a_snapshots_content_is_one_file,
+    networks_changed_by_hand_are_put_right_and_told_of,
     an_interface_comes_and_goes_while_the_guest_runs,
     an_interface_the_guest_keeps_is_told_of_and_passes_nothing,
     a_stopped_instance_has_its_interfaces_at_its_next_start,

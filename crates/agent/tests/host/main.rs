@@ -9,6 +9,7 @@ mod cases;
 mod controller_double;
 mod disk_cases;
 mod fixture;
+mod network_cases;
 mod nic_cases;
 mod pool_cases;
 mod shared_pool_cases;

@@ -129,7 +129,7 @@ pub async fn a_guest_goes_on_with_a_new_tap_when_somebody_removes_its_own() {
 
 impl Host {
     /// Runs a command in the namespace of the one VPC; what it says, also of a failure.
-    fn in_vpc(&self, command: &[&str]) -> String {
+    pub fn in_vpc(&self, command: &[&str]) -> String {
         let mut namespaces = std::fs::read_dir(self.path("netns")).unwrap();
         let namespace = namespaces.next().unwrap().unwrap().path();
         let output = Command::new("nsenter")

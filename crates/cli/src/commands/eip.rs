@@ -1,6 +1,10 @@
 //! `ecsctl eip`.
 
-use super::{Context, pages};
+use super::{
+    Context,
+    network_wait::{self, Standing, WaitArguments},
+    pages,
+};
 use crate::{
     client::client_token,
     error::Result,
@@ -54,7 +58,7 @@ pub(crate) enum EipCommand {
         instance: String,
     },
     /// Associates an EIP with an instance, a network interface or a NAT gateway
-    #[command(after_help = "Examples:\n  ecsctl eip associate eip-1 i-1\n  \
+    #[command(after_help = "Examples:\n  ecsctl eip associate eip-1 i-1 --wait\n  \
         ecsctl eip associate eip-1 eni-1 --private-address 172.16.1.7\n  \
         ecsctl eip associate eip-1 ngw-1")]
     Associate {
@@ -67,6 +71,8 @@ pub(crate) enum EipCommand {
         /// Makes a repeated order the same order
         #[arg(long)]
         client_token: Option<String>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Takes an EIP from what it is associated with
     #[command(after_help = "Example:\n  ecsctl eip unassociate eip-1")]
@@ -75,6 +81,8 @@ pub(crate) enum EipCommand {
         /// Of a NAT gateway: with the entries that use it
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Changes an EIP's bandwidth, name or description
     #[command(after_help = "Example:\n  ecsctl eip modify eip-1 --bandwidth 50")]
@@ -137,6 +145,21 @@ fn kind(id: &str) -> String {
     .to_owned()
 }
 
+/// Waits until an EIP has a status, if `--wait` was given.
+async fn until(context: &Context, id: &str, status: &str, wait: &WaitArguments) -> Result<()> {
+    network_wait::until(&format!("EIP {id}"), status, wait, async || {
+        let request = DescribeEipAddressesRequest {
+            region_id: context.region.clone(),
+            allocation_id: id.to_owned(),
+            ..Default::default()
+        };
+        let answer = context.cloud.eips().describe_eip_addresses(request).await?.into_inner();
+        let eip = answer.eip_addresses.into_iter().next();
+        Ok(eip.map(|eip| Standing { status: eip.status, reason: String::new() }))
+    })
+    .await
+}
+
 pub(crate) async fn run(context: &Context, command: EipCommand) -> Result<()> {
     let mut service = context.cloud.eips();
     let region_id = context.region.clone();
@@ -184,7 +207,7 @@ pub(crate) async fn run(context: &Context, command: EipCommand) -> Result<()> {
             .await?;
             table::print(context.format, &eips);
         }
-        EipCommand::Associate { id, with, private_address, client_token: token } => {
+        EipCommand::Associate { id, with, private_address, client_token: token, wait } => {
             let request = AssociateEipAddressRequest {
                 region_id,
                 allocation_id: id.clone(),
@@ -194,10 +217,15 @@ pub(crate) async fn run(context: &Context, command: EipCommand) -> Result<()> {
                 client_token: client_token(token),
             };
             let answer = service.associate_eip_address(request).await?.into_inner();
-            let sentence = format!("EIP {id} ordered for {with}; it is Associating until InUse");
+            until(context, &id, "InUse", &wait).await?;
+            let sentence = if wait.wait {
+                format!("EIP {id} is in use with {with}")
+            } else {
+                format!("EIP {id} ordered for {with}; it is Associating until InUse")
+            };
             context.done(&answer, &[id], &sentence);
         }
-        EipCommand::Unassociate { id, force } => {
+        EipCommand::Unassociate { id, force, wait } => {
             let request = UnassociateEipAddressRequest {
                 region_id,
                 allocation_id: id.clone(),
@@ -206,7 +234,12 @@ pub(crate) async fn run(context: &Context, command: EipCommand) -> Result<()> {
                 ..Default::default()
             };
             let answer = service.unassociate_eip_address(request).await?.into_inner();
-            let sentence = format!("EIP {id} is Unassociating until Available");
+            until(context, &id, "Available", &wait).await?;
+            let sentence = if wait.wait {
+                format!("EIP {id} is Available")
+            } else {
+                format!("EIP {id} is Unassociating until Available")
+            };
             context.done(&answer, &[id], &sentence);
         }
         EipCommand::Modify { id, bandwidth, name, description } => {

@@ -11,6 +11,7 @@ pub(crate) mod instance;
 pub(crate) mod key_pair;
 pub(crate) mod nat_gateway;
 pub(crate) mod net;
+mod network_wait;
 mod pages;
 pub(crate) mod pool;
 pub(crate) mod prefix_list;

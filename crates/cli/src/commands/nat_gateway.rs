@@ -1,6 +1,10 @@
 //! `ecsctl nat-gateway`.
 
-use super::{Context, pages};
+use super::{
+    Context,
+    network_wait::{self, Standing, WaitArguments},
+    pages,
+};
 use crate::{
     client::client_token,
     error::{Error, Result},
@@ -32,6 +36,8 @@ pub(crate) enum NatGatewayCommand {
         /// Makes a repeated order the same order
         #[arg(long)]
         client_token: Option<String>,
+        #[command(flatten)]
+        wait: WaitArguments,
     },
     /// Lists NAT gateways
     #[command(after_help = "Example:\n  ecsctl nat-gateway list --vpc vpc-1")]
@@ -231,15 +237,19 @@ impl Row for ForwardTableEntry {
     }
 }
 
-/// The gateway's SNAT and DNAT tables.
-async fn tables(context: &Context, id: &str) -> Result<(String, String)> {
+async fn find(context: &Context, id: &str) -> Result<Option<NatGateway>> {
     let request = DescribeNatGatewaysRequest {
         region_id: context.region.clone(),
         nat_gateway_id: id.to_owned(),
         ..Default::default()
     };
     let answer = context.cloud.nat_gateways().describe_nat_gateways(request).await?.into_inner();
-    let gateway = answer.nat_gateways.into_iter().next().ok_or_else(|| {
+    Ok(answer.nat_gateways.into_iter().next())
+}
+
+/// The gateway's SNAT and DNAT tables.
+async fn tables(context: &Context, id: &str) -> Result<(String, String)> {
+    let gateway = find(context, id).await?.ok_or_else(|| {
         Error::NotFound(format!("NAT gateway {id} does not exist; `ecsctl nat-gateway list`"))
     })?;
     let first = |ids: Vec<String>| ids.into_iter().next().unwrap_or_default();
@@ -250,7 +260,14 @@ pub(crate) async fn run(context: &Context, command: NatGatewayCommand) -> Result
     let mut service = context.cloud.nat_gateways();
     let region_id = context.region.clone();
     match command {
-        NatGatewayCommand::Create { vpc, vswitch, name, description, client_token: token } => {
+        NatGatewayCommand::Create {
+            vpc,
+            vswitch,
+            name,
+            description,
+            client_token: token,
+            wait,
+        } => {
             let request = CreateNatGatewayRequest {
                 region_id,
                 vpc_id: vpc,
@@ -262,6 +279,11 @@ pub(crate) async fn run(context: &Context, command: NatGatewayCommand) -> Result
             };
             let answer = service.create_nat_gateway(request).await?.into_inner();
             let id = answer.nat_gateway_id.clone();
+            network_wait::until(&format!("NAT gateway {id}"), "Available", &wait, async || {
+                let gateway = find(context, &id).await?;
+                Ok(gateway.map(|g| Standing { status: g.status, reason: g.status_reason }))
+            })
+            .await?;
             context.done(&answer, std::slice::from_ref(&id), &format!("NAT gateway {id} created"));
         }
         NatGatewayCommand::List { id, vpc, name } => {

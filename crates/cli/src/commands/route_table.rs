@@ -298,7 +298,8 @@ pub(crate) async fn run(context: &Context, command: RouteTableCommand) -> Result
                 next_hop_id: String::new(),
             };
             let answer = service.delete_route_entry(request).await?.into_inner();
-            context.done(&answer, &[id.clone()], &format!("Route entry {id} {to} removed"));
+            let sentence = format!("Route entry {id} {to} removed");
+            context.done(&answer, &[id], &sentence);
         }
         RouteTableCommand::Delete { id } => {
             let request = DeleteRouteTableRequest { region_id, route_table_id: id.clone() };

@@ -331,7 +331,8 @@ impl Api {
                 ));
             }
             let (gone, changed) = users_of(view, eip);
-            if !request.force && !(gone.is_empty() && changed.is_empty()) {
+            let used = !gone.is_empty() || !changed.is_empty();
+            if used && !request.force {
                 return Err(refuse(
                     400,
                     "DependencyViolation",

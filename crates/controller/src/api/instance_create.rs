@@ -265,6 +265,7 @@ impl Order {
         let now = now_ms();
         let mut disks = instance_disks::of(&self.request, image, &view.snapshots)?;
         instance_disks::check_count(disks.len() - 1, self.instance_type)?;
+        self.interfaces.check_devices(disks.len())?;
         for disk in &mut disks {
             vswitch.zone_id.clone_into(&mut disk.zone_id);
             disk.created_ms = now;

@@ -323,6 +323,11 @@ impl Interfaces {
         })
     }
 
+    /// That an instance may have its interfaces besides so many disks.
+    pub(super) fn check_devices(&self, disks: usize) -> Result<(), Refusal> {
+        eni_state::check_devices(disks, 1 + self.secondary.len() + self.existing.len())
+    }
+
     /// For how many instances the VSwitches have addresses.
     ///
     /// # Errors

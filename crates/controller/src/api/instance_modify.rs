@@ -1,12 +1,13 @@
 //! `ModifyInstanceAttribute`.
 
-use super::Api;
+use super::{Api, network_interface_modify::in_groups, network_interfaces::instance_in};
 use crate::{
     ecs_error::{from_store, instance_not_found, missing, refuse},
+    group_membership::{self, JOIN_INSTANCE},
     instance_state, validation,
 };
 use api::v1::{ModifyInstanceAttributeRequest, ModifyInstanceAttributeResponse};
-use store::{InstanceRecord, InstancesPlan, InstancesView, Refusal};
+use store::{EnisLookup, EnisPlan, EnisView, InstanceRecord, Refusal};
 
 /// Values that have been checked; what is none stays as it is.
 struct Change {
@@ -15,6 +16,8 @@ struct Change {
     deletion_protection: Option<bool>,
     host_name: Option<String>,
     user_data: Option<Vec<u8>>,
+    /// Of the primary interface.
+    group_ids: Vec<String>,
 }
 
 impl Change {
@@ -39,18 +42,20 @@ impl Change {
             deletion_protection: request.deletion_protection,
             host_name: request.host_name,
             user_data,
+            group_ids: group_membership::asked("", &request.security_group_ids, &JOIN_INSTANCE)?,
         };
         let nothing = change.name.is_none()
             && change.description.is_none()
             && change.deletion_protection.is_none()
             && change.host_name.is_none()
-            && change.user_data.is_none();
+            && change.user_data.is_none()
+            && change.group_ids.is_empty();
         if nothing {
             return Err(refuse(
                 400,
                 "MissingParameter",
-                "nothing to modify is given; give instance_name, description, host_name, user_data \
-                 or deletion_protection",
+                "nothing to modify is given; give instance_name, description, host_name, user_data, \
+                 deletion_protection or security_group_ids",
             ));
         }
         Ok(change)
@@ -79,7 +84,10 @@ impl Change {
                 ),
             ));
         }
-        let of_spec = self.name.is_some() || self.host_name.is_some() || self.user_data.is_some();
+        let of_spec = self.name.is_some()
+            || self.host_name.is_some()
+            || self.user_data.is_some()
+            || !self.group_ids.is_empty();
         set(&mut instance.name, &self.name);
         set(&mut instance.description, &self.description);
         set(&mut instance.deletion_protection, &self.deletion_protection);
@@ -108,14 +116,26 @@ impl Api {
             return Err(missing("instance_id"));
         }
         let change = Change::check(request)?;
-        let ids = vec![instance_id.clone()];
-        let decide = move |view: &InstancesView| {
-            let found = view.instances.first().ok_or_else(|| instance_not_found(&instance_id))?;
+        let lookup = EnisLookup {
+            instance_ids: vec![instance_id.clone()],
+            security_group_ids: change.group_ids.clone(),
+            ..Default::default()
+        };
+        let decide = move |view: &EnisView| {
+            let found =
+                instance_in(view, &instance_id).ok_or_else(|| instance_not_found(&instance_id))?;
             let mut instance = found.instance.clone();
             change.apply(&mut instance)?;
-            Ok(InstancesPlan { update: vec![instance], answer: Vec::new() })
+            let mut update = Vec::new();
+            if !change.group_ids.is_empty() {
+                for eni in found.enis.iter().filter(|eni| eni.primary) {
+                    let groups = &change.group_ids;
+                    update.push(in_groups(eni, groups, &view.groups, &JOIN_INSTANCE)?);
+                }
+            }
+            Ok(EnisPlan { update, update_instances: vec![instance], ..Default::default() })
         };
-        let changed = self.cloud.store.change_instances(None, ids, Box::new(decide)).await;
+        let changed = self.cloud.store.change_enis(None, lookup, Box::new(decide)).await;
         changed.map_err(from_store)?;
         Ok(ModifyInstanceAttributeResponse::default())
     }

@@ -10,6 +10,7 @@ mod disk_shape;
 mod disks;
 mod eips;
 mod events;
+mod forward_entries;
 mod image;
 mod image_create;
 mod image_export;

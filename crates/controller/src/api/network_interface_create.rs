@@ -139,16 +139,18 @@ impl Api {
         let decide = move |view: &EnisView| plan(&new, &request.v_switch_id, view);
         let made = self.cloud.store.change_enis(token, lookup, Box::new(decide)).await;
         let made: CreateNetworkInterfaceResponse = request::response(made)?;
-        let eni = match self.find_eni(&made.network_interface_id).await {
-            Ok(eni) => eni,
+        let details = match self.find_eni(&made.network_interface_id).await {
+            Ok(details) => details,
             // A repeated order of one that has been deleted since.
             Err(refusal) if refusal.status == 404 => return Ok(made),
             Err(refusal) => return Err(refusal),
         };
+        let private_ip_sets = private_ips(&details);
+        let eni = details.eni;
         Ok(CreateNetworkInterfaceResponse {
             request_id: String::new(),
             r#type: eni_state::kind(&eni).to_owned(),
-            private_ip_sets: private_ips(&eni),
+            private_ip_sets,
             network_interface_id: eni.eni_id,
             network_interface_name: eni.name,
             description: eni.description,

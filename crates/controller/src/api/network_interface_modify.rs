@@ -8,11 +8,11 @@ use super::{
 use crate::{
     ecs_error::{from_store, missing, refuse},
     eni_state::{self, AVAILABLE},
-    group_membership::{self, ENI},
+    group_membership::{self, Codes, ENI},
     instance_state::STOPPED,
 };
 use api::v1::*;
-use store::{EniRecord, EnisLookup, EnisPlan, EnisView, InstanceRecord, Refusal};
+use store::{EniRecord, EnisLookup, EnisPlan, EnisView, GroupUse, InstanceRecord, Refusal};
 
 /// The instance an interface is at: its host has to be told of the interface's change.
 pub(super) fn told(view: &EnisView, eni: &EniRecord) -> Vec<InstanceRecord> {
@@ -22,6 +22,25 @@ pub(super) fn told(view: &EnisView, eni: &EniRecord) -> Vec<InstanceRecord> {
         .into_iter()
         .map(|instance| InstanceRecord { generation: instance.generation + 1, ..instance })
         .collect()
+}
+
+/// The interface in these groups instead of its own.
+pub(super) fn in_groups(
+    old: &EniRecord,
+    group_ids: &[String],
+    known: &[GroupUse],
+    codes: &Codes,
+) -> Result<EniRecord, Refusal> {
+    let addresses = old.addresses().count() as u64;
+    let joining = |group_id: &str| {
+        let in_it = old.security_group_ids.iter().any(|known| known == group_id);
+        if in_it { 0 } else { addresses }
+    };
+    group_membership::check(codes, &old.vpc_id, group_ids, known, joining)?;
+    let mut eni = old.clone();
+    eni.security_group_ids = group_ids.to_vec();
+    eni.generation += 1;
+    Ok(eni)
 }
 
 /// Values that have been checked; what is none stays as it is.
@@ -91,14 +110,10 @@ impl Change {
         if let Some(description) = &self.description {
             eni.description.clone_from(description);
         }
-        if !self.group_ids.is_empty() {
-            let addresses = eni.addresses().count() as u64;
-            let joining = |group_id: &str| {
-                let in_it = old.security_group_ids.iter().any(|known| known == group_id);
-                if in_it { 0 } else { addresses }
-            };
-            group_membership::check(&ENI, &eni.vpc_id, &self.group_ids, &view.groups, joining)?;
-            eni.security_group_ids.clone_from(&self.group_ids);
+        let mut for_host = false;
+        if !self.group_ids.is_empty() && self.group_ids != old.security_group_ids {
+            eni = in_groups(&eni, &self.group_ids, &view.groups, &ENI)?;
+            for_host = true;
         }
         if let Some(check) = self.source_dest_check {
             eni.source_dest_check = check;
@@ -135,12 +150,12 @@ impl Change {
                 }
             }
         }
-        let for_host = eni.security_group_ids != old.security_group_ids
-            || eni.source_dest_check != old.source_dest_check
-            || eni.queues != old.queues;
+        if eni.source_dest_check != old.source_dest_check || eni.queues != old.queues {
+            eni.generation += 1;
+            for_host = true;
+        }
         let mut update_instances = Vec::new();
         if for_host {
-            eni.generation += 1;
             update_instances = told(view, &eni);
         }
         Ok(EnisPlan { update: vec![eni], update_instances, ..Default::default() })

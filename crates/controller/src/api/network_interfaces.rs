@@ -7,7 +7,10 @@ use crate::{
 };
 use api::v1::{network_interface_service_server::NetworkInterfaceService, *};
 use std::net::Ipv4Addr;
-use store::{EniFilter, EniRecord, EnisView, InstanceDetails, Page, Refusal};
+use store::{
+    EipRecord, EipTarget, EniDetails, EniFilter, EniRecord, EnisView, InstanceDetails, Page,
+    Refusal,
+};
 
 service!(NetworkInterfaceService => Api {
     create_network_interface: CreateNetworkInterfaceRequest => CreateNetworkInterfaceResponse;
@@ -44,12 +47,27 @@ pub(super) fn address(parameter: &str, text: &str) -> Result<Ipv4Addr, Refusal> 
     text.parse().map_err(|_| invalid(format!("{parameter} {text:?} is not an IPv4 address")))
 }
 
-/// The addresses of an interface as answers have them.
-pub(super) fn private_ips(eni: &EniRecord) -> Vec<PrivateIp> {
-    let secondary = eni.secondary_private_ips.iter().map(|address| (address, false));
-    std::iter::once((&eni.private_ip, true))
-        .chain(secondary)
-        .map(|(address, primary)| PrivateIp { private_ip_address: address.to_string(), primary })
+/// The addresses of an interface as answers have them, the primary one first.
+pub(super) fn private_ips(details: &EniDetails) -> Vec<PrivateIp> {
+    let public = |private: Ipv4Addr| {
+        let stands_for = |eip: &&EipRecord| {
+            matches!(&eip.target, Some(EipTarget::Interface { private_ip, .. })
+                if *private_ip == private)
+        };
+        details.eips.iter().find(stands_for).map(|eip| AssociatedPublicIp {
+            allocation_id: if eip.fixed { String::new() } else { eip.allocation_id.clone() },
+            public_ip_address: eip.address.to_string(),
+        })
+    };
+    details
+        .eni
+        .addresses()
+        .enumerate()
+        .map(|(position, address)| PrivateIp {
+            private_ip_address: address.to_string(),
+            primary: position == 0,
+            associated_public_ip: public(address),
+        })
         .collect()
 }
 
@@ -66,6 +84,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         request::at_most_100("network_interface_id", request.network_interface_id.len())?;
         request::at_most_100("private_ip_address", request.private_ip_address.len())?;
+        request::at_most_100("tag", request.tag.len())?;
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
         (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
@@ -131,8 +150,8 @@ impl Api {
         })
     }
 
-    /// The interface with this id, with its tags.
-    pub(super) async fn find_eni(&self, eni_id: &str) -> Result<EniRecord, Refusal> {
+    /// The interface with this id.
+    pub(super) async fn find_eni(&self, eni_id: &str) -> Result<EniDetails, Refusal> {
         if eni_id.is_empty() {
             return Err(missing("network_interface_id"));
         }
@@ -143,7 +162,9 @@ impl Api {
     }
 }
 
-fn describe(eni: EniRecord) -> NetworkInterface {
+fn describe(details: EniDetails) -> NetworkInterface {
+    let private_ip_sets = private_ips(&details);
+    let EniDetails { eni, .. } = details;
     let instance_id = eni_state::instance_of(&eni).to_owned();
     let attachment = (!instance_id.is_empty()).then(|| NetworkInterfaceAttachment {
         instance_id: instance_id.clone(),
@@ -153,7 +174,11 @@ fn describe(eni: EniRecord) -> NetworkInterface {
     NetworkInterface {
         r#type: eni_state::kind(&eni).to_owned(),
         status_reason: eni_state::reason(&eni),
-        private_ip_sets: private_ips(&eni),
+        in_effect: eni_state::in_effect(&eni),
+        associated_public_ip: private_ip_sets
+            .first()
+            .and_then(|primary| primary.associated_public_ip.clone()),
+        private_ip_sets,
         network_interface_id: eni.eni_id,
         network_interface_name: eni.name,
         description: eni.description,
@@ -168,7 +193,8 @@ fn describe(eni: EniRecord) -> NetworkInterface {
         creation_time: timestamp::second(eni.created_ms),
         delete_on_release: eni.delete_on_release,
         source_dest_check: eni.source_dest_check,
-        queue_number: eni.queues,
+        // How many a primary one has by default is its instance's affair.
+        queue_number: if eni.primary { eni.queues } else { eni.queues.max(1) },
         tags: tags(eni.tags),
         attachment,
         host_id: eni.host_id,

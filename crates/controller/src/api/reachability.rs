@@ -29,7 +29,7 @@ service!(ReachabilityService => Api {
 /// One end of a path.
 enum End {
     /// An interface, by one of its addresses.
-    Interface(EniRecord, IpAddr),
+    Interface(Box<EniRecord>, IpAddr),
     Address(IpAddr),
 }
 
@@ -41,18 +41,19 @@ impl End {
             let own = view.enis.iter().find(|eni| {
                 eni.vpc_id == vpc_id && eni.addresses().any(|own| IpAddr::from(own) == address)
             });
-            return Ok(
-                own.map_or(Self::Address(address), |eni| Self::Interface(eni.clone(), address))
-            );
+            return Ok(own.map_or(Self::Address(address), |eni| {
+                Self::Interface(Box::new(eni.clone()), address)
+            }));
         }
-        let primary = |eni: EniRecord| Self::Interface(eni.clone(), eni.private_ip.into());
+        let primary =
+            |eni: &EniRecord| Self::Interface(Box::new(eni.clone()), eni.private_ip.into());
         if text.starts_with("eni-") {
             let eni = view.enis.iter().find(|eni| eni.eni_id == text);
-            return eni.cloned().map(primary).ok_or_else(|| eni_not_found(text));
+            return eni.map(primary).ok_or_else(|| eni_not_found(text));
         }
         if text.starts_with("i-") {
             let eni = view.enis.iter().find(|eni| eni.instance_id == text && eni.primary);
-            return eni.cloned().map(primary).ok_or_else(|| instance_not_found(text));
+            return eni.map(primary).ok_or_else(|| instance_not_found(text));
         }
         Err(invalid(format!(
             "{text:?} is no end of a path; give an instance (i-...), a network interface (eni-...) \

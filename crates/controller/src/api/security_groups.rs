@@ -148,6 +148,7 @@ impl Api {
             paging::either((number, size), (&token, max_results), 100, &request)?;
         let by_token = page_size == 0;
         request::at_most_100("security_group_ids", request.security_group_ids.len())?;
+        request::at_most_100("tag", request.tag.len())?;
         if !["", "vpc"].contains(&request.network_type.as_str()) {
             return Err(invalid(format!(
                 "network_type is {:?}; every security group is of vpc",
@@ -331,12 +332,14 @@ impl Api {
         named: Vec<String>,
         egress: bool,
     ) -> Result<(), Refusal> {
+        request::at_most_100("security_group_rule_id", named.len())?;
         let by_id: Vec<String> = permissions
             .iter()
             .map(|permission| permission.security_group_rule_id.clone())
             .filter(|id| !id.is_empty())
             .chain(named)
             .collect();
+        request::at_most_100("permissions", permissions.len())?;
         let by_content: Vec<Permission> = permissions
             .into_iter()
             .filter(|permission| permission.security_group_rule_id.is_empty())

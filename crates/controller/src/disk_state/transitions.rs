@@ -3,6 +3,7 @@
 use super::{AVAILABLE, DETACHING, IN_USE, device, reason, refresh};
 use crate::{
     ecs_error::refuse,
+    eni_state::MOST_DEVICES,
     instance_state::{RUNNING, STOPPED},
     scheduler::{self, DiskNeed},
 };
@@ -42,7 +43,9 @@ pub fn seat(seat: &Seat<'_>, wanted: &str) -> Result<u32, Refusal> {
     let taken = seat.taken();
     let instance_id = &seat.details.instance.instance_id;
     let kind = catalog::instance_type(&seat.details.instance.instance_type);
-    let most = kind.map_or(MAX_DATA_DISKS, |kind| kind.max_data_disks);
+    let slots = MOST_DEVICES.saturating_sub(1 + seat.details.enis.len());
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    let most = kind.map_or(MAX_DATA_DISKS, |kind| kind.max_data_disks).min(slots);
     let data = taken.iter().filter(|position| **position > 0).count();
     if data >= most as usize {
         return Err(refuse(

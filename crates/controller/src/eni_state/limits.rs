@@ -11,6 +11,9 @@ const MOST_ADDRESSES: u32 = 50;
 /// Secondary addresses of an interface that is at no instance (`AssignPrivateIpAddresses`).
 pub(crate) const MOST_LOOSE_SECONDARY: usize = 10;
 
+/// Disks and interfaces of one machine together: its bus has no more slots for them.
+pub(crate) const MOST_DEVICES: usize = 30;
+
 fn named(kind: Option<&InstanceType>) -> &str {
     kind.map_or("of an unknown type", |kind| kind.id.as_str())
 }
@@ -28,6 +31,21 @@ pub(crate) fn check_count(kind: Option<&InstanceType>, count: usize) -> Result<(
             "an instance {} has at most {most} network interfaces, the primary one included; detach \
              one first, or use a larger type",
             named(kind)
+        ),
+    ))
+}
+
+/// That an instance with so many disks may have so many interfaces.
+pub(crate) fn check_devices(disks: usize, enis: usize) -> Result<(), Refusal> {
+    if disks + enis <= MOST_DEVICES {
+        return Ok(());
+    }
+    Err(refuse(
+        403,
+        "EniPerInstanceLimitExceeded",
+        format!(
+            "{disks} disks and {enis} network interfaces are too many for one instance, which has \
+             {MOST_DEVICES} in all; detach some first"
         ),
     ))
 }
@@ -65,4 +83,28 @@ pub(crate) fn check_queues(kind: Option<&InstanceType>, eni: &EniRecord) -> Resu
             named(kind)
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_limit_what_their_instances_have() {
+        let kind = catalog::instance_type("ecs.c7.large");
+        let code = |result: Result<(), Refusal>| result.unwrap_err().code;
+        assert!(check_count(kind, 3).is_ok() && check_addresses(kind, 6).is_ok());
+        assert_eq!(code(check_count(kind, 4)), "EniPerInstanceLimitExceeded");
+        assert_eq!(code(check_addresses(kind, 7)), "InvalidOperation.Ipv4CountExceeded");
+        let with = |queues| EniRecord { queues, ..Default::default() };
+        assert!(check_queues(kind, &with(2)).is_ok());
+        let exceeded = "InvalidOperation.ExceedInstanceTypeQueueNumber";
+        assert_eq!(code(check_queues(kind, &with(3))), exceeded);
+        // Nobody publishes figures of this one.
+        let kind = catalog::instance_type("ecs.c7.small");
+        assert!(check_count(kind, 15).is_ok() && check_addresses(kind, 50).is_ok());
+        assert!(check_count(kind, 16).is_err() && check_addresses(kind, 51).is_err());
+        assert!(check_devices(17, 13).is_ok());
+        assert_eq!(code(check_devices(17, 14)), "EniPerInstanceLimitExceeded");
+    }
 }

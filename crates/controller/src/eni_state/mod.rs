@@ -8,7 +8,9 @@
 mod limits;
 mod transitions;
 
-pub(crate) use limits::{MOST_LOOSE_SECONDARY, check_addresses, check_count, check_queues};
+pub(crate) use limits::{
+    MOST_DEVICES, MOST_LOOSE_SECONDARY, check_addresses, check_count, check_devices, check_queues,
+};
 pub use transitions::{EniSeat, attach, detach, expect_loose, set_free};
 pub(crate) use transitions::{expect, expect_steady, place};
 
@@ -52,8 +54,16 @@ pub fn reason(eni: &EniRecord) -> String {
              instance",
             eni.reported.instance_id
         ),
+        _ if !in_effect(eni) => {
+            format!("waiting for host {} to act on its latest addresses and groups", eni.host_id)
+        }
         _ => String::new(),
     }
+}
+
+/// Whether the host has acted on the latest addresses, groups and checks.
+pub fn in_effect(eni: &EniRecord) -> bool {
+    eni.instance_id.is_empty() || eni.reported.generation >= eni.generation
 }
 
 /// Brings the derived column up to date. Every change of an interface ends with this.

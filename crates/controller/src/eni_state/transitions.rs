@@ -1,8 +1,8 @@
 //! What a person may ask of a network interface in which state.
 
 use super::{
-    ATTACHING, AVAILABLE, DETACHING, IN_USE, check_addresses, check_count, check_queues,
-    instance_of, reason, refresh,
+    ATTACHING, AVAILABLE, DETACHING, IN_USE, check_addresses, check_count, check_devices,
+    check_queues, instance_of, reason, refresh,
 };
 use crate::{
     ecs_error::refuse,
@@ -64,6 +64,7 @@ pub fn attach(eni: &mut EniRecord, to: &EniSeat<'_>, now: i64) -> Result<Instanc
     let kind = catalog::instance_type(&instance.instance_type);
     let taken = to.taken();
     check_count(kind, taken.len() + 1)?;
+    check_devices(to.details.disks.len(), taken.len() + 1)?;
     check_addresses(kind, eni.addresses().count())?;
     check_queues(kind, eni)?;
     let position = (1..).find(|position| !taken.contains(position)).unwrap_or(u32::MAX);

@@ -14,8 +14,12 @@ use crate::{
 use ipnet::Ipv4Net;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
+
+/// What a host's own surroundings serve it by, such as the credentials of a host that is a machine of
+/// some cloud itself.
+const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
 
 /// The interface that public addresses are reached by.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub(crate) struct Uplink {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HostEdge {
     pub(crate) uplink: Uplink,
-    /// Networks that guests must not reach: what the operator says, other hosts, and the network that
-    /// joins the hosts unless it is the uplink's.
+    /// Networks that guests must not reach: what the operator says, other hosts, the network that
+    /// joins the hosts unless it is the uplink's, and link-local addresses.
     pub(crate) denied: Vec<Ipv4Net>,
 }
 
@@ -58,6 +62,7 @@ impl HostEdge {
             link: link.cloned(),
         };
         let mut denied = plan.denied.clone();
+        denied.push(LINK_LOCAL);
         denied.extend(
             plan.vpcs.iter().flat_map(|vpc| vpc.peers.keys()).map(|host| Ipv4Net::from(*host)),
         );
@@ -123,13 +128,13 @@ async fn neighbours(
     changes: &mut Changes,
 ) -> Result<(), Error> {
     let mut missing = links.clone();
-    for found in netlink.neighbours().await? {
-        if found.address == VPC_HOP && found.mac == VPC_MAC {
+    for found in netlink.neighbours(false).await? {
+        if found.address == IpAddr::V4(VPC_HOP) && found.mac == VPC_MAC {
             missing.remove(&found.link);
         }
     }
     for link in missing {
-        netlink.set_neighbour(link, VPC_HOP, VPC_MAC).await?;
+        netlink.set_neighbour(link, VPC_HOP.into(), VPC_MAC).await?;
         changes.add("", "neighbour of an edge");
     }
     Ok(())
@@ -142,14 +147,14 @@ async fn routes(
     wanted: &BTreeMap<Ipv4Addr, u32>,
     changes: &mut Changes,
 ) -> Result<Vec<Ipv4Addr>, Error> {
-    let hop = |link: u32| Hop::Link { link, via: Some(VPC_HOP) };
+    let hop = |link: u32| Hop::Link { link, via: Some(VPC_HOP.into()) };
     let mut missing = wanted.clone();
     let mut leftover = Vec::new();
     for found in netlink.routes().await? {
         if !found.link().is_some_and(|link| links.contains(&link)) {
             continue;
         }
-        let address = found.to.addr();
+        let IpAddr::V4(address) = found.to.addr() else { continue };
         let is_host = found.to.prefix_len() == 32 && found.table == MAIN_TABLE;
         match missing.get(&address) {
             Some(link) if is_host && found.hop == Some(hop(*link)) => {
@@ -160,7 +165,7 @@ async fn routes(
         }
     }
     for (address, link) in &missing {
-        netlink.set_route(MAIN_TABLE, Ipv4Net::from(*address), hop(*link)).await?;
+        netlink.set_route(MAIN_TABLE, Ipv4Net::from(*address).into(), hop(*link)).await?;
         changes.add("", format!("route to public address {address}"));
     }
     for route in leftover {

@@ -10,13 +10,13 @@ use netlink_packet_route::{
     },
     route::RouteProtocol,
 };
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// An entry of the neighbour table that does not expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Neighbour {
     pub(crate) link: u32,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
     pub(crate) mac: Vec<u8>,
     message: NeighbourMessage,
 }
@@ -42,14 +42,23 @@ impl Netlink {
             .map_err(self.error("list neighbours"))
     }
 
-    /// The permanent IPv4 neighbour entries.
-    pub(crate) async fn neighbours(&self) -> Result<Vec<Neighbour>, Error> {
-        let messages = self.entries(AddressFamily::Inet).await?.into_iter();
+    /// The permanent neighbour entries of IPv4, with `v6` of IPv6 too.
+    pub(crate) async fn neighbours(&self, v6: bool) -> Result<Vec<Neighbour>, Error> {
+        let mut messages = self.entries(AddressFamily::Inet).await?;
+        if v6 {
+            messages.extend(self.entries(AddressFamily::Inet6).await?);
+        }
         Ok(messages
+            .into_iter()
             .filter(|m| m.header.state == NeighbourState::Permanent)
             .filter_map(|message| {
                 let address = message.attributes.iter().find_map(|a| match a {
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(*a),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => {
+                        Some(IpAddr::from(*a))
+                    }
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => {
+                        Some(IpAddr::from(*a))
+                    }
                     _ => None,
                 })?;
                 let mac = mac_of(&message);
@@ -61,12 +70,12 @@ impl Netlink {
     pub(crate) async fn set_neighbour(
         &self,
         link: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         mac: [u8; 6],
     ) -> Result<(), Error> {
         self.handle
             .neighbours()
-            .add(link, address.into())
+            .add(link, address)
             .link_layer_address(&mac)
             .replace()
             .execute()

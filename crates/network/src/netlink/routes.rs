@@ -3,23 +3,30 @@
 use super::Netlink;
 use crate::Error;
 use futures::TryStreamExt as _;
-use ipnet::Ipv4Net;
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType,
+use ipnet::IpNet;
+use netlink_packet_route::{
+    AddressFamily,
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use rtnetlink::RouteMessageBuilder;
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// The table that is asked when no rule says otherwise.
 pub(crate) const MAIN_TABLE: u32 = libc::RT_TABLE_MAIN as u32;
 /// The kernel's own.
 pub(super) const LOCAL_TABLE: u32 = libc::RT_TABLE_LOCAL as u32;
 
+/// Of IPv6 routes that name none.
+const IPV6_METRIC: u32 = 1024;
+
 /// Where a route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hop {
     /// Out of a link: to the address itself, or by way of another one, on the link by decree.
-    Link { link: u32, via: Option<Ipv4Addr> },
+    Link { link: u32, via: Option<IpAddr> },
     /// Nowhere; the sender is told.
     Unreachable,
     /// Nowhere, silently.
@@ -32,7 +39,7 @@ pub(crate) enum Hop {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) table: u32,
-    pub(crate) to: Ipv4Net,
+    pub(crate) to: IpNet,
     /// None for a kind of route we never make.
     pub(crate) hop: Option<Hop>,
     message: RouteMessage,
@@ -46,19 +53,23 @@ impl fmt::Display for Route {
 }
 
 fn route(message: RouteMessage) -> Option<Route> {
-    let mut to = Ipv4Addr::UNSPECIFIED;
+    let v6 = message.header.address_family == AddressFamily::Inet6;
+    let mut to = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let mut table = u32::from(message.header.table);
     let (mut link, mut via, mut plain) = (None, None, true);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = *address,
+            RouteAttribute::Destination(address) => to = ip(address)?,
             RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            RouteAttribute::Gateway(address) => via = Some(ip(address)?),
             RouteAttribute::Table(id) => table = *id,
-            RouteAttribute::Priority(metric) => plain &= *metric == 0,
+            RouteAttribute::Priority(metric) => {
+                plain &= *metric == if v6 { IPV6_METRIC } else { 0 };
+            }
+            // Of IPv6, the kernel always shows some.
+            RouteAttribute::Metrics(metrics) => plain &= v6 || metrics.is_empty(),
             RouteAttribute::Source(_)
             | RouteAttribute::PrefSource(_)
-            | RouteAttribute::Metrics(_)
             | RouteAttribute::MultiPath(_)
             | RouteAttribute::Encap(_)
             | RouteAttribute::Via(_) => plain = false,
@@ -73,8 +84,16 @@ fn route(message: RouteMessage) -> Option<Route> {
         (RouteType::Throw, _) => Some(Hop::Throw),
         _ => None,
     };
-    let to = Ipv4Net::new(to, message.header.destination_prefix_length).ok()?;
+    let to = IpNet::new(to, message.header.destination_prefix_length).ok()?;
     Some(Route { table, to, hop, message })
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
 }
 
 impl Route {
@@ -90,10 +109,21 @@ impl Route {
 impl Netlink {
     /// The IPv4 routes of all tables but the kernel's own.
     pub(crate) async fn routes(&self) -> Result<Vec<Route>, Error> {
+        self.list_routes(RouteMessageBuilder::<Ipv4Addr>::new().build()).await
+    }
+
+    /// The IPv6 routes, but for those that the kernel makes with an interface.
+    pub(crate) async fn routes6(&self) -> Result<Vec<Route>, Error> {
+        let mut routes = self.list_routes(RouteMessageBuilder::<Ipv6Addr>::new().build()).await?;
+        routes.retain(|route| route.message.header.protocol != RouteProtocol::Kernel);
+        Ok(routes)
+    }
+
+    async fn list_routes(&self, of: RouteMessage) -> Result<Vec<Route>, Error> {
         let messages: Vec<_> = self
             .handle
             .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
+            .get(of)
             .execute()
             .try_collect()
             .await
@@ -120,26 +150,28 @@ impl Netlink {
     }
 
     /// Makes a route, in the place of one to the same destination.
-    pub(crate) async fn set_route(&self, table: u32, to: Ipv4Net, hop: Hop) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+    pub(crate) async fn set_route(&self, table: u32, to: IpNet, hop: Hop) -> Result<(), Error> {
+        let what = format!("set the route to {to} of table {table}");
+        let error = self.error(&what);
+        let invalid = |_| Error::Netlink { what: what.clone(), message: "of two families".into() };
+        let route = RouteMessageBuilder::<IpAddr>::new()
             .table_id(table)
-            .destination_prefix(to.network(), to.prefix_len());
+            .destination_prefix(to.network(), to.prefix_len())
+            .map_err(invalid)?;
         let route = match hop {
-            Hop::Link { link, via: None } => route.scope(RouteScope::Link).output_interface(link),
+            Hop::Link { link, via: None } => {
+                let scope =
+                    if to.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+                route.scope(scope).output_interface(link)
+            }
             Hop::Link { link, via: Some(via) } => {
-                route.output_interface(link).gateway(via).onlink()
+                route.output_interface(link).gateway(via).map_err(invalid)?.onlink()
             }
             Hop::Unreachable => route.kind(RouteType::Unreachable),
             Hop::Blackhole => route.kind(RouteType::BlackHole),
             Hop::Throw => route.kind(RouteType::Throw),
         };
-        self.handle
-            .route()
-            .add(route.build())
-            .replace()
-            .execute()
-            .await
-            .map_err(self.error(&format!("set the route to {to} of table {table}")))
+        self.handle.route().add(route.build()).replace().execute().await.map_err(error)
     }
 
     pub(crate) async fn delete_route(&self, route: Route) -> Result<(), Error> {

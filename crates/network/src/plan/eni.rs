@@ -4,7 +4,7 @@ use super::{Vpc, gateway, invalid, subnet};
 use crate::{DhcpOptions, Error, Options, names};
 use api::host::EniSpec;
 use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// One ENI.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +14,7 @@ pub(crate) struct Eni {
     pub(crate) mac: [u8; 6],
     /// The primary one first.
     pub(crate) addresses: Vec<Ipv4Addr>,
+    pub(crate) addresses6: Vec<Ipv6Addr>,
     pub(crate) subnet: Ipv4Net,
     pub(crate) gateway: Ipv4Addr,
     pub(crate) vswitch: String,
@@ -39,6 +40,12 @@ pub(crate) fn eni(spec: &EniSpec, dhcp: DhcpOptions, options: &Options) -> Resul
         }
         addresses.push(address);
     }
+    let mut addresses6 = Vec::new();
+    for text in &spec.ipv6_addresses {
+        let address = text.parse().ok().filter(|ip| is_global(ip) && !addresses6.contains(ip));
+        let expected = "IPv6 addresses that are each named once";
+        addresses6.push(address.ok_or_else(|| invalid(id, "ipv6_addresses", text, expected))?);
+    }
     let mac = parse_mac(&spec.mac).filter(|mac| mac[0] & 1 == 0 && *mac != names::GATEWAY_MAC);
     let mac = mac.ok_or_else(|| invalid(id, "mac", &spec.mac, "a unicast MAC address"))?;
     let mut groups = spec.security_group_ids.clone();
@@ -51,6 +58,7 @@ pub(crate) fn eni(spec: &EniSpec, dhcp: DhcpOptions, options: &Options) -> Resul
         tap: names::tap_name(id),
         mac,
         addresses,
+        addresses6,
         subnet,
         gateway,
         vswitch: spec.vswitch_id.clone(),
@@ -66,10 +74,16 @@ impl Eni {
         self.addresses.first().copied().unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 
+    /// Of both families.
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.addresses.iter().copied().map(IpAddr::from);
+        v4.chain(self.addresses6.iter().copied().map(IpAddr::from))
+    }
+
     /// Nobody else in the VPC may have what this one has.
     pub(super) fn conflicts(&self, vpc: &Vpc) -> Result<(), Error> {
         let other = vpc.enis.iter().find_map(|other| {
-            let both = self.addresses.iter().find(|address| other.addresses.contains(address));
+            let both = self.all_addresses().find(|ip| other.all_addresses().any(|o| o == *ip));
             if other.id == self.id {
                 Some((other, "the ENI id".to_owned()))
             } else if let Some(address) = both {
@@ -103,6 +117,11 @@ fn address(
         return Err(invalid(id, field, text, expected));
     }
     Ok(address)
+}
+
+/// One that is of a VPC and no other kind.
+fn is_global(ip: &Ipv6Addr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local())
 }
 
 fn parse_mac(text: &str) -> Option<[u8; 6]> {

@@ -13,10 +13,10 @@ pub(crate) use routing::{Entry, NextHop};
 
 use crate::{Desired, Error, Options, Problem, ResourceKind, names};
 use api::host::SecurityGroupSpec;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 /// One VPC as this host should have it.
@@ -27,11 +27,14 @@ pub(crate) struct Vpc {
     pub(crate) enis: Vec<Eni>,
     pub(crate) groups: BTreeMap<String, SecurityGroupSpec>,
     /// Addresses of prefix lists, by id; those of a list that makes no sense are not there.
-    pub(crate) prefix_lists: BTreeMap<String, Vec<Ipv4Net>>,
+    pub(crate) prefix_lists: BTreeMap<String, Blocks>,
     /// Addresses that answer locally besides the service addresses.
     pub(crate) gateways: BTreeSet<Ipv4Addr>,
     /// The VPC's own: an address of these that nobody has is nowhere.
     pub(crate) blocks: BTreeSet<Ipv4Net>,
+    /// Instances may have IPv6 addresses, of `blocks6`.
+    pub(crate) ipv6: bool,
+    pub(crate) blocks6: BTreeSet<Ipv6Net>,
     pub(crate) vswitches: BTreeMap<String, VSwitch>,
     pub(crate) route_tables: BTreeMap<String, Vec<Entry>>,
     /// Public addresses of ENIs and NAT gateways of this host.
@@ -56,6 +59,13 @@ pub(crate) struct Limit {
     pub(crate) burst_kbits: u64,
     /// Packets per second; 0 for no limit.
     pub(crate) packets: u64,
+}
+
+/// Blocks of both families.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    pub(crate) v4: Vec<Ipv4Net>,
+    pub(crate) v6: Vec<Ipv6Net>,
 }
 
 /// One VSwitch.
@@ -145,7 +155,10 @@ impl Plan {
                 continue;
             };
             let dhcp = desired.dhcp.get(&spec.eni_id).cloned().unwrap_or_default();
-            let checked = eni(spec, dhcp, options).and_then(|eni| {
+            let checked = eni(spec, dhcp, options).and_then(|mut eni| {
+                if !self.vpcs[index].ipv6 {
+                    eni.addresses6.clear();
+                }
                 eni.conflicts(&self.vpcs[index])?;
                 Ok(eni)
             });
@@ -185,19 +198,11 @@ impl Plan {
 
     /// Every VPC gets those its groups name.
     fn add_prefix_lists(&mut self, desired: &Desired) {
-        let mut lists: HashMap<&str, Vec<Ipv4Net>> = HashMap::new();
+        let mut lists: HashMap<&str, Blocks> = HashMap::new();
         for list in &desired.prefix_lists {
-            let blocks = list.cidrs.iter().filter(|cidr| !cidr.contains(':'));
-            let blocks: Result<Vec<Ipv4Net>, &String> = blocks
-                .map(|cidr| {
-                    let block = cidr.parse::<Ipv4Net>();
-                    block.or_else(|_| cidr.parse::<Ipv4Addr>().map(Ipv4Net::from)).map_err(|_| cidr)
-                })
-                .collect();
-            match blocks {
+            match blocks(&list.cidrs) {
                 Ok(blocks) => {
-                    let blocks: Vec<_> = blocks.iter().map(Ipv4Net::trunc).collect();
-                    lists.insert(&list.prefix_list_id, Ipv4Net::aggregate(&blocks));
+                    lists.insert(&list.prefix_list_id, blocks);
                 }
                 Err(cidr) => {
                     let id = &list.prefix_list_id;
@@ -218,6 +223,21 @@ impl Plan {
     fn problem(&mut self, kind: ResourceKind, id: &str, error: &Error) {
         self.problems.push(Problem { kind, id: id.to_owned(), message: error.to_string() });
     }
+}
+
+/// The blocks, or the text that is none.
+fn blocks(cidrs: &[String]) -> Result<Blocks, &String> {
+    let mut blocks = Blocks::default();
+    for cidr in cidrs {
+        let net = cidr.parse::<IpNet>().or_else(|_| cidr.parse::<IpAddr>().map(IpNet::from));
+        match net.map_err(|_| cidr)? {
+            IpNet::V4(net) => blocks.v4.push(net.trunc()),
+            IpNet::V6(net) => blocks.v6.push(net.trunc()),
+        }
+    }
+    blocks.v4 = Ipv4Net::aggregate(&blocks.v4);
+    blocks.v6 = Ipv6Net::aggregate(&blocks.v6);
+    Ok(blocks)
 }
 
 fn invalid(resource: &str, field: &'static str, value: &str, expected: &'static str) -> Error {

@@ -6,7 +6,7 @@ use api::host::VpcSpec;
 use ipnet::Ipv4Net;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 /// What one other host has of a VPC.
@@ -14,6 +14,7 @@ use std::{
 pub(crate) struct Peer {
     /// Of its ENIs.
     pub(crate) addresses: BTreeSet<Ipv4Addr>,
+    pub(crate) addresses6: BTreeSet<Ipv6Addr>,
     /// What routes lead to by way of it, so what may come from it beside its ENIs' addresses.
     pub(crate) beyond: BTreeSet<Ipv4Net>,
 }
@@ -43,11 +44,22 @@ impl Plan {
                 continue;
             };
             let peer = peers.entry(address).or_default();
-            for text in host.addresses.iter().filter(|text| !text.contains(':')) {
-                let Ok(address) = text.parse() else {
-                    let e = invalid(&spec.vpc_id, "addresses", text, "an IP address");
-                    self.problem(ResourceKind::Host, "underlay", &e);
-                    continue;
+            for text in &host.addresses {
+                let address = match text.parse() {
+                    Ok(IpAddr::V4(address)) => address,
+                    Ok(IpAddr::V6(address)) => {
+                        let enis = &self.vpcs[index].enis;
+                        let near = enis.iter().any(|eni| eni.addresses6.contains(&address));
+                        if self.vpcs[index].ipv6 && !near {
+                            peer.addresses6.insert(address);
+                        }
+                        continue;
+                    }
+                    Err(_) => {
+                        let e = invalid(&spec.vpc_id, "addresses", text, "an IP address");
+                        self.problem(ResourceKind::Host, "underlay", &e);
+                        continue;
+                    }
                 };
                 // While an instance moves, both hosts may have its address: here it is near.
                 if self.vpcs[index].eni_with(address).is_none()
@@ -58,9 +70,10 @@ impl Plan {
             }
         }
         // What two hosts claim is where the first says.
-        let mut taken = BTreeSet::new();
+        let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
         for peer in peers.values_mut() {
-            peer.addresses.retain(|address| taken.insert(*address));
+            peer.addresses.retain(|address| taken.insert((*address).into()));
+            peer.addresses6.retain(|address| taken.insert((*address).into()));
         }
         self.vpcs[index].peers = peers;
     }

@@ -3,6 +3,7 @@
 use super::{VSwitch, Vpc, gateway, invalid, subnet};
 use crate::Error;
 use api::host::VpcSpec;
+use ipnet::Ipv6Net;
 use std::collections::HashMap;
 
 /// VXLAN network identifiers have 24 bits.
@@ -29,6 +30,13 @@ pub(super) fn vpc(spec: &VpcSpec, vnis: &HashMap<u32, &str>) -> Result<Vpc, Erro
     }
     for cidr in &spec.secondary_cidrs {
         vpc.blocks.insert(subnet(id, "secondary_cidrs", cidr)?);
+    }
+    if !spec.ipv6_cidr.is_empty() {
+        let block = spec.ipv6_cidr.parse::<Ipv6Net>();
+        let expected = "an IPv6 CIDR block";
+        let block = block.map_err(|_| invalid(id, "ipv6_cidr", &spec.ipv6_cidr, expected))?;
+        vpc.ipv6 = true;
+        vpc.blocks6.insert(block.trunc());
     }
     for vswitch in &spec.vswitches {
         let subnet = subnet(&vswitch.vswitch_id, "cidr", &vswitch.cidr)?;

@@ -7,11 +7,13 @@
 //! packet that answers is judged by the same rules, mirrored: it is its flow that is allowed or not.
 
 use super::{
-    policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Reference, Verdict},
-    ruleset::{Chain, Family, GENERATION, Ruleset, Set, Table},
+    base::{admit_ipv6, arp, base},
+    group_chains::add_chains_of,
+    policy::{AddressFamily, BrokenRule},
+    ruleset::{Chain, Family, Ruleset, Set, Table},
 };
 use crate::{
-    METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
+    TABLE_NAME,
     edge::{self, EDGE_LINK},
     names::{self, VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
@@ -68,6 +70,7 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     for gateway in &vpc.gateways {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
+    admit_ipv6(&mut inet, vpc);
     admit_peers(&mut inet, vpc);
     admit_world(&mut inet, vpc);
     edge::add_nat(&mut inet, vpc);
@@ -76,162 +79,6 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
     let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
     Compiled { ruleset, broken, without_group }
-}
-
-/// Who may speak ARP. A router may in the name of others, as it asks in the name of who it forwards
-/// for; but every name costs a neighbour entry, of which all of the host have a common number.
-fn arp(vpc: &Vpc) -> Table {
-    let mut arp = Table::default();
-    let mut senders = set("ifname . ether_addr . ipv4_addr");
-    let mut routers = set("ifname . ether_addr");
-    for eni in &vpc.enis {
-        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
-        let unset = std::net::Ipv4Addr::UNSPECIFIED;
-        for address in eni.addresses.iter().copied().chain([unset]) {
-            senders.elements.insert(format!("{port} . {address}"), String::new());
-        }
-        if eni.is_router {
-            routers.elements.insert(port, String::new());
-        }
-    }
-    arp.sets.insert("senders".to_owned(), senders);
-    arp.sets.insert("routers".to_owned(), routers);
-    arp.sets.insert("router_rate".to_owned(), rates("ifname"));
-    arp.chains.insert(
-        "input".to_owned(),
-        chain(
-            "type filter hook input priority 0; policy drop",
-            [
-                "iifname . arp saddr ether . arp saddr ip @senders accept",
-                "iifname . arp saddr ether @routers \
-                 update @router_rate { iifname limit rate 5/second burst 10 packets } accept",
-            ],
-        ),
-    );
-    arp
-}
-
-/// What every VPC has. Chains that a map leads to are entered by `goto`, so that the end of one is
-/// the end of the packet: base chains drop by default.
-fn base() -> Table {
-    let metadata = format!("ip daddr {METADATA_ADDRESS} tcp dport {METADATA_PORT} accept");
-    let from_host = format!("ip saddr {SERVICE_ADDRESS} oifname vmap @ingress");
-    let to_host = format!(
-        "ct direction reply ct state established ip daddr {SERVICE_ADDRESS} \
-         iifname vmap @ingress_reply"
-    );
-    // A source that is not its own earns no answer of the host.
-    let router = format!(
-        "iifname . ether saddr @routers ip daddr != {{ {METADATA_ADDRESS}, {SERVICE_ADDRESS} }} \
-         ip daddr != @gateways accept"
-    );
-    let beyond =
-        format!("iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept");
-    // None of the VPC's own addresses comes from the world.
-    let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
-    let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
-    let live = format!("ct state established,related ct mark {GENERATION} accept");
-    let pass = format!("ct mark set {GENERATION} accept");
-    let chains = BTreeMap::from([
-        (
-            "prerouting".to_owned(),
-            chain(
-                "type filter hook prerouting priority -300; policy drop",
-                [
-                    "iifname lo accept",
-                    "meta nfproto != ipv4 drop",
-                    // Only the host is a DHCP server.
-                    "udp sport 67 udp dport 68 drop",
-                    "iifname . ether saddr . ip saddr @sources accept",
-                    "iifname . ether saddr @ports ip saddr 0.0.0.0 ip daddr 255.255.255.255 \
-                     udp sport 68 udp dport 67 accept",
-                    router.as_str(),
-                    beyond.as_str(),
-                    world.as_str(),
-                ],
-            ),
-        ),
-        (
-            "forward".to_owned(),
-            chain(
-                "type filter hook forward priority 0; policy drop",
-                [
-                    "ct state invalid drop",
-                    // A host that is wrong about where an address is must not make a loop.
-                    back.as_str(),
-                    // Who does not know how long packets may be on the way learns it here.
-                    "tcp flags syn tcp option maxseg size set rt mtu",
-                    "jump live",
-                    // An ICMP error of a flow that has to be judged anew: only its own packets tell
-                    // whose it is.
-                    "ct state related drop",
-                    "ct direction reply oifname vmap @egress_reply",
-                    "ct direction original iifname vmap @egress",
-                ],
-            ),
-        ),
-        ("live".to_owned(), chain("", [live.as_str()])),
-        // Stamped where it is judged: a later hook might already see the next generation.
-        ("pass".to_owned(), chain("", [pass.as_str()])),
-        ("to_guest".to_owned(), chain("", ["oifname vmap @ingress", "drop"])),
-        ("from_guest".to_owned(), chain("", ["iifname vmap @ingress_reply", "drop"])),
-        (
-            "input".to_owned(),
-            chain(
-                "type filter hook input priority 0; policy drop",
-                [
-                    "iifname lo accept",
-                    // Before all that accepts: a guest that has its address renews it in a flow that
-                    // is established.
-                    "udp sport 68 udp dport 67 update @dhcp_rate \
-                     { iifname limit rate over 10/second burst 20 packets } drop",
-                    "udp sport 68 udp dport 67 accept",
-                    "ct state invalid drop",
-                    // What a guest asks of the host is no group's business.
-                    "ct direction original ct state established,related accept",
-                    "jump live",
-                    to_host.as_str(),
-                    metadata.as_str(),
-                    "icmp type echo-request ip daddr @gateways accept",
-                ],
-            ),
-        ),
-        (
-            "output".to_owned(),
-            chain(
-                "type filter hook output priority 0; policy drop",
-                [
-                    "oifname lo accept",
-                    "ct direction reply ct state established,related accept",
-                    "jump live",
-                    // Of a packet too long to go on, whose flow there is not yet.
-                    "icmp type destination-unreachable icmp code frag-needed accept",
-                    "udp sport 67 udp dport 68 accept",
-                    from_host.as_str(),
-                ],
-            ),
-        ),
-    ]);
-    let verdicts = || Set {
-        is_map: true,
-        declaration: vec!["type ifname : verdict".to_owned()],
-        elements: BTreeMap::new(),
-    };
-    let sets = BTreeMap::from([
-        ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
-        ("ports".to_owned(), set("ifname . ether_addr")),
-        ("routers".to_owned(), set("ifname . ether_addr")),
-        ("subnets".to_owned(), intervals("ipv4_addr")),
-        ("blocks".to_owned(), intervals("ipv4_addr")),
-        ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
-        ("gateways".to_owned(), set("ipv4_addr")),
-        (DHCP_RATE_SET.to_owned(), rates("ifname")),
-        ("ingress".to_owned(), verdicts()),
-        ("egress".to_owned(), verdicts()),
-        ("ingress_reply".to_owned(), verdicts()),
-        ("egress_reply".to_owned(), verdicts()),
-    ]);
-    Table { sets, chains, ..Table::default() }
 }
 
 /// The addresses an ENI may send from.
@@ -348,128 +195,15 @@ fn judge_nothing(inet: &mut Table, link: &str) {
 }
 
 fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec<BrokenRule> {
-    let specs: Vec<_> = groups.iter().filter_map(|id| vpc.groups.get(id)).collect();
-    let known = |reference: Reference<'_>| match reference {
-        Reference::Group(id) => vpc.groups.contains_key(id),
-        Reference::PrefixList(id) => vpc.prefix_lists.contains_key(id),
-    };
-    let mut broken = Vec::new();
-    for (direction, prefix) in [(Direction::Ingress, "in"), (Direction::Egress, "out")] {
-        let (policy, some_broken) = Policy::merge(&specs, direction, known);
-        broken.extend(some_broken);
-        for clause in &policy.clauses {
-            match &clause.matches.peers {
-                Peers::Group(id) => members(inet, id, vpc),
-                Peers::PrefixList(id) => prefixes(inet, id, vpc),
-                Peers::Any | Peers::Blocks(_) => {}
-            }
-        }
-        for (travel, suffix) in [(Travel::Original, ""), (Travel::Reply, "_reply")] {
-            let rules = policy
-                .clauses
-                .iter()
-                .map(|clause| {
-                    let mut rule = conditions(&clause.matches, direction, travel);
-                    rule.push_str(verdict(clause.verdict, direction, travel));
-                    rule
-                })
-                .chain([verdict(policy.default, direction, travel).to_owned()])
-                .collect();
-            let chain = Chain { hook: String::new(), rules };
-            inet.chains.insert(format!("{prefix}{suffix}_{name}"), chain);
-        }
+    let mut broken = add_chains_of(AddressFamily::V4, inet, name, groups, vpc);
+    if vpc.ipv6 {
+        broken.extend(add_chains_of(AddressFamily::V6, inet, name, groups, vpc));
     }
     broken
 }
 
-fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
-    let name = named_set("members", group);
-    if inet.sets.contains_key(&name) {
-        return;
-    }
-    let mut members = set("ipv4_addr");
-    let addresses = vpc.groups.get(group).map(|g| g.member_ips.as_slice()).unwrap_or_default();
-    for address in addresses {
-        if let Ok(address) = address.parse::<std::net::Ipv4Addr>() {
-            members.elements.insert(address.to_string(), String::new());
-        }
-    }
-    inet.sets.insert(name, members);
-}
-
-fn prefixes(inet: &mut Table, list: &str, vpc: &Vpc) {
-    let mut prefixes = intervals("ipv4_addr");
-    for block in vpc.prefix_lists.get(list).into_iter().flatten() {
-        prefixes.elements.insert(block.to_string(), String::new());
-    }
-    inet.sets.insert(named_set("prefixes", list), prefixes);
-}
-
-/// Which way a packet goes in its flow. The direction of rules is that of the flow's first packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Travel {
-    Original,
-    Reply,
-}
-
-fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
-    let field = match (direction, travel) {
-        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "ip saddr",
-        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "ip daddr",
-    };
-    let (source, destination) = match travel {
-        Travel::Original => ("sport", "dport"),
-        Travel::Reply => ("dport", "sport"),
-    };
-    let mut text = match &matches.peers {
-        Peers::Any => String::new(),
-        Peers::Group(group) => format!("{field} @{} ", named_set("members", group)),
-        Peers::PrefixList(list) => format!("{field} @{} ", named_set("prefixes", list)),
-        Peers::Blocks(blocks) => {
-            let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
-            format!("{field} {{ {} }} ", blocks.join(", "))
-        }
-    };
-    let protocol = match matches.protocol {
-        Protocol::All => return text,
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Icmp => "icmp",
-        Protocol::Gre => "gre",
-    };
-    if matches.source_ports.is_all() && matches.destination_ports.is_all() {
-        text.push_str(&format!("meta l4proto {protocol} "));
-    }
-    let sides = [(source, &matches.source_ports), (destination, &matches.destination_ports)];
-    for (side, ports) in sides {
-        if !ports.is_all() {
-            text.push_str(&format!("{protocol} {side} {{ {} }} ", ranges(ports)));
-        }
-    }
-    text
-}
-
-fn ranges(ports: &PortSet) -> String {
-    let ranges: Vec<_> = ports
-        .ranges()
-        .iter()
-        .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
-        .collect();
-    ranges.join(", ")
-}
-
-fn verdict(verdict: Verdict, direction: Direction, travel: Travel) -> &'static str {
-    match (verdict, direction, travel) {
-        (Verdict::Drop, ..) => "drop",
-        (Verdict::Accept, Direction::Ingress, _) => "goto pass",
-        // The receiver's groups have their say too.
-        (Verdict::Accept, Direction::Egress, Travel::Original) => "goto to_guest",
-        (Verdict::Accept, Direction::Egress, Travel::Reply) => "goto from_guest",
-    }
-}
-
 /// The set of a group or a prefix list. Ids of ECS's form are kept readable.
-fn named_set(kind: &str, id: &str) -> String {
+pub(super) fn named_set(kind: &str, id: &str) -> String {
     let plain = id.len() <= 40 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if plain {
         format!("{kind}_{}", id.replace('-', "_"))
@@ -482,29 +216,29 @@ fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes())[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{name}\"")
 }
 
-fn set(kind: &str) -> Set {
+pub(super) fn set(kind: &str) -> Set {
     Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
 }
 
 /// A limit per key, kept for as long as it is used.
-fn rates(kind: &str) -> Set {
+pub(super) fn rates(kind: &str) -> Set {
     let mut set = set(kind);
     let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
     set.declaration.extend(options.map(str::to_owned));
     set
 }
 
-fn intervals(kind: &str) -> Set {
+pub(super) fn intervals(kind: &str) -> Set {
     let mut set = set(kind);
     set.declaration.push("flags interval".to_owned());
     set
 }
 
-fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {
+pub(super) fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {
     Chain { hook: hook.to_owned(), rules: rules.into_iter().map(str::to_owned).collect() }
 }
 

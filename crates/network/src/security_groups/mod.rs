@@ -5,7 +5,9 @@
 //! [`ruleset`] writes that as nft commands, whole or as the difference to another one. Nothing here
 //! touches the system.
 
+mod base;
 pub(crate) mod compile;
+mod group_chains;
 pub mod policy;
 mod rule;
 pub(crate) mod ruleset;

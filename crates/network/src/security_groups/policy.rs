@@ -7,8 +7,12 @@
 
 use super::rule::{self, Reading};
 use api::host::SecurityGroupSpec;
-use ipnet::Ipv4Net;
-use std::{collections::BTreeMap, net::Ipv4Addr, ops::RangeInclusive};
+use ipnet::IpNet;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+};
 
 /// Seen from the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +32,15 @@ pub enum Verdict {
     Accept,
 }
 
+/// A family of addresses. Rules that name a block are about its family, others about both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
 /// An IP protocol a rule can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
@@ -37,7 +50,7 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP.
+    /// ICMP, or ICMPv6 with IPv6.
     Icmp,
     /// GRE.
     Gre,
@@ -65,7 +78,7 @@ pub enum Peers {
     /// Anyone.
     Any,
     /// Addresses of these blocks, which do not overlap.
-    Blocks(Vec<Ipv4Net>),
+    Blocks(Vec<IpNet>),
     /// Members of the group with this id.
     Group(String),
     /// Addresses of the prefix list with this id.
@@ -177,8 +190,19 @@ pub struct BrokenRule {
 }
 
 impl Policy {
-    /// Merges groups. `known` tells whether what a rule names is part of the desired state.
+    /// Merges what groups say about IPv4. `known` tells whether what a rule names is part of the
+    /// desired state.
     pub fn merge(
+        groups: &[&SecurityGroupSpec],
+        direction: Direction,
+        known: impl Fn(Reference<'_>) -> bool,
+    ) -> (Self, Vec<BrokenRule>) {
+        Self::merge_of(AddressFamily::V4, groups, direction, known)
+    }
+
+    /// Merges what groups say about one family.
+    pub fn merge_of(
+        family: AddressFamily,
         groups: &[&SecurityGroupSpec],
         direction: Direction,
         known: impl Fn(Reference<'_>) -> bool,
@@ -189,7 +213,7 @@ impl Policy {
             let wanted = direction == Direction::Egress;
             for rule in group.rules.iter().filter(|rule| rule.egress == wanted) {
                 let verdict = if rule.drop { Verdict::Drop } else { Verdict::Accept };
-                let matches = match rule::read(rule, &known) {
+                let matches = match rule::read(rule, family, &known) {
                     Reading::Rule(matches) => Some(matches),
                     Reading::Nothing => None,
                     Reading::Broken { widest, reason } => {
@@ -245,7 +269,9 @@ impl Match {
     fn fits(&self, packet: &Packet, is_member: impl Fn(&str, Ipv4Addr) -> bool) -> bool {
         let peer = match &self.peers {
             Peers::Any => true,
-            Peers::Blocks(blocks) => blocks.iter().any(|block| block.contains(&packet.peer)),
+            Peers::Blocks(blocks) => {
+                blocks.iter().any(|block| block.contains(&IpAddr::V4(packet.peer)))
+            }
             Peers::Group(id) | Peers::PrefixList(id) => is_member(id, packet.peer),
         };
         peer && self.protocol.contains(packet.protocol)
@@ -296,7 +322,7 @@ fn combine_peers(mut peers: Vec<Peers>) -> Vec<Peers> {
             other => combined.push(other),
         }
     }
-    let blocks = Ipv4Net::aggregate(&blocks);
+    let blocks = IpNet::aggregate(&blocks);
     match blocks.first() {
         None => {}
         Some(all) if all.prefix_len() == 0 => return vec![Peers::Any],

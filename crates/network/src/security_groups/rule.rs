@@ -1,37 +1,43 @@
 //! One rule of a security group, read from its spec.
 
-use super::policy::{Match, Peers, PortSet, Protocol, Reference};
+use super::policy::{AddressFamily, Match, Peers, PortSet, Protocol, Reference};
 use api::host::RuleSpec;
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// A rule that was read, or what to do since it could not be.
 #[derive(Debug)]
 pub(crate) enum Reading {
     /// What the rule matches.
     Rule(Match),
-    /// It is about IPv6, which VPCs here do not carry: it matches nothing.
+    /// It is about the other family: it matches nothing.
     Nothing,
     /// It makes no sense. What is set matches at least all the rule could have meant.
     Broken { widest: Match, reason: String },
 }
 
 /// Reads a rule. `known` tells whether what it names is part of the desired state.
-pub(crate) fn read(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Reading {
+pub(crate) fn read(
+    rule: &RuleSpec,
+    family: AddressFamily,
+    known: impl Fn(Reference<'_>) -> bool,
+) -> Reading {
     let mut broken = Vec::new();
-    let (protocol, ipv6) = match rule.ip_protocol.to_ascii_lowercase().as_str() {
-        "tcp" => (Protocol::Tcp, false),
-        "udp" => (Protocol::Udp, false),
-        "icmp" => (Protocol::Icmp, false),
-        "gre" => (Protocol::Gre, false),
-        "all" => (Protocol::All, false),
-        "icmpv6" => (Protocol::All, true),
+    let (protocol, only) = match rule.ip_protocol.to_ascii_lowercase().as_str() {
+        "tcp" => (Protocol::Tcp, None),
+        "udp" => (Protocol::Udp, None),
+        "icmp" => (Protocol::Icmp, Some(AddressFamily::V4)),
+        "gre" => (Protocol::Gre, None),
+        "all" => (Protocol::All, None),
+        "icmpv6" => (Protocol::Icmp, Some(AddressFamily::V6)),
         other => {
-            broken.push(format!("unknown protocol {other:?}, use tcp, udp, icmp, gre or all"));
-            (Protocol::All, false)
+            broken.push(format!(
+                "unknown protocol {other:?}, use tcp, udp, icmp, icmpv6, gre or all"
+            ));
+            (Protocol::All, None)
         }
     };
-    let peers = match peers(rule, known) {
+    let peers = match peers(rule, family, known) {
         Ok(Some(peers)) => peers,
         Ok(None) => return Reading::Nothing,
         Err(reason) => {
@@ -39,7 +45,7 @@ pub(crate) fn read(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Re
             Peers::Any
         }
     };
-    if ipv6 {
+    if only.is_some_and(|only| only != family) {
         return Reading::Nothing;
     }
     let mut ports = |what: &str, range: Result<PortSet, String>| match range {
@@ -63,8 +69,12 @@ pub(crate) fn read(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Re
     }
 }
 
-/// The other side of a rule; none if it is IPv6.
-fn peers(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Result<Option<Peers>, String> {
+/// The other side of a rule; none if it is of the other family.
+fn peers(
+    rule: &RuleSpec,
+    family: AddressFamily,
+    known: impl Fn(Reference<'_>) -> bool,
+) -> Result<Option<Peers>, String> {
     if rule.cidr.is_empty() {
         let (group, list) = (&rule.peer_group_id, &rule.prefix_list_id);
         return match (group.as_str(), list.as_str()) {
@@ -78,15 +88,12 @@ fn peers(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Result<Optio
             _ => Err(format!("both group {group} and prefix list {list} are given")),
         };
     }
-    if rule.cidr.contains(':') {
+    let cidr = &rule.cidr;
+    let block = cidr.parse::<IpNet>().or_else(|_| cidr.parse::<IpAddr>().map(IpNet::from));
+    let block = block.map_err(|_| format!("{cidr:?} is no CIDR block"))?;
+    if block.addr().is_ipv6() != (family == AddressFamily::V6) {
         return Ok(None);
     }
-    let block = match rule.cidr.parse::<Ipv4Addr>() {
-        Ok(address) => Ipv4Net::from(address),
-        Err(_) => {
-            rule.cidr.parse::<Ipv4Net>().map_err(|_| format!("{:?} is no CIDR block", rule.cidr))?
-        }
-    };
     Ok(Some(match block.prefix_len() {
         0 => Peers::Any,
         _ => Peers::Blocks(vec![block.trunc()]),

@@ -198,6 +198,13 @@ async fn what_the_operator_denies_is_not_reached_and_specs_are_checked() {
     names_of(&guest, 80);
     assert_eq!(asks(&guest, WORLD, 80), "");
     assert_eq!(asks(&guest, Ipv4Addr::new(192, 168, 77, 201), 80), public(1).to_string());
+    // Nor is what serves the host by a link-local address.
+    other.ip("addr add 169.254.169.254/16 dev eth0");
+    fabric.hosts[0].ip("route add 169.254.0.0/16 dev eth0");
+    let local = Ipv4Addr::new(169, 254, 169, 254);
+    let own = fabric.hosts[0].ask_name(local, 80);
+    assert_eq!(own, underlay(0).to_string());
+    assert_eq!(asks(&guest, local, 80), "");
     a.desired.edge_denied = vec!["192.168.77.201/32".parse().expect("a block")];
     a.reconcile().await;
     assert_eq!(asks(&guest, Ipv4Addr::new(192, 168, 77, 201), 80), "");

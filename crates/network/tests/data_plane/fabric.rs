@@ -139,7 +139,8 @@ pub fn introduce(clouds: &mut [&mut Cloud]) {
                     let enis = enis[other].iter().filter(|eni| eni.vpc_id == vpc.vpc_id);
                     let addresses: Vec<_> = enis
                         .flat_map(|eni| {
-                            [&eni.private_ip].into_iter().chain(&eni.secondary_private_ips)
+                            let first = [&eni.private_ip].into_iter();
+                            first.chain(&eni.secondary_private_ips).chain(&eni.ipv6_addresses)
                         })
                         .cloned()
                         .collect();
@@ -154,7 +155,10 @@ pub fn introduce(clouds: &mut [&mut Cloud]) {
                     && eni.security_group_ids.contains(&group.security_group_id)
             });
             let members: BTreeSet<_> = members
-                .flat_map(|eni| [&eni.private_ip].into_iter().chain(&eni.secondary_private_ips))
+                .flat_map(|eni| {
+                    let first = [&eni.private_ip].into_iter();
+                    first.chain(&eni.secondary_private_ips).chain(&eni.ipv6_addresses)
+                })
                 .cloned()
                 .collect();
             group.member_ips = members.into_iter().collect();

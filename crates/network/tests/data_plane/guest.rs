@@ -14,7 +14,7 @@ use nix::{
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::OpenOptionsExt as _,
@@ -219,8 +219,8 @@ pub fn tell_names(listener: TcpListener) {
 }
 
 /// What a server of [`tell_names`] says; nothing if it is not reached.
-pub fn ask_name(to: Ipv4Addr, port: u16) -> String {
-    let to = SocketAddr::V4(SocketAddrV4::new(to, port));
+pub fn ask_name(to: impl Into<IpAddr>, port: u16) -> String {
+    let to = SocketAddr::new(to.into(), port);
     let mut name = String::new();
     if let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_millis(1200)) {
         stream.set_read_timeout(Some(Duration::from_secs(2))).expect("set a timeout");

@@ -8,6 +8,7 @@ mod bandwidth;
 mod dhcp;
 mod edge;
 mod groups;
+mod ipv6;
 mod isolation;
 mod lifecycle;
 mod overlay;

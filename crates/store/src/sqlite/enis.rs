@@ -7,8 +7,8 @@ use super::{
     writer::Tx,
 };
 use crate::*;
-use rusqlite::{Connection, params};
-use std::collections::BTreeSet;
+use rusqlite::{Connection, params, types::FromSql};
+use std::collections::{BTreeSet, HashMap};
 
 fn filled(conn: &Connection, mut enis: Vec<EniRecord>) -> Result<Vec<EniRecord>, StoreError> {
     for eni in &mut enis {
@@ -49,10 +49,44 @@ pub(super) fn of_instance(
     filled(conn, found)
 }
 
-/// Interfaces that are wanted at an instance of a host, or still leave one.
+/// Interfaces that are wanted at an instance of a host, or still leave one. Read with every report,
+/// so by three queries for all.
 pub(super) fn on_host(conn: &Connection, host_id: &str) -> Result<Vec<EniRecord>, StoreError> {
-    let found = query::all(conn, "SELECT * FROM enis WHERE host_id = ?1 ORDER BY seq", [host_id])?;
-    filled(conn, found)
+    let mut enis: Vec<EniRecord> =
+        query::all(conn, "SELECT * FROM enis WHERE host_id = ?1 ORDER BY seq", [host_id])?;
+    let mut groups: HashMap<String, Vec<String>> = by_eni(
+        conn,
+        "SELECT eni_id, group_id FROM enis JOIN eni_groups AS part USING (eni_id)
+         WHERE host_id = ?1 ORDER BY part.position",
+        host_id,
+    )?;
+    let mut more: HashMap<String, Vec<u32>> = by_eni(
+        conn,
+        "SELECT eni_id, address FROM enis JOIN eni_addresses AS part USING (eni_id)
+         WHERE host_id = ?1 AND part.position > 0 ORDER BY part.position",
+        host_id,
+    )?;
+    for eni in &mut enis {
+        eni.security_group_ids = groups.remove(&eni.eni_id).unwrap_or_default();
+        let addresses = more.remove(&eni.eni_id).unwrap_or_default();
+        eni.secondary_private_ips = addresses.into_iter().map(Into::into).collect();
+    }
+    Ok(enis)
+}
+
+/// What a query gives of each interface: its first column is the interface's id.
+fn by_eni<T: FromSql>(
+    conn: &Connection,
+    sql: &str,
+    host_id: &str,
+) -> Result<HashMap<String, Vec<T>>, StoreError> {
+    let mut parts: HashMap<String, Vec<T>> = HashMap::new();
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query([host_id])?;
+    while let Some(row) = rows.next()? {
+        parts.entry(row.get(0)?).or_default().push(row.get(1)?);
+    }
+    Ok(parts)
 }
 
 pub(super) fn view(conn: &Connection, lookup: &EnisLookup) -> Result<EnisView, StoreError> {
@@ -290,7 +324,7 @@ pub(super) fn list(
     conn: &Connection,
     filter: &EniFilter,
     page: Page,
-) -> Result<Listed<EniRecord>, StoreError> {
+) -> Result<Listed<EniDetails>, StoreError> {
     let mut conditions = Conditions::default();
     conditions.one_of("eni_id", &filter.eni_ids);
     if !filter.instance_id.is_empty() {
@@ -325,10 +359,13 @@ pub(super) fn list(
     }
     conditions.tags("eni_id", &filter.tags);
     let Listed { items, total, next } = query::list(conn, "enis", conditions, page)?;
-    let mut items = filled(conn, items)?;
-    for eni in &mut items {
-        eni.tags = security_groups::tags_of(conn, &eni.eni_id)?;
-    }
+    let items = filled(conn, items)?
+        .into_iter()
+        .map(|mut eni| {
+            eni.tags = security_groups::tags_of(conn, &eni.eni_id)?;
+            Ok(EniDetails { eips: edge::eips_of(conn, std::slice::from_ref(&eni))?, eni })
+        })
+        .collect::<Result<_, StoreError>>()?;
     Ok(Listed { items, total, next })
 }
 

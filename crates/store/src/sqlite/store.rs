@@ -461,7 +461,7 @@ impl Store for SqliteStore {
         self.read(move |conn| edge::prefix_lists(conn, &filter, page)).await
     }
 
-    async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {
+    async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniDetails>, StoreError> {
         self.read(move |conn| enis::list(conn, &filter, page)).await
     }
 

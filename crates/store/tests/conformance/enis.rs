@@ -42,7 +42,9 @@ async fn delete(store: &dyn Store, id: &str) {
 }
 
 async fn enis(store: &dyn Store, filter: EniFilter) -> Vec<EniRecord> {
-    store.enis(filter, Page::Offset { offset: 0, limit: 100 }).await.unwrap().items
+    let page = Page::Offset { offset: 0, limit: 100 };
+    let listed = store.enis(filter, page).await.unwrap().items;
+    listed.into_iter().map(|details| details.eni).collect()
 }
 
 async fn the_eni(store: &dyn Store, id: &str) -> EniRecord {
@@ -225,6 +227,9 @@ pub async fn an_interface_is_seen_with_its_instance(backend: &impl Backend) {
         lease_until_ms: 2000,
         decide: Box::new(|view| {
             assert_eq!(view.enis.len(), 3, "its host is still asked for it");
+            let leaving = view.enis.iter().find(|eni| eni.eni_id == "eni-1").unwrap();
+            assert_eq!(leaving.security_group_ids, ["sg-1"]);
+            assert_eq!(leaving.secondary_private_ips.len(), 1);
             Ok(StatusPlan::default())
         }),
     };
@@ -363,4 +368,94 @@ pub async fn lists_of_interfaces_narrow(backend: &impl Backend) {
         InstanceFilter { private_ips: of_1.secondary_private_ips.clone(), ..Default::default() };
     let page = Page::Offset { offset: 0, limit: 10 };
     assert_eq!(store.instances(by_address, page).await.unwrap().total, 1);
+}
+
+/// Numbers that look random and are the same each time (Knuth's multiplier).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+pub async fn what_is_counted_is_what_there_is(backend: &impl Backend) {
+    let store = backend.open();
+    network(&*store, "10.0.0.1", "10.0.0.30").await;
+    let other = group("sg-2", "vpc-1");
+    let decide = Box::new(move |_: &VpcView| Ok(other.clone()));
+    store.create_security_group(None, "vpc-1", decide).await.unwrap();
+    let groups = [vec!["sg-1"], vec!["sg-2"], vec!["sg-2", "sg-1"]];
+    let mut model: std::collections::BTreeMap<String, EniRecord> = Default::default();
+    let mut numbers = Numbers(7);
+    for step in 0..400 {
+        let id = format!("eni-{}", numbers.below(6));
+        let in_groups: Vec<String> =
+            groups[numbers.below(3) as usize].iter().map(ToString::to_string).collect();
+        let mut wanted = || Ipv4Addr::from(0x0a00_0001 + numbers.below(30) as u32);
+        let (first, second) = (wanted(), wanted());
+        let more = numbers.below(5) as u32;
+        let known = model.contains_key(&id);
+        let outcome = match numbers.below(4) {
+            0 if known => {
+                delete(&*store, &id).await;
+                model.remove(&id);
+                continue;
+            }
+            0 | 1 if !known => {
+                let one = EniRecord { security_group_ids: in_groups, ..eni(&id) };
+                put(&*store, NewEni { eni: one, address: None, more_addresses: more }).await
+            }
+            _ if !known => {
+                let one = EniRecord {
+                    security_group_ids: in_groups,
+                    secondary_private_ips: if first == second { vec![] } else { vec![second] },
+                    ..eni(&id)
+                };
+                let new = NewEni { eni: one, address: Some(first), more_addresses: more };
+                put(&*store, new).await
+            }
+            1 => {
+                change_eni(&*store, &id, move |eni| eni.security_group_ids = in_groups.clone())
+                    .await
+            }
+            _ => {
+                change_eni(&*store, &id, move |eni| {
+                    eni.secondary_private_ips.truncate(more as usize);
+                    if !eni.addresses().any(|own| own == first) {
+                        eni.secondary_private_ips.insert(0, first);
+                    }
+                })
+                .await
+            }
+        };
+        match outcome {
+            Ok(_) => {
+                model.insert(id.clone(), the_eni(&*store, &id).await);
+            }
+            Err(StoreError::AddressInUse { address, .. }) => {
+                let of_others = model.values().flat_map(EniRecord::addresses);
+                assert!(of_others.into_iter().any(|taken| taken == address), "step {step}");
+            }
+            Err(StoreError::NoFreeAddress { .. }) => {}
+            Err(error) => panic!("step {step}: {error}"),
+        }
+        let now = enis(&*store, EniFilter::default()).await;
+        let now: std::collections::BTreeMap<_, _> =
+            now.into_iter().map(|eni| (eni.eni_id.clone(), eni)).collect();
+        assert_eq!(now, model, "step {step}");
+        let all: Vec<Ipv4Addr> = model.values().flat_map(EniRecord::addresses).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "step {step}");
+        assert_eq!(used(&*store).await, all.len() as u64, "step {step}");
+        let page = Page::Offset { offset: 0, limit: 10 };
+        for summary in store.security_groups(GroupFilter::default(), page).await.unwrap().items {
+            let members = model
+                .values()
+                .filter(|eni| eni.security_group_ids.contains(&summary.group.group_id));
+            let addresses: usize = members.map(|eni| eni.addresses().count()).sum();
+            assert_eq!(summary.addresses, addresses as u64, "step {step}");
+        }
+    }
 }

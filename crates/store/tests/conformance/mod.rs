@@ -5,6 +5,7 @@
 pub mod claims;
 pub mod disks;
 pub mod edge;
+pub mod edge_model;
 pub mod enis;
 pub mod feed;
 pub mod groups;
@@ -50,6 +51,7 @@ macro_rules! suite {
             edge::a_gateway_is_told_to_both_of_its_hosts,
             edge::lists_of_networks_narrow,
             edge::a_token_repeats_a_change,
+            edge_model::no_address_is_at_two_hosts,
             enis::addresses_are_taken_and_freed,
             enis::concurrent_interfaces_share_no_address,
             enis::an_interface_is_seen_with_its_instance,
@@ -57,6 +59,7 @@ macro_rules! suite {
             enis::a_kept_interface_outlives_its_instance,
             enis::a_host_knows_what_others_have_of_its_vpcs,
             enis::lists_of_interfaces_narrow,
+            enis::what_is_counted_is_what_there_is,
             groups::rules_of_every_kind_are_kept_and_changed,
             groups::members_are_counted_by_their_addresses,
             groups::rules_of_members_in_many_groups_are_counted,

@@ -1,11 +1,12 @@
-//! The load inside a guest. The kernel command line says which: `bench=blk`, `bench=fio` or `bench=net`.
+//! The load inside a guest. The kernel command line says which: `bench=blk`, `bench=fio`,
+//! `bench=net` or `bench=netserve`.
 
 mod block;
 mod fio;
 pub mod net;
 
 use anyhow::{Context as _, Result, bail};
-use std::{fs, time::Duration};
+use std::{fs, net::TcpListener, time::Duration};
 
 /// Marks a figure the guest prints on its console: `ECS-BENCH-GUEST name value`.
 pub const MARK: &str = "ECS-BENCH-GUEST ";
@@ -37,9 +38,18 @@ pub fn run() -> Result<()> {
             let peer = argument(&cmdline, "bench_peer").context("bench_peer= is missing")?;
             net::client(&peer, duration)
         }
+        Some("netserve") => {
+            let listener = TcpListener::bind("0.0.0.0:5201").context("listen")?;
+            println!("{SERVES}");
+            net::serve(&listener);
+            Ok(())
+        }
         other => bail!("no such load: bench={other:?}"),
     }
 }
+
+/// Printed by a guest that answers others.
+pub const SERVES: &str = "ECS-BENCH-SERVES";
 
 /// Marks what the guest asks of the host on its console: `ECS-BENCH-ASK what`.
 pub const ASK: &str = "ECS-BENCH-ASK ";

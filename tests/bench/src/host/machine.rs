@@ -12,10 +12,16 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
+
+/// Guests started so far: two may run at a time.
+static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// Printed by the guest's init as its very first act.
 pub const USERLAND: &str = "ECS-BENCH-USERLAND";
@@ -49,6 +55,10 @@ pub struct Guest {
     /// More disks, which QEMU is not given.
     pub limited: Vec<Limited>,
     pub tap: Option<String>,
+    /// MAC address of the interface on the tap; none for one of a guest that is alone.
+    pub mac: Option<String>,
+    /// Network namespace that the tap is in.
+    pub namespace: Option<PathBuf>,
     /// Control socket, for ours.
     pub control: Option<PathBuf>,
 }
@@ -118,13 +128,20 @@ fn ours(
             cmdline: cmdline.to_owned(),
         }),
         disks: disks(guest, layers),
-        nics: guest.tap.iter().map(|tap| nic(tap)).collect(),
+        nics: guest.tap.iter().map(|tap| nic(tap, guest.mac())).collect(),
         console: Some(Console { stdio: true, ..Console::default() }),
         control_socket: guest.control.as_ref().map_or(String::new(), |p| p.display().to_string()),
         ..VmConfig::default()
     };
     fs::write(config, serde_json::to_vec_pretty(&vm)?)?;
-    let mut command = Command::new(&options.vmm);
+    let mut command = match &guest.namespace {
+        Some(namespace) => {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net={}", namespace.display())).arg(&options.vmm);
+            command
+        }
+        None => Command::new(&options.vmm),
+    };
     command.arg("run").arg("--config").arg(config);
     Ok(command)
 }
@@ -151,10 +168,16 @@ fn disk(layers: &[PathBuf]) -> VmDisk {
     }
 }
 
-fn nic(tap: &str) -> Nic {
+impl Guest {
+    fn mac(&self) -> &str {
+        self.mac.as_deref().unwrap_or("00:16:3e:00:00:02")
+    }
+}
+
+fn nic(tap: &str, mac: &str) -> Nic {
     Nic {
         eni_id: "eni-bench".to_owned(),
-        mac: "00:16:3e:00:00:02".to_owned(),
+        mac: mac.to_owned(),
         tap_name: tap.to_owned(),
         queue_pairs: 1,
         vhost: Path::new("/dev/vhost-net").exists(),
@@ -191,7 +214,9 @@ fn qemu(
     if let Some(tap) = &guest.tap {
         let vhost = if Path::new("/dev/vhost-net").exists() { "on" } else { "off" };
         command
-            .args(["-device", "virtio-net-pci,netdev=n,mac=00:16:3e:00:00:02,romfile=", "-netdev"])
+            .arg("-device")
+            .arg(format!("virtio-net-pci,netdev=n,mac={},romfile=", guest.mac()))
+            .arg("-netdev")
             .arg(format!("tap,id=n,ifname={tap},script=no,downscript=no,vhost={vhost}"));
     }
     command
@@ -217,7 +242,8 @@ impl Running {
     /// Starts the guest.
     pub fn start(options: &Options, monitor: Monitor, guest: &Guest) -> Result<Self> {
         let cmdline = format!("console=ttyS0 quiet panic=-1 {}", guest.arguments);
-        let config = options.work.join(format!("bench-{}.json", std::process::id()));
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let config = options.work.join(format!("bench-{}-{number}.json", std::process::id()));
         let layers = match &guest.disk {
             Some(disk) => disk.layers(&options.work)?,
             None => Vec::new(),

@@ -7,6 +7,7 @@ mod machine;
 mod memory;
 mod net;
 mod tiers;
+mod vpc;
 
 use anyhow::Result;
 use clap::Args;
@@ -39,8 +40,8 @@ pub struct Options {
     /// Seconds per load.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
-    /// Only these: boot, memory, block, disks, net, tiers.
-    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net,tiers")]
+    /// Only these: boot, memory, block, disks, net, vpc, tiers.
+    #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net,vpc,tiers")]
     only: Vec<String>,
 }
 
@@ -52,6 +53,7 @@ pub fn run(options: &Options) -> Result<()> {
         ("block", block::run),
         ("disks", disks::run),
         ("net", net::run),
+        ("vpc", vpc::run),
         ("tiers", tiers::run),
     ] {
         if options.only.iter().any(|only| only == name) {

@@ -99,10 +99,11 @@ impl Row for NetworkInterface {
         "VSWITCH",
         "VPC",
         "SECURITY GROUPS",
+        "PUBLIC",
         "HOST",
         "REASON",
     ];
-    const WIDE: usize = 5;
+    const WIDE: usize = 6;
     fn id(&self) -> String {
         self.network_interface_id.clone()
     }
@@ -113,6 +114,8 @@ impl Row for NetworkInterface {
             .filter(|one| !one.primary)
             .map(|one| one.private_ip_address.as_str())
             .collect();
+        let of_all = self.private_ip_sets.iter().filter_map(|ip| ip.associated_public_ip.as_ref());
+        let public = of_all.map(|public| public.public_ip_address.as_str());
         vec![
             self.network_interface_id.clone(),
             self.network_interface_name.clone(),
@@ -129,6 +132,7 @@ impl Row for NetworkInterface {
             self.v_switch_id.clone(),
             self.vpc_id.clone(),
             self.security_group_ids.join(" "),
+            public.collect::<Vec<_>>().join(" "),
             self.host_id.clone(),
             self.status_reason.clone(),
         ]

@@ -8,11 +8,12 @@ use std::path::PathBuf;
 
 pub(super) const EXAMPLES: &str = "Examples:
   ecsctl instance modify i-1 --deletion-protection false
-  ecsctl instance modify i-1 --name web --description 'in front'";
+  ecsctl instance modify i-1 --name web --description 'in front'
+  ecsctl instance modify i-1 --security-group sg-1 --security-group sg-2";
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("attribute").required(true).multiple(true).args([
-    "name", "description", "deletion_protection", "host_name", "user_data",
+    "name", "description", "deletion_protection", "host_name", "user_data", "security_groups",
 ]))]
 pub(crate) struct ModifyArguments {
     id: String,
@@ -30,6 +31,9 @@ pub(crate) struct ModifyArguments {
     /// File with user data, - for standard input; only while Stopped
     #[arg(long)]
     user_data: Option<PathBuf>,
+    /// Every security group it is to be in; several for more
+    #[arg(long = "security-group")]
+    security_groups: Vec<String>,
 }
 
 impl ModifyArguments {
@@ -44,6 +48,7 @@ impl ModifyArguments {
                 None => None,
                 path => Some(user_data(path.as_deref())?),
             },
+            security_group_ids: self.security_groups,
         })
     }
 }

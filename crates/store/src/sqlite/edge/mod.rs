@@ -23,12 +23,13 @@ const VPC_OF: &[&str] = &[
     "SELECT vpc_id FROM route_tables WHERE route_table_id = ?1",
     "SELECT vpc_id FROM route_tables JOIN route_entries USING (route_table_id)
      WHERE route_entry_id = ?1",
-    "SELECT vpc_id FROM nat_gateways WHERE ?1 IN (nat_gateway_id, snat_table_id, forward_table_id)",
+    "SELECT vpc_id FROM nat_gateways
+     WHERE nat_gateway_id = ?1 OR snat_table_id = ?1 OR forward_table_id = ?1",
     "SELECT vpc_id FROM nat_gateways JOIN snat_entries USING (nat_gateway_id)
      WHERE snat_entry_id = ?1",
     "SELECT vpc_id FROM nat_gateways JOIN forward_entries USING (nat_gateway_id)
      WHERE forward_entry_id = ?1",
-    "SELECT vpc_id FROM enis WHERE ?1 IN (eni_id, instance_id)",
+    "SELECT vpc_id FROM enis WHERE eni_id = ?1 OR instance_id = ?1",
     "SELECT vpc_id FROM eips WHERE allocation_id = ?1 AND vpc_id != ''",
 ];
 
@@ -41,7 +42,7 @@ pub(super) fn view(conn: &Connection, lookup: &EdgeLookup) -> Result<EdgeView, S
         for sql in VPC_OF {
             vpc_ids.extend(query::column::<String>(conn, sql, [id])?);
         }
-        let sql = "SELECT eni_id FROM enis WHERE ?1 IN (eni_id, instance_id) ORDER BY seq";
+        let sql = "SELECT eni_id FROM enis WHERE eni_id = ?1 OR instance_id = ?1 ORDER BY seq";
         eni_ids.extend(query::column::<String>(conn, sql, [id])?);
         view.instances.extend(instances::instance(conn, id)?);
         view.eips.extend(eip(conn, id)?);

@@ -5,13 +5,14 @@ use crate::edge_records::*;
 use rusqlite::{Result, Row};
 use std::net::Ipv4Addr;
 
-/// Route entries with where their next hop is.
+/// Route entries with where their next hop is. The plus signs keep SQLite from going through all
+/// interfaces of the VPC.
 pub(super) const ROUTE_ENTRIES: &str = "(SELECT route_entries.*, route_tables.vpc_id AS vpc_id,
         CASE next_hop_kind
             WHEN 0 THEN (SELECT private_ip FROM enis WHERE enis.instance_id = next_hop_id
-                AND enis.is_primary AND enis.vpc_id = route_tables.vpc_id)
+                AND enis.is_primary AND +enis.vpc_id = route_tables.vpc_id)
             WHEN 1 THEN (SELECT private_ip FROM enis WHERE enis.eni_id = next_hop_id
-                AND enis.instance_id != '' AND enis.vpc_id = route_tables.vpc_id)
+                AND enis.instance_id != '' AND +enis.vpc_id = route_tables.vpc_id)
         END AS next_hop_ip,
         EXISTS (SELECT 1 FROM nat_gateways WHERE nat_gateway_id = next_hop_id) AS next_hop_nat
     FROM route_entries JOIN route_tables ON route_tables.route_table_id = route_entries.route_table_id)";
@@ -21,11 +22,13 @@ pub(super) const ROUTE_ENTRIES: &str = "(SELECT route_entries.*, route_tables.vp
 pub(super) const EIPS: &str = "(SELECT eips.*, CASE
         WHEN eni_id != '' THEN iif(EXISTS (SELECT 1 FROM enis
             JOIN hosts ON hosts.host_id = enis.host_id
-            WHERE enis.eni_id = eips.eni_id AND hosts.observed_revision < bound_revision),
+            WHERE enis.eni_id = eips.eni_id AND enis.instance_id != ''
+                AND hosts.observed_revision < max(bound_revision, attachment_revision)),
             'Associating', 'InUse')
         WHEN target_id != '' THEN iif(EXISTS (SELECT 1 FROM nat_gateways
             JOIN hosts ON hosts.host_id = nat_gateways.host_id
-            WHERE nat_gateway_id = target_id AND hosts.observed_revision >= bound_revision),
+            WHERE nat_gateway_id = target_id
+                AND hosts.observed_revision >= max(bound_revision, placed_revision)),
             'InUse', 'Associating')
         ELSE iif(EXISTS (SELECT 1 FROM hosts WHERE hosts.host_id = leaving_host_id
             AND NOT lost AND observed_revision < bound_revision),
