@@ -25,6 +25,7 @@ use crate::{
         a_disk_of_a_host_that_is_killed_is_taken_over_after_the_wait_and_not_before,
         a_guest_ends_when_the_lease_cannot_be_renewed_and_starts_again_when_it_can,
         a_host_that_stands_still_has_no_guest_with_the_disk_when_another_takes_it,
+        a_shared_directory_that_does_not_answer_holds_up_nothing_else,
         guests_with_a_lease_run_on_without_their_agent,
     },
 };
@@ -77,6 +78,7 @@ cases![
     a_disk_of_a_host_that_is_killed_is_taken_over_after_the_wait_and_not_before,
     a_host_that_stands_still_has_no_guest_with_the_disk_when_another_takes_it,
     a_guest_ends_when_the_lease_cannot_be_renewed_and_starts_again_when_it_can,
+    a_shared_directory_that_does_not_answer_holds_up_nothing_else,
     guests_with_a_lease_run_on_without_their_agent,
     a_disk_comes_grows_and_goes_while_the_guest_runs,
     a_disk_moves_only_after_the_guest_has_let_it_go,

@@ -217,6 +217,33 @@ pub async fn a_guest_ends_when_the_lease_cannot_be_renewed_and_starts_again_when
     assert_eq!(shared.one.starts("i-1"), 2);
 }
 
+pub async fn a_shared_directory_that_does_not_answer_holds_up_nothing_else() {
+    let mut shared = Shared::new().await;
+    shared.one.kill_agent();
+    // Whoever opens this waits, as for a server that is gone.
+    let (marker, away) = (shared.dir.path().join("pool.json"), shared.dir.path().join("pool.away"));
+    fs::rename(&marker, &away).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &marker, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    shared.one.start_agent();
+    // Disks of other pools, instances, and what the controller says and hears.
+    shared.one.run_instance("i-3");
+    shared.one.until_running("i-3", 1).await;
+    let spec = shared.spec(1);
+    let revision = shared.one.controller.publish(|all| all.disks.push(spec));
+    let unseen = |h: &Host| {
+        let told = h.seen(|seen| seen.status.observed_revision >= revision);
+        disk(h, "d-data").filter(|d| told && d.unseen)
+    };
+    shared.one.until("a report without the disk", unseen).await;
+    // It answers again.
+    fs::rename(&away, shared.dir.path().join("pool.json.back")).unwrap();
+    let waiting = fs::OpenOptions::new().write(true).open(&marker).unwrap();
+    fs::rename(shared.dir.path().join("pool.json.back"), &marker).unwrap();
+    drop(waiting);
+    until_at(&shared.one, "d-data", "").await;
+}
+
 pub async fn guests_with_a_lease_run_on_without_their_agent() {
     let mut shared = Shared::at_the_one().await;
     let vmm = shared.one.vmm("i-1");
