@@ -171,6 +171,9 @@ fn two_vpcs_with_one_range_span_hosts_and_reach_what_their_groups_say() -> Resul
     for host in cloud.hosts()? {
         cloud.crash(&["agent", "--host", &host])?;
     }
+    wait::until("agents that started anew", wait::TINY_BOOT, || {
+        guests.iter().try_for_each(|guest| cloud.console(&guest.id).map(drop)).map(Some)
+    })?;
     compare(&cloud, &guests, 2)?;
     let revoke = ["security-group", "revoke", &vpcs[0].groups[0], "--port", "80/80"];
     cloud.run(revoke.iter().chain(&["--group", vpcs[0].groups[1].as_str()]))?;

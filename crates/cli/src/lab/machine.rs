@@ -103,8 +103,9 @@ pub(crate) fn start(layout: &Layout, record: &Record, images: &Path, number: u32
         .arg(image.join("initrd.img"))
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 quiet panic=-1 {HANGS} {CLOCKS} lab.host={} lab.zone={ZONE} \
+            "console=ttyS0 quiet panic=-1 {HANGS} {CLOCKS} tsc_early_khz={} lab.host={} lab.zone={ZONE} \
              lab.access={access} lab.peer=10.111.0.{number}",
+            tsc::khz(),
             name(number)
         ))
         .args(drive("lab-root", &image.join("root.ext4"), "readonly=on,file.locking=off"))

@@ -9,6 +9,7 @@ mod native;
 mod probe;
 mod process;
 mod source_tree;
+mod tsc;
 mod up;
 
 use crate::{

@@ -113,8 +113,10 @@ async fn a_guest_that_floods_does_not_keep_others_from_an_address() {
     cloud.reconcile().await;
     let mut loud_cable = cloud.cable(&loud).await;
     let mut quiet_cable = cloud.cable(&quiet).await;
+    let loud_discover = request([0, 0x16, 0x3e, 0, 2, 1], MessageType::Discover, None);
+    assert!(loud_cable.ask(&loud_discover, dhcp_answer).is_some());
     for _ in 0..200 {
-        loud_cable.send(&request([0, 0x16, 0x3e, 0, 2, 1], MessageType::Discover, None));
+        loud_cable.send(&loud_discover);
     }
     let discover = request([0, 0x16, 0x3e, 0, 2, 2], MessageType::Discover, None);
     assert!(quiet_cable.ask(&discover, dhcp_answer).is_some());
