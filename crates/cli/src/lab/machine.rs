@@ -4,7 +4,7 @@
 use super::{
     files::{self, AGENT_PORT},
     layout::{Layout, Record},
-    process,
+    process, tsc,
 };
 use crate::error::{Error, Result};
 use std::{
