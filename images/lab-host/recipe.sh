@@ -5,6 +5,8 @@ packages=(
     linux-image-cloud-amd64 busybox-static kmod procps iproute2 nftables perl-base qemu-utils e2fsprogs
     openssh-server ca-certificates iputils-ping tcpdump strace
     fio iperf3 qemu-system-x86 cpio
+    # A directory that hosts share: one of them serves it, all of them mount it.
+    nfs-kernel-server nfs-common
 )
 artifacts=(vmlinuz initrd.img root.ext4)
 

@@ -91,6 +91,7 @@ pub async fn run(config: Config) -> Result<()> {
     let serving = Server::builder().add_service(access).serve_with_incoming(incoming);
     tokio::select! {
         () = reconcile::run(Arc::clone(&host), arrived) => {}
+        () = reconcile::run_shared(Arc::clone(&host)) => {}
         () = disks::run_merges(Arc::clone(&host)) => {}
         () = controller_link::run(Arc::clone(&host), client, identity) => {}
         served = serving => served.map_err(|e| {

@@ -22,10 +22,14 @@ pub struct Config {
     #[arg(long, env = "ECS_STATE_DIR", default_value = "/var/lib/ecs")]
     pub state_dir: PathBuf,
     /// A storage pool beside the default one, which is in --state-dir:
-    /// name=NAME,path=DIR[,overcommit=1.5][,reserve=10GiB][,capacity=1TiB]; again for more. Of
+    /// name=NAME,path=DIR[,overcommit=1.5][,reserve=10GiB][,capacity=1TiB][,shared][,lease=20s]; again
+    /// for more. Of
     /// name=default only the figures are given. overcommit: GiB of disks per GiB, instead of the
     /// controller's factor. reserve: with less available it takes no new disks; a twentieth, at most
     /// 10 GiB, if left out. capacity: as much of the file system as it may use; all if left out.
+    /// shared: other hosts name the same directory, which is on a file system that they share; see
+    /// docs/design.md for what that must do. lease=20s: how long a host that is cut off from it may
+    /// go on; for a shared pool that is made now.
     #[arg(long = "pool", env = "ECS_POOLS", value_delimiter = ';', value_parser = PoolOption::parse)]
     pub pools: Vec<PoolOption>,
     /// Sockets and jails of running instances.

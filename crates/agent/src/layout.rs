@@ -153,6 +153,18 @@ impl Layout {
     pub fn jail_root(&self, id: &str) -> PathBuf {
         self.vmm_dir(id).join("root")
     }
+    /// Where the host's leases are wanted and told of.
+    pub fn leases(&self) -> PathBuf {
+        self.run.join("leases")
+    }
+    /// Which leases a VMM uses.
+    pub fn vmm_leases(&self, id: &str) -> PathBuf {
+        Self::leases_of_vmm(&self.vmm_dir(id))
+    }
+    /// The same, of a VMM's run directory.
+    pub fn leases_of_vmm(vmm_dir: &Path) -> PathBuf {
+        vmm_dir.join("leases")
+    }
     /// How the last VMM ended, written by its keeper.
     pub fn exit_report(&self, id: &str) -> PathBuf {
         self.vmm_dir(id).join("exit.json")

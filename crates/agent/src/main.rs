@@ -1,6 +1,6 @@
 //! `ecs-agent`: reconciles one host with its spec.
 
-use agent::{config::Config, instances::keeper};
+use agent::{config::Config, instances::keeper, lease};
 use clap::Parser as _;
 use std::{env, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -8,6 +8,9 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     if env::args_os().nth(1).is_some_and(|argument| argument == keeper::COMMAND) {
         return exit(keeper::run(env::args_os().skip(1)));
+    }
+    if env::args_os().nth(1).is_some_and(|argument| argument == lease::keeper::COMMAND) {
+        return exit(lease::keeper::run(env::args_os().skip(1)));
     }
     let config = Config::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

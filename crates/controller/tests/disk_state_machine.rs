@@ -151,7 +151,7 @@ impl World {
         let leaving: Vec<DiskRecord> =
             self.disks.iter().filter(|disk| disk.instance_id.is_empty()).cloned().collect();
         let host = host();
-        let seat = Seat { details: &details, leaving: &leaving, host: &host };
+        let seat = Seat { details: &details, leaving: &leaving, host: &host, mates: &[] };
         let instance = disk_state::attach(&mut disk, &seat, "", 5).ok()?;
         let id = disk.disk_id.clone();
         self.put(disk);

@@ -48,6 +48,11 @@ pub struct DiskRecord {
     pub host_id: String,
     /// The storage pool its content is in; empty as long as `host_id` is.
     pub pool_id: String,
+    /// In a shared pool: the disks and snapshots it has layers in common with, which are where it is.
+    /// The store keeps it, and moves all of them when `host_id` changes.
+    pub tree_id: String,
+    /// Grows with each move; the store keeps it.
+    pub home_epoch: u64,
     /// The instance it is wanted at, empty: none.
     pub instance_id: String,
     /// Its place among the instance's devices; 0 is the system disk.

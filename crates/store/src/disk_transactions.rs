@@ -18,7 +18,7 @@ pub struct DisksLookup {
     pub images_below: bool,
     /// Snapshot policy to read; empty: none.
     pub policy_id: String,
-    /// Storage pool whose host is read; empty: none.
+    /// Storage pool whose hosts are read, by its id, else its name; empty: none.
     pub pool_id: String,
 }
 
@@ -33,6 +33,8 @@ pub struct DisksView {
     pub leaving: Vec<DiskRecord>,
     /// Snapshots of the disks and of the instances' disks, those the disks were made from, and the asked ones.
     pub snapshots: Vec<SnapshotRecord>,
+    /// Every disk that has layers in common with the disks and snapshots, these disks too.
+    pub mates: Vec<DiskRecord>,
     /// Disks made from, or last reset to, the asked snapshots.
     pub from_snapshots: Vec<DiskRecord>,
     /// The image, if asked for and existing.
@@ -47,7 +49,7 @@ pub struct DisksView {
     pub hosts: Vec<HostRecord>,
 }
 
-/// What changes. Claims on pools follow the disks' `pool_id` and `size_gib`; the store sets
+/// What changes. A disk of a shared pool takes those it has layers in common with to its host. Claims on pools follow the disks' `pool_id` and `size_gib`; the store sets
 /// `attachment_revision` and `released_revision`. A released disk that is on no host goes at once.
 #[derive(Debug, Clone, Default)]
 pub struct DisksPlan {

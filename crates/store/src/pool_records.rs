@@ -14,13 +14,45 @@ pub enum PoolState {
     Unavailable,
 }
 
-/// A directory of a host that disks lie in.
+/// One host's view of a shared pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolHost {
+    /// The host.
+    pub host_id: String,
+    /// On it.
+    pub path: String,
+    /// As it last said.
+    pub state: PoolState,
+    /// Why it is not ready, and what to do.
+    pub message: String,
+}
+
+/// A disk or snapshot in a shared pool that a host is to remove.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removal {
+    /// Its id.
+    pub resource_id: String,
+    /// The pool.
+    pub pool_id: String,
+    /// What it shares layers with.
+    pub tree_id: String,
+    /// Grows each time the tree gets another host.
+    pub home_epoch: u64,
+    /// A snapshot; else a disk.
+    pub snapshot: bool,
+}
+
+/// A directory that disks lie in, of one host or shared by several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolRecord {
     /// Kept in the pool itself.
     pub pool_id: String,
-    /// The host.
+    /// The host. Of a shared pool the one through which it is seen, if it is seen through one.
     pub host_id: String,
+    /// Several hosts may name it.
+    pub shared: bool,
+    /// These, where it is not seen through one of them.
+    pub hosts: Vec<PoolHost>,
     /// Name for people, unique on the host.
     pub name: String,
     /// On the host.

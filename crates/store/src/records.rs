@@ -338,14 +338,18 @@ pub struct HostRecord {
 }
 
 impl HostRecord {
-    /// GiB that may be claimed of its pools.
+    /// GiB that may be claimed of its own pools; shared ones are no host's.
     pub fn disk_gib(&self) -> u64 {
-        self.pools.iter().map(|pool| pool.limit_gib).sum()
+        self.own_pools().map(|pool| pool.limit_gib).sum()
     }
 
-    /// GiB claimed of its pools.
+    /// GiB claimed of its own pools.
     pub fn disk_gib_used(&self) -> u64 {
-        self.pools.iter().map(PoolRecord::claimed_gib).sum()
+        self.own_pools().map(PoolRecord::claimed_gib).sum()
+    }
+
+    fn own_pools(&self) -> impl Iterator<Item = &PoolRecord> {
+        self.pools.iter().filter(|pool| !pool.shared)
     }
 }
 

@@ -23,6 +23,10 @@ pub struct SnapshotRecord {
     pub host_id: String,
     /// Its disk's storage pool.
     pub pool_id: String,
+    /// In a shared pool, as its disk's. The store keeps this and the next.
+    pub tree_id: String,
+    /// As its disk's.
+    pub home_epoch: u64,
     /// Taken by a policy.
     pub automatic: bool,
     /// The policy's time point it was taken for, 0: none. A disk has one for each.

@@ -273,6 +273,8 @@ pub struct HostSnapshot {
     pub disks: Vec<DiskRecord>,
     /// Its snapshots, except those that are to go.
     pub snapshots: Vec<SnapshotRecord>,
+    /// What it is to remove of shared pools.
+    pub removals: Vec<Removal>,
     /// VPCs of their interfaces, and of NAT gateways on this host.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.

@@ -57,6 +57,7 @@ fn living(host: &Host) -> HashSet<String> {
         ids.extend(spec.instances.iter().flat_map(|i| &i.enis).map(|e| e.eni_id.clone()));
         ids.extend(spec.snapshots.iter().map(|s| s.snapshot_id.clone()));
         ids.extend(spec.disks.iter().map(|d| d.disk_id.clone()));
+        ids.extend(spec.removals.iter().map(|r| r.resource_id.clone()));
         ids.extend(spec.images.iter().map(|i| i.image_id.clone()));
         ids.extend(spec.vpcs.iter().map(|v| v.vpc_id.clone()));
     }

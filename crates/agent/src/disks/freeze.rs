@@ -3,7 +3,7 @@
 
 use super::{
     Disks, OpenChain, OpenLayer,
-    layering::Pending,
+    layering::{Layering, Pending},
     sources::layer_name,
     tops::{LockedTop, open_below},
 };
@@ -33,7 +33,15 @@ impl Disks {
     /// The snapshot to take of a disk: one whose taking has begun, or the first of the spec that is
     /// not there.
     pub fn snapshot_to_take(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
-        let layering = self.layering();
+        Self::next_snapshot(&self.layering(), spec, disk_id)
+    }
+
+    /// The same; none while a step is under way.
+    pub fn snapshot_to_take_now(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
+        Self::next_snapshot(&*self.try_layering()?, spec, disk_id)
+    }
+
+    fn next_snapshot(layering: &Layering, spec: &HostSpec, disk_id: &str) -> Option<String> {
         if let Some(Pending::Freeze { layer }) =
             layering.disks.get(disk_id).and_then(|entry| entry.pending.as_ref())
         {
@@ -118,7 +126,7 @@ impl Disks {
     pub(super) fn take_offline_snapshots(&self, spec: &HostSpec) -> Result<bool> {
         let mut changed = false;
         let mut looked_at = HashSet::new();
-        for snapshot in spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id)) {
+        for snapshot in spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id, &s.tree_id)) {
             let id = snapshot.disk_id.as_str();
             if !looked_at.insert(id) {
                 continue;
@@ -161,15 +169,11 @@ impl Disks {
 
     /// Removes layers that no snapshot names and nothing lies on.
     pub(super) fn remove_layers(&self, spec: &HostSpec) -> Result<bool> {
-        let named: HashSet<&str> = spec.snapshots.iter().map(|s| s.snapshot_id.as_str()).collect();
-        // Disks still to be made from it count as lying on it.
-        let sources: HashSet<&str> =
-            spec.disks.iter().map(|d| d.source_snapshot_id.as_str()).collect();
         let mut layering = self.layering();
-        let mut changed = false;
+        let mut changed = self.mark_deleted(spec, &mut layering)?;
         loop {
-            let keep = |id: &str| named.contains(id) || sources.contains(id);
-            let unused = layering.unused(keep);
+            let kept = self.kept_layers(spec, &layering);
+            let unused = layering.unused(|id| kept.contains(id));
             if unused.is_empty() {
                 break;
             }

@@ -77,6 +77,9 @@ pub struct LayerEntry {
     pub paused_ns: u64,
     /// What it holds itself, bytes.
     pub changed_bytes: u64,
+    /// Of a shared pool: its snapshot is gone. Elsewhere it is gone when no spec names it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }
 
 /// Layers, upper first, and the image at the end with whether it is raw.
@@ -90,6 +93,17 @@ pub struct Layering {
     pub disks: BTreeMap<String, DiskEntry>,
     /// By layer id.
     pub layers: BTreeMap<String, LayerEntry>,
+    /// Of a shared pool: the latest epoch of its home that has worked on it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub home_epoch: u64,
+    /// Of a shared pool: the epoch of the lease under which its disks were last put in order.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lease_epoch: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Layering {
@@ -110,7 +124,7 @@ impl Layering {
         let made: BTreeSet<String> =
             durable_file::read_json(&layout.made_disks())?.unwrap_or_default();
         let disks = made.into_iter().map(|id| (id, DiskEntry::default())).collect();
-        Ok(Self { disks, layers: BTreeMap::new() })
+        Ok(Self { disks, ..Self::default() })
     }
 
     /// Changes the account on the medium, and then here: what follows from a change, such as files
@@ -199,6 +213,13 @@ impl Layering {
         self.disks.iter().filter(|(_, disk)| goes(disk)).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Whether a disk's top is becoming this layer.
+    pub fn is_pending(&self, layer: &str) -> bool {
+        let becomes =
+            |pending: &Pending| matches!(pending, Pending::Freeze { layer: id } if id == layer);
+        self.disks.values().any(|disk| disk.pending.as_ref().is_some_and(becomes))
+    }
+
     /// Whether a step is under way of a disk whose chain goes through a layer.
     pub fn has_pending_through(&self, layer: &str) -> bool {
         let pending = |id: &String| self.disks.get(id).is_some_and(|disk| disk.pending.is_some());
@@ -231,6 +252,7 @@ mod tests {
             taken_unix_ms: 0,
             paused_ns: 0,
             changed_bytes: 0,
+            deleted: false,
         }
     }
 

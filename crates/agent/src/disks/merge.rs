@@ -12,9 +12,7 @@ use crate::{
     layout::remove_file,
 };
 use api::{host::HostSpec, vmm::DiskFormat};
-use std::{
-    collections::HashSet, fs::OpenOptions, ops::ControlFlow, path::Path, sync::Arc, time::Duration,
-};
+use std::{fs::OpenOptions, ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
 const EVERY: Duration = Duration::from_secs(5);
 
@@ -56,11 +54,9 @@ impl Disks {
         spec: &HostSpec,
         spec_now: impl Fn() -> Option<Arc<HostSpec>>,
     ) -> Result<bool> {
-        let named: HashSet<&str> = spec.snapshots.iter().map(|s| s.snapshot_id.as_str()).collect();
-        let sources: HashSet<&str> =
-            spec.disks.iter().map(|d| d.source_snapshot_id.as_str()).collect();
         let layering = self.layering();
-        let keep = |id: &str| named.contains(id) || sources.contains(id);
+        let kept = self.kept_layers(spec, &layering);
+        let keep = |id: &str| kept.contains(id);
         let Some((lower, upper)) = layering.mergeable(keep) else { return Ok(false) };
         let path = self.layout.layer(&upper);
         let file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
@@ -70,6 +66,7 @@ impl Disks {
         let layer = |file, format| qcow2::Layer { file, format };
         let below = below.into_iter().map(|l| layer(l.file, qcow2_format(l.format))).collect();
         let go_on = |_| match spec_now() {
+            _ if !self.may_go_on() => ControlFlow::Break(()),
             Some(now) if now.revision != spec.revision && !self.is_there(&upper) => {
                 ControlFlow::Break(())
             }
@@ -88,6 +85,9 @@ impl Disks {
     }
 
     fn finish_merge(&self, lower: &str, upper: &str) -> Result<bool> {
+        if !self.may_go_on() {
+            return Ok(false);
+        }
         let mut layering = self.layering();
         let on_lower = Below::Layer(lower.to_owned());
         if layering.layers.get(upper).is_none_or(|entry| entry.below != on_lower) {

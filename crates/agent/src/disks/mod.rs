@@ -9,11 +9,14 @@ mod merge;
 mod report;
 mod sources;
 mod tops;
+mod tree;
 
 pub use attachments::{Attached, Attachments, DisksOfVmm};
 pub use freeze::Frozen;
 pub use merge::run as run_merges;
+pub(crate) use report::wanting;
 pub(crate) use tops::held_bytes;
+pub use tree::TreeLease;
 
 use crate::{
     durable_file::PART,
@@ -21,7 +24,7 @@ use crate::{
     layout::{Layout, is_safe_id, names_in, remove_file},
 };
 use api::{
-    host::{DiskSpec, HostSpec},
+    host::{DiskSpec, HostSpec, SnapshotStatus},
     vmm::DiskFormat,
 };
 use layering::{Below, DiskEntry, Layering};
@@ -31,25 +34,30 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 use tops::{LockedTop, open_below};
 
 const GIB: u64 = 1 << 30;
 
-/// The disks and snapshots of one storage pool of this host and how each is.
+/// The disks and snapshots of one storage pool of this host, or of one tree of a shared pool, and how
+/// each is.
 #[derive(Debug)]
 pub struct Disks {
     layout: Layout,
     pool_id: String,
     /// Disks of which the spec does not say in which pool they are, are in this one.
     is_default: bool,
+    /// What of a shared pool this is.
+    tree: Option<TreeLease>,
     /// Held while files are made or moved.
     layering: Mutex<Layering>,
     noted: Mutex<BTreeMap<String, Noted>>,
     /// Why a snapshot of the spec is not there, by its id.
     snapshot_errors: Mutex<BTreeMap<String, (String, String)>>,
     attachments: Arc<Attachments>,
+    /// As last reported.
+    last_snapshots: Mutex<Vec<SnapshotStatus>>,
 }
 
 /// One file of a disk's chain, opened for a VMM or the boot finder.
@@ -86,21 +94,26 @@ impl Disks {
             layout,
             pool_id: pool_id.to_owned(),
             is_default,
+            tree: None,
             layering,
             noted: Mutex::default(),
             snapshot_errors: Mutex::default(),
+            last_snapshots: Mutex::default(),
             attachments,
         })
     }
 
-    /// Whether what the spec says to be in this pool is in this one.
-    pub fn is_home(&self, pool_id: &str) -> bool {
-        pool_id == self.pool_id || (self.is_default && pool_id.is_empty())
+    /// Whether what the spec says to be in this pool, and tree of it, is in this one.
+    pub fn is_home(&self, pool_id: &str, tree_id: &str) -> bool {
+        match &self.tree {
+            Some(tree) => pool_id == self.pool_id && tree_id == tree.tree_id,
+            None => pool_id == self.pool_id || (self.is_default && pool_id.is_empty()),
+        }
     }
 
     /// Whether the disk is, or is being made, in this pool.
     pub fn knows(&self, disk_id: &str) -> bool {
-        self.noted().contains_key(disk_id) || self.layering().disks.contains_key(disk_id)
+        self.noted().contains_key(disk_id) || self.has(disk_id)
     }
 
     /// Which VMM has which disk.
@@ -126,7 +139,7 @@ impl Disks {
     ) -> Result<bool> {
         let sources = Sources { spec, image_error: &image_error };
         let mut changed = false;
-        for disk in spec.disks.iter().filter(|disk| self.is_home(&disk.pool_id)) {
+        for disk in spec.disks.iter().filter(|disk| self.is_home(&disk.pool_id, &disk.tree_id)) {
             let done = self.settle(disk, &sources);
             changed |= self.note(disk, done);
         }
@@ -182,9 +195,9 @@ impl Disks {
     }
 
     fn remove_disks(&self, spec: &HostSpec) -> Result<bool> {
-        let wanted: HashSet<&str> = spec.disks.iter().map(|d| d.disk_id.as_str()).collect();
+        let goes = self.going_disks(spec);
         let mut changed = false;
-        for id in self.on_medium()?.into_iter().filter(|id| !wanted.contains(id.as_str())) {
+        for id in self.on_medium()?.into_iter().filter(|id| goes(id)) {
             let mut layering = self.layering();
             let free = self.attachments.of_disk(&id).is_none();
             let top = self.layout.disk(&id);
@@ -203,11 +216,11 @@ impl Disks {
         }
         let mut layering = self.layering();
         let left: HashSet<String> = self.on_medium()?.into_iter().collect();
-        let stays = |id: &String| wanted.contains(id.as_str()) || left.contains(id);
+        let stays = |id: &String| !goes(id) || left.contains(id);
         if !layering.disks.keys().all(stays) {
             layering.change(&self.layout, |account| account.disks.retain(|id, _| stays(id)))?;
         }
-        self.noted().retain(|id, _| wanted.contains(id.as_str()) || left.contains(id));
+        self.noted().retain(|id, _| stays(id));
         Ok(changed)
     }
 
@@ -229,8 +242,12 @@ impl Disks {
         self.finish_moved(&mut layering, disk_id)?;
         let path = self.layout.disk(disk_id);
         let in_use = || {
-            let message =
-                "another instance on this host still has the disk, or it is being changed";
+            let message = if self.tree.is_some() {
+                "it is locked: another instance of this host still has it, or it is being changed, \
+                 or the file system has not yet given up the lock of a host that is gone"
+            } else {
+                "another instance on this host still has the disk, or it is being changed"
+            };
             Error::resource(disk_id, "DiskBusy", message)
         };
         let mut top = LockedTop::open(&path)?.ok_or_else(in_use)?;
@@ -296,15 +313,27 @@ impl Disks {
             opened.push(OpenLayer { file, format: DiskFormat::Qcow2 });
         }
         if let Some((id, raw)) = image {
-            let file = open_below(&self.layout.image(id))?;
+            let path = self.layout.image(id);
+            if !path.exists() {
+                let message = format!("this host does not have its image {id} yet");
+                return Err(Error::resource(disk_id, "ImageNotReady", message));
+            }
+            let file = open_below(&path)?;
             opened.push(OpenLayer { file, format: format_of(raw) });
         }
         Ok(opened)
     }
 
-    /// Which chain a disk has.
-    pub fn chain_epoch(&self, disk_id: &str) -> u64 {
-        self.layering().disks.get(disk_id).map_or(0, |entry: &DiskEntry| entry.chain_epoch)
+    /// Which chain a disk has; none while a step is under way.
+    pub fn chain_epoch(&self, disk_id: &str) -> Option<u64> {
+        let layering = self.try_layering()?;
+        Some(layering.disks.get(disk_id).map_or(0, |entry: &DiskEntry| entry.chain_epoch))
+    }
+
+    /// Whether the disk is, or is being made, in this pool, as far as that is known while a step is
+    /// under way.
+    fn has(&self, disk_id: &str) -> bool {
+        self.try_layering().is_some_and(|layering| layering.disks.contains_key(disk_id))
     }
 
     fn on_medium(&self) -> Result<Vec<String>> {
@@ -336,6 +365,19 @@ impl Disks {
 
     fn allocated(&self, disk_id: &str) -> u64 {
         held_bytes(&self.layout.disk(disk_id))
+    }
+
+    /// The account, unless a step is under way.
+    fn try_layering(&self) -> Option<MutexGuard<'_, Layering>> {
+        match self.layering.try_lock() {
+            Ok(layering) => Some(layering),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    fn last_snapshots(&self) -> MutexGuard<'_, Vec<SnapshotStatus>> {
+        self.last_snapshots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn layering(&self) -> MutexGuard<'_, Layering> {

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     instances::plug,
 };
-use api::host::{DiskSpec, DiskStatus, HostSpec, SnapshotStatus};
+use api::host::{DiskSpec, DiskStatus, HostSpec, SnapshotSpec, SnapshotStatus};
 
 const READY: &str = "ready";
 const FAILED: &str = "failed";
@@ -20,13 +20,35 @@ pub(super) struct Noted {
     /// Generation that is in effect.
     settled: u64,
     size_bytes: u64,
+    /// Of the content it has.
+    content_epoch: u64,
+    /// Bytes of the host's that its top takes.
+    allocated: Allocated,
+}
+
+/// Changes all the time, and so is no news.
+#[derive(Debug, Clone, Copy, Default)]
+struct Allocated(u64);
+
+impl PartialEq for Allocated {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Noted {
     /// Of a disk that is not in the spec any more but in use.
     pub fn leaving(disk_id: &str) -> Self {
         let disk = DiskSpec { disk_id: disk_id.to_owned(), ..DiskSpec::default() };
-        Self { disk, failure: None, harmless: false, settled: 0, size_bytes: 0 }
+        Self {
+            disk,
+            failure: None,
+            harmless: false,
+            settled: 0,
+            size_bytes: 0,
+            content_epoch: 0,
+            allocated: Allocated::default(),
+        }
     }
 
     /// Whether a VMM can be started with it.
@@ -51,6 +73,10 @@ impl Disks {
 
     /// Notes how the look at a disk went. True if that is news.
     pub(super) fn note(&self, disk: &DiskSpec, done: Result<Option<u64>>) -> bool {
+        // Here and not with each report, which must not wait for a file system.
+        let id = &disk.disk_id;
+        let content_epoch = self.layering().disks.get(id).map_or(0, |entry| entry.content_epoch);
+        let allocated = Allocated(self.allocated(id));
         let mut all = self.noted();
         let old = all.get(&disk.disk_id).cloned();
         let mut noted = Noted {
@@ -59,6 +85,8 @@ impl Disks {
             harmless: false,
             settled: old.as_ref().map_or(0, |old| old.settled),
             size_bytes: old.as_ref().map_or(0, |old| old.size_bytes),
+            content_epoch,
+            allocated,
         };
         match done {
             // Its limits are those of the VMM's start.
@@ -95,8 +123,8 @@ impl Disks {
             observed_generation: noted.settled,
             state: READY.into(),
             size_bytes: noted.size_bytes,
-            content_epoch: self.layering().disks.get(id).map_or(0, |entry| entry.content_epoch),
-            allocated_bytes: self.allocated(id),
+            content_epoch: noted.content_epoch,
+            allocated_bytes: noted.allocated.0,
             ..DiskStatus::default()
         };
         let mut problem = None;
@@ -132,7 +160,17 @@ impl Disks {
 
     /// How every snapshot of the spec is.
     pub fn report_snapshots(&self, spec: &HostSpec) -> Vec<SnapshotStatus> {
-        let layering = self.layering();
+        let here = |id: &str| {
+            let named =
+                |s: &SnapshotSpec| s.snapshot_id == id && self.is_home(&s.pool_id, &s.tree_id);
+            spec.snapshots.iter().any(named)
+        };
+        let Some(layering) = self.try_layering() else {
+            // A step is under way, which may wait for a file system.
+            let mut last = self.last_snapshots().clone();
+            last.retain(|status| here(&status.snapshot_id));
+            return last;
+        };
         let errors = self.snapshot_errors();
         let status = |id: &str| {
             let mut status = SnapshotStatus {
@@ -154,12 +192,14 @@ impl Disks {
             }
             status
         };
-        let here = spec.snapshots.iter().filter(|s| self.is_home(&s.pool_id));
-        here.map(|s| status(&s.snapshot_id)).collect()
+        let named = spec.snapshots.iter().map(|s| s.snapshot_id.as_str()).filter(|id| here(id));
+        let all: Vec<SnapshotStatus> = named.map(status).collect();
+        self.last_snapshots().clone_from(&all);
+        all
     }
 }
 
-fn wanting<'a>(spec: &'a HostSpec, disk_id: &str) -> Option<&'a str> {
+pub(crate) fn wanting<'a>(spec: &'a HostSpec, disk_id: &str) -> Option<&'a str> {
     let wants = spec.instances.iter().find(|i| i.disk_ids.iter().any(|d| d == disk_id));
     wants.map(|i| i.instance_id.as_str())
 }

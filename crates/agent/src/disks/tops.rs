@@ -159,6 +159,7 @@ impl Disks {
                     taken_unix_ms: now_ms(),
                     paused_ns,
                     changed_bytes: held_by(&frozen, &layer)?,
+                    deleted: false,
                 };
                 layering.change(&self.layout, |account| {
                     account.layers.insert(layer.clone(), entry);

@@ -211,6 +211,14 @@ pub fn note_exit(now_ms: u64, record: &Record, exit: &Exit) -> (Record, Option<N
             next.phase = Phase::Again { not_before_ms: now_ms.saturating_add(pause) };
             (next, None)
         }
+        Exit::LeaseLost { .. } => {
+            next.restarts += 1;
+            next.last_code = exit.code().into();
+            next.phase = Phase::Again { not_before_ms: now_ms.saturating_add(BACKOFF_FIRST_MS) };
+            let message =
+                format!("{exit}; the instance is started again when this host has the lease");
+            (next, Some(Notice { kind: "SystemFailure.Reboot", message }))
+        }
         Exit::HostRestarted | Exit::NeverStarted => {
             next.phase = Phase::Again { not_before_ms: now_ms };
             let notice = matches!(exit, Exit::HostRestarted).then(|| Notice {

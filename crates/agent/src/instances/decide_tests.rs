@@ -114,7 +114,8 @@ fn a_stop_that_was_begun_is_finished_before_the_next_start() {
 
 fn exit_of(code: ExitCode) -> Exit {
     let record = Record { launches: 4, ..record(1, Phase::Running) };
-    let report = ExitReport { launch: 4, code: Some(code.into()), signal: None, spawn_error: None };
+    let report =
+        ExitReport { launch: 4, code: Some(code.into()), signal: None, ..ExitReport::default() };
     Exit::of(&record, Some(&report), BOOT, "one\n\ntwo\nlast words\n")
 }
 
@@ -155,7 +156,7 @@ fn without_a_report_the_host_s_boot_tells_what_happened() {
     assert_eq!(of(Phase::Launching, BOOT), Exit::NeverStarted);
     assert_eq!(of(Phase::Launching, "boot-2"), Exit::NeverStarted);
     // The report of an earlier VMM says nothing of this one.
-    let old = ExitReport { launch: 3, code: Some(0), signal: None, spawn_error: None };
+    let old = ExitReport { launch: 3, code: Some(0), signal: None, ..ExitReport::default() };
     let running = Record { launches: 4, ..record(1, Phase::Running) };
     assert_eq!(Exit::of(&running, Some(&old), BOOT, ""), Exit::Unknown);
 }
@@ -296,7 +297,7 @@ impl World {
         let Some(guest) = self.vmm.take() else { return };
         if std::mem::take(&mut self.keeper) {
             self.report =
-                Some(ExitReport { launch: guest.launch, code, signal, spawn_error: None });
+                Some(ExitReport { launch: guest.launch, code, signal, ..ExitReport::default() });
         }
     }
 

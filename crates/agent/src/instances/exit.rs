@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What the keeper writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitReport {
     /// [`Record::launches`] of the VMM that ended.
     pub launch: u64,
@@ -21,6 +21,9 @@ pub struct ExitReport {
     pub signal: Option<i32>,
     /// Why it could not even be started.
     pub spawn_error: Option<String>,
+    /// The disk, with those it shares layers with, whose lease was over, so that it was ended.
+    #[serde(default)]
+    pub lease_lost: Option<String>,
 }
 
 /// Why a VMM is gone.
@@ -52,6 +55,11 @@ pub enum Exit {
         /// Its number.
         signal: i32,
     },
+    /// Its keeper ended it, since the lease of a disk was over.
+    LeaseLost {
+        /// Which disk, with those it shares layers with.
+        tree_id: String,
+    },
     /// Nobody saw it.
     Unknown,
     /// The host was restarted under it.
@@ -79,6 +87,9 @@ impl Exit {
             };
         };
         let detail = last_words(vmm_said);
+        if let Some(tree_id) = &report.lease_lost {
+            return Self::LeaseLost { tree_id: tree_id.clone() };
+        }
         if let Some(error) = &report.spawn_error {
             return Self::HostFault { detail: format!("ecs-vmm could not be started: {error}") };
         }
@@ -108,6 +119,7 @@ impl Exit {
         match self {
             Self::Refused { code, .. } => code,
             Self::GuestFault { .. } => "InstanceFailure.GuestFault",
+            Self::LeaseLost { .. } => "DiskLeaseLost",
             _ => "SystemFailure.VmmCrash",
         }
     }
@@ -119,6 +131,7 @@ impl Exit {
             Self::GuestFault { .. }
                 | Self::HostFault { .. }
                 | Self::Killed { .. }
+                | Self::LeaseLost { .. }
                 | Self::Unknown
                 | Self::HostRestarted
         )
@@ -134,6 +147,11 @@ impl fmt::Display for Exit {
             Self::GuestFault { detail } => write!(f, "the guest's CPU faulted: {detail}"),
             Self::HostFault { detail } => write!(f, "the VMM failed on the host: {detail}"),
             Self::Killed { signal } => write!(f, "the VMM was ended by signal {signal}"),
+            Self::LeaseLost { tree_id } => write!(
+                f,
+                "the lease of disk {tree_id} could not be renewed in time, so its guest was ended \
+                 before another host may use the disk; look at the mount of the disk's storage pool"
+            ),
             Self::Unknown => write!(f, "the VMM and its keeper were ended, nobody saw why"),
             Self::HostRestarted => write!(f, "the host was restarted"),
             Self::NeverStarted => write!(f, "no VMM was started"),

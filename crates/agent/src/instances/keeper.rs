@@ -8,14 +8,21 @@ use super::exit::ExitReport;
 use crate::{
     durable_file,
     error::{Error, Result},
+    layout::Layout,
+    lease,
 };
 use clap::Parser;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 use std::{
     ffi::OsString,
     fs, io,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
 };
 
 /// First argument that makes the executable a keeper.
@@ -24,6 +31,12 @@ pub const COMMAND: &str = "keep-vmm";
 pub const LOCK_FD: i32 = 3;
 /// The VMM's other descriptors start here.
 pub const FIRST_FD: i32 = 4;
+/// How often it is looked whether the VMM uses leases.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the leases of a VMM that does are looked at.
+const WATCH: Duration = Duration::from_millis(200);
+/// A VMM is ended by so much before its lease is over.
+const EARLY: Duration = Duration::from_millis(400);
 
 /// Arguments of a keeper.
 #[derive(Debug, Parser)]
@@ -44,6 +57,10 @@ pub struct Arguments {
     /// Its machine description.
     #[arg(long)]
     pub config: PathBuf,
+    /// Where the leases of this host's disks are told of. A VMM with a disk whose lease is over is
+    /// ended.
+    #[arg(long)]
+    pub leases: Option<PathBuf>,
 }
 
 /// Runs as a keeper, to the end.
@@ -56,24 +73,93 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> Result<()> {
     // Own session: neither a terminal nor the agent's service ends this instance.
     rustix::process::setsid()
         .map_err(|e| Error::Configuration(format!("cannot start a session: {e}")))?;
-    let child = start(&arguments);
-    close_from(FIRST_FD);
-    let status = child.and_then(|mut child| child.wait());
-    let report = match status {
-        Ok(status) => ExitReport {
-            launch: arguments.launch,
-            code: status.code(),
-            signal: status.signal(),
-            spawn_error: None,
-        },
-        Err(e) => ExitReport {
-            launch: arguments.launch,
-            code: None,
-            signal: None,
-            spawn_error: Some(e.to_string()),
-        },
+    let leases = Used::of(&arguments);
+    let mut lease_lost = None;
+    let child = match leases.as_ref().and_then(Used::lost) {
+        None => start(&arguments),
+        Some(tree_id) => {
+            let message = format!("the lease of {tree_id} is over");
+            lease_lost = Some(tree_id);
+            Err(io::Error::other(message))
+        }
     };
+    close_from(FIRST_FD);
+    let status = child.and_then(|mut child| match &leases {
+        None => child.wait(),
+        Some(leases) => {
+            let (status, lost) = watch(&mut child, leases)?;
+            lease_lost = lost;
+            Ok(status)
+        }
+    });
+    let mut report = ExitReport { launch: arguments.launch, lease_lost, ..ExitReport::default() };
+    match status {
+        Ok(status) => (report.code, report.signal) = (status.code(), status.signal()),
+        Err(e) => report.spawn_error = Some(e.to_string()),
+    }
+    if let Some(leases) = &leases {
+        // What it was killed for or ended with, it uses none of them any more.
+        if let Err(e) = crate::layout::remove_dir(&leases.own) {
+            eprintln!("{e}");
+        }
+    }
     durable_file::write_json(&arguments.exit_report, &report)
+}
+
+/// The leases that a VMM's disks need.
+struct Used<'a> {
+    /// Where they are told of.
+    leases: &'a Path,
+    /// Where it is noted which.
+    own: PathBuf,
+}
+
+impl<'a> Used<'a> {
+    fn of(arguments: &'a Arguments) -> Option<Self> {
+        let own = Layout::leases_of_vmm(arguments.config.parent()?);
+        Some(Self { leases: arguments.leases.as_deref()?, own })
+    }
+
+    fn trees(&self) -> Vec<String> {
+        lease::registered(&self.own).unwrap_or_default()
+    }
+
+    /// One that is over, or will be before this is asked again.
+    fn lost(&self) -> Option<String> {
+        let over = |tree_id: &String| {
+            lease::now() + EARLY >= lease::usable_until(self.leases, tree_id)
+                // Let go meanwhile: then the disk is the VMM's no more.
+                && self.trees().contains(tree_id)
+        };
+        self.trees().into_iter().find(over)
+    }
+}
+
+/// Waits for the VMM, and ends it when one of its leases is over.
+fn watch(child: &mut Child, used: &Used<'_>) -> io::Result<(ExitStatus, Option<String>)> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the VMM has no process id"))?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut lost = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, lost));
+        }
+        if lost.is_none()
+            && let Some(tree_id) = used.lost()
+        {
+            eprintln!("the lease of {tree_id} is over: ending the VMM");
+            child.kill()?;
+            lost = Some(tree_id);
+        }
+        let pause = if used.trees().is_empty() { LOOK } else { WATCH };
+        let pause = Timespec::try_from(pause).ok();
+        let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+        match poll(&mut ended, pause.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
 }
 
 /// Starts the VMM inside its limits, or not at all.

@@ -95,6 +95,8 @@ pub async fn launch(
         .arg(&config_path)
         .arg("--cgroup")
         .arg(&cgroup)
+        .arg("--leases")
+        .arg(layout.leases())
         .stdin(Stdio::null())
         .stdout(log.try_clone().at("duplicate", &log_path)?)
         .stderr(log)
@@ -130,6 +132,7 @@ async fn describe(
     };
     let mut disks = Vec::new();
     for disk_id in &instance.disk_ids {
+        host.disks.register(id, disk_id)?;
         let chain = host.disks.open(spec, disk_id, true)?;
         let limit = spec.disks.iter().find(|d| d.disk_id == *disk_id).and_then(plug::limit);
         let layer = |OpenLayer { file, format }| DiskLayer {

@@ -72,6 +72,9 @@ impl Plugging {
         self.asked_ms.clear();
         self.problems.clear();
         self.host.disks.attachments().clear(&self.instance_id);
+        if let Err(e) = self.host.disks.leases().settle(&self.instance_id, &[]) {
+            tracing::warn!(instance_id = self.instance_id, "{e}");
+        }
         self.host.board.touch();
     }
 
@@ -118,6 +121,10 @@ impl Plugging {
         record: &mut Record,
     ) -> Result<bool> {
         self.settle_record(info, record)?;
+        self.host.disks.leases().settle(&self.instance_id, &record.disks)?;
+        for disk in &info.disks {
+            self.host.disks.note_use(&self.instance_id, &disk.disk_id)?;
+        }
         let system_disk = record.disks.first().cloned().unwrap_or_default();
         let asked = |id: &str| self.asked_ms.get(id).copied();
         let asks = plug::plan(now, wanted, &info.disks, &system_disk, asked);
@@ -241,7 +248,7 @@ impl Plugging {
                     record.disks.push(disk_id.clone());
                     record.save(&self.host.layout)?;
                 }
-                self.attach(disk_id, wanted).await
+                self.attach(disk_id, wanted, record).await
             }
             Ask::Detach { disk_id } => {
                 self.asked_ms.insert(disk_id.clone(), now);
@@ -269,9 +276,17 @@ impl Plugging {
         Ok(())
     }
 
-    async fn attach(&self, disk_id: &str, wanted: &[DiskSpec]) -> Result<()> {
+    async fn attach(&self, disk_id: &str, wanted: &[DiskSpec], record: &Record) -> Result<()> {
         let Some(spec) = self.host.current_spec() else { return Ok(()) };
-        let chain = self.host.disks.open(&spec, disk_id, true)?;
+        let disks = &self.host.disks;
+        disks.register(&self.instance_id, disk_id)?;
+        let opened = disks.open(&spec, disk_id, true);
+        if opened.is_err() {
+            // A lease that it does not need must not end the VMM.
+            let has = record.disks.iter().filter(|id| *id != disk_id).cloned();
+            disks.leases().settle(&self.instance_id, &has.collect::<Vec<_>>())?;
+        }
+        let chain = opened?;
         let limit = wanted.iter().find(|w| w.disk_id == disk_id).and_then(plug::limit);
         let chain_epoch = chain.chain_epoch;
         let disk = Disk { disk_id: disk_id.to_owned(), limit, chain_epoch, ..Disk::default() };

@@ -84,11 +84,24 @@ enum State {
     /// The next epoch is to be made. `clean`: nobody can be using the disk.
     Making { epoch: u64, clean: bool },
     /// Made; the holder before may not have stopped yet.
-    Waiting { epoch: u64, until: Duration },
+    Waiting { epoch: u64, until: Duration, clean: bool },
     /// Held, and usable until then.
-    Held { epoch: u64, until: Duration },
+    Held { epoch: u64, until: Duration, clean: bool },
     /// It is to be said that the epoch is over.
     Leaving { record: Record },
+}
+
+/// How far a host is with a lease, for those who wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing<'a> {
+    /// It is not wanted.
+    Off,
+    /// The highest epoch is this one, which has been as it is since then.
+    Watching(Option<(&'a Record, Duration)>),
+    /// It is this host's from then on; until then the holder before may use it.
+    Waiting(Duration),
+    /// It is this host's.
+    Held,
 }
 
 /// One host's part in a lease.
@@ -170,6 +183,25 @@ impl Lease {
         }
     }
 
+    /// Whether the holder before, if there was one, had said that it had stopped: what it used was
+    /// then left in order.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.state, State::Held { clean: true, .. })
+    }
+
+    /// How far this host is.
+    pub fn standing(&self) -> Standing<'_> {
+        match &self.state {
+            State::Off | State::Leaving { .. } => Standing::Off,
+            State::Watching { seen } => {
+                Standing::Watching(seen.as_ref().map(|(record, since)| (record, *since)))
+            }
+            State::Making { .. } => Standing::Watching(None),
+            State::Waiting { until, .. } => Standing::Waiting(*until),
+            State::Held { .. } => Standing::Held,
+        }
+    }
+
     /// Nothing is wanted and nothing is left to be said.
     pub fn is_off(&self) -> bool {
         self.state == State::Off
@@ -231,14 +263,14 @@ impl Lease {
             record.as_ref().is_some_and(|r| r.epoch == epoch && r.token == self.token())
         };
         match self.state.clone() {
-            State::Waiting { epoch, until } if mine(epoch) => {
+            State::Waiting { epoch, until, clean } if mine(epoch) => {
                 if began >= until {
-                    self.state = State::Held { epoch, until: began + self.terms.hold };
+                    self.state = State::Held { epoch, until: began + self.terms.hold, clean };
                 }
                 self.next_round(now);
             }
-            State::Held { epoch, .. } if mine(epoch) => {
-                self.state = State::Held { epoch, until: began + self.terms.hold };
+            State::Held { epoch, clean, .. } if mine(epoch) => {
+                self.state = State::Held { epoch, until: began + self.terms.hold, clean };
                 self.next_round(now);
             }
             // Another has a higher one.
@@ -266,7 +298,7 @@ impl Lease {
         };
         if record.token == self.token() {
             // Made after all, when it was thought to have failed.
-            self.state = State::Waiting { epoch: record.epoch, until: now + wait };
+            self.state = State::Waiting { epoch: record.epoch, until: now + wait, clean: false };
             self.next_round(now);
             return;
         }
@@ -298,7 +330,7 @@ impl Lease {
         let State::Making { clean, .. } = self.state else { return };
         if *outcome == Outcome::Made(true) {
             let wait = if clean { Duration::ZERO } else { self.terms.wait() };
-            self.state = State::Waiting { epoch, until: now + wait };
+            self.state = State::Waiting { epoch, until: now + wait, clean };
             self.beats = false;
             self.due = now;
         } else {

@@ -22,10 +22,16 @@
 //! the write that follows, and goes on after another has taken over, writes once more. Who must rule
 //! that out too needs a shared file system that refuses the writes of a client it has given up.
 
+mod clock;
 mod directory;
+pub mod keeper;
+mod local;
 mod machine;
 #[cfg(test)]
 mod model;
 
+pub use clock::now;
 pub use directory::Directory;
-pub use machine::{Lease, Mark, Op, Outcome, Record, Terms};
+pub use local::{Held, LeaseState, Leases, Want};
+pub(crate) use local::{registered, usable_until};
+pub use machine::{Lease, Mark, Op, Outcome, Record, Standing, Terms};

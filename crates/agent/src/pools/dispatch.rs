@@ -1,8 +1,8 @@
 //! What the rest of the agent asks of disks, each in the pool that has it.
 
-use super::{Pool, Pools};
+use super::{Pool, Pools, trees::InUse};
 use crate::{
-    disks::{Attachments, Disks, Frozen, OpenChain, OpenLayer},
+    disks::{Attachments, Frozen, OpenChain, OpenLayer},
     error::{Error, Result},
 };
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
@@ -17,14 +17,24 @@ impl Pools {
         &self.attachments
     }
 
-    fn available(&self) -> impl Iterator<Item = Arc<Disks>> {
-        self.pools.iter().filter_map(Pool::disks)
+    /// The disks of pools that can be reached, and of trees of shared ones that may be used now.
+    pub(super) fn available(&self) -> impl Iterator<Item = InUse> {
+        self.pools.iter().flat_map(|pool| {
+            if pool.option.shared {
+                pool.usable_trees()
+            } else {
+                pool.disks().map(InUse::own).into_iter().collect()
+            }
+        })
     }
 
     /// The pool's disks that have this disk.
-    fn of(&self, disk_id: &str) -> Result<Arc<Disks>> {
+    fn of(&self, disk_id: &str) -> Result<InUse> {
         if let Some(disks) = self.available().find(|disks| disks.knows(disk_id)) {
             return Ok(disks);
+        }
+        if let Some(why) = self.why_not_usable(disk_id) {
+            return Err(why);
         }
         let opened = |pool: &&Pool| {
             let now = pool.now();
@@ -43,13 +53,16 @@ impl Pools {
     /// Images that anything here lies on; none while a pool cannot be asked.
     pub fn images(&self) -> Option<BTreeSet<String>> {
         let mut images = BTreeSet::new();
-        for pool in &self.pools {
+        // What disks of shared pools lie on is in the spec of the host that has them.
+        for pool in self.pools.iter().filter(|pool| !pool.option.shared) {
             images.extend(pool.disks()?.images());
         }
+        images.extend(self.available().flat_map(|disks| disks.images()));
         Some(images)
     }
 
-    /// Brings the disks of every pool that can be reached to where the spec wants them.
+    /// Brings the disks of every pool of the host's own that can be reached to where the spec wants
+    /// them.
     ///
     /// # Errors
     /// The first error of a pool; the others were looked at all the same.
@@ -60,7 +73,7 @@ impl Pools {
     ) -> Result<bool> {
         let mut changed = false;
         let mut failed = None;
-        for disks in self.available() {
+        for disks in self.pools.iter().filter_map(Pool::disks) {
             match disks.reconcile(spec, &image_error) {
                 Ok(did) => changed |= did,
                 Err(e) => failed = failed.or(Some(e)),
@@ -91,7 +104,11 @@ impl Pools {
     /// # Errors
     /// When a file of the chain is not here, or somebody else has the disk.
     pub fn open(&self, spec: &HostSpec, disk_id: &str, writable: bool) -> Result<OpenChain> {
-        self.of(disk_id)?.open(spec, disk_id, writable)
+        let disks = self.of(disk_id)?;
+        match self.damage(disk_id) {
+            Some(damage) => Err(damage),
+            None => disks.open(spec, disk_id, writable),
+        }
     }
 
     /// The chain of a disk below its top, for a VMM that has the top.
@@ -113,8 +130,11 @@ impl Pools {
                 outcome => return outcome,
             }
         }
+        if let Some(why) = self.why_not_usable(snapshot_id) {
+            return Err(why);
+        }
         let message = "this host does not have the snapshot";
-        Err(match self.pools.iter().find(|pool| pool.disks().is_none()) {
+        Err(match self.pools.iter().find(|pool| pool.now().unavailable.is_some()) {
             Some(pool) => unavailable(pool, snapshot_id),
             None => Error::resource(snapshot_id, SNAPSHOT_MISSING, message),
         })
@@ -122,12 +142,12 @@ impl Pools {
 
     /// Which chain a disk has; none while that cannot be asked.
     pub fn chain_epoch(&self, disk_id: &str) -> Option<u64> {
-        self.of(disk_id).ok().map(|disks| disks.chain_epoch(disk_id))
+        self.of(disk_id).ok()?.chain_epoch(disk_id)
     }
 
     /// The snapshot to take of a disk, if there is one and its pool can be reached.
     pub fn snapshot_to_take(&self, spec: &HostSpec, disk_id: &str) -> Option<String> {
-        self.of(disk_id).ok()?.snapshot_to_take(spec, disk_id)
+        self.of(disk_id).ok()?.snapshot_to_take_now(spec, disk_id)
     }
 
     /// Makes the new top and announces the step. See [`Disks::prepare_freeze`].
@@ -160,6 +180,8 @@ impl Pools {
     pub fn mend(&self, disk_id: &str) -> Result<Option<String>> {
         match self.of(disk_id) {
             Ok(disks) => disks.mend(disk_id),
+            // It waits until the disk is this host's again.
+            Err(e) if e.code().starts_with("DiskLease") => Err(e),
             // Nothing can start from it either.
             Err(_) => Ok(None),
         }
@@ -180,11 +202,23 @@ impl Pools {
                 all.push(status);
             }
         }
+        for disks in self.pools.iter().flat_map(Pool::usable_trees) {
+            all.extend(disks.report(spec));
+        }
+        for status in &mut all {
+            if let Some(damage) = self.damage(&status.disk_id) {
+                status.state = "failed".to_owned();
+                (status.code, status.message) = (damage.code().to_owned(), damage.to_string());
+            }
+        }
+        if let Some(spec) = spec {
+            self.report_unseen(spec, &mut all);
+        }
         for disk in spec.iter().flat_map(|spec| &spec.disks) {
             if all.iter().any(|status| status.disk_id == disk.disk_id) {
                 continue;
             }
-            let here = self.available().any(|disks| disks.is_home(&disk.pool_id));
+            let here = self.available().any(|disks| disks.is_home(&disk.pool_id, &disk.tree_id));
             if here {
                 // It will be looked at.
                 continue;
@@ -222,7 +256,10 @@ impl Pools {
 
     /// How every snapshot of the spec is whose pool can be reached.
     pub fn report_snapshots(&self, spec: &HostSpec) -> Vec<SnapshotStatus> {
-        self.available().flat_map(|disks| disks.report_snapshots(spec)).collect()
+        let mut all: Vec<SnapshotStatus> =
+            self.available().flat_map(|disks| disks.report_snapshots(spec)).collect();
+        self.report_unseen_snapshots(spec, &mut all);
+        all
     }
 
     /// The files of disks and layers with the disk or snapshot each belongs to.
@@ -240,7 +277,7 @@ impl Pools {
     }
 }
 
-fn unavailable(pool: &Pool, disk_id: &str) -> Error {
+pub(super) fn unavailable(pool: &Pool, disk_id: &str) -> Error {
     let why = pool.now().unavailable.clone().unwrap_or_default();
     let message = format!("its storage pool {} cannot be reached: {why}", pool.option.name);
     Error::resource(disk_id, UNAVAILABLE, message)

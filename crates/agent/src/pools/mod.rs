@@ -4,6 +4,7 @@
 mod directory;
 mod dispatch;
 mod option;
+mod trees;
 
 pub use option::PoolOption;
 
@@ -14,14 +15,15 @@ use crate::{
     events::EventLog,
     host::now_ms,
     layout::Layout,
+    lease::{Leases, Terms},
 };
-use api::host::{StoragePool, StoragePoolState};
+use api::host::{HostSpec, StoragePool, StoragePoolState};
 use directory::Figures;
 use option::DEFAULT;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -51,8 +53,11 @@ enum Condition {
 struct Now {
     /// Its id, once it was seen.
     pool_id: String,
-    /// Its disks, once it was there.
+    /// Its disks, once it was there; none of a shared one.
     disks: Option<Arc<Disks>>,
+    /// Of a shared one, the trees that are this host's, and the times of its leases.
+    trees: BTreeMap<String, trees::Tree>,
+    terms: Option<Terms>,
     figures: Figures,
     low: bool,
     /// Why it cannot be reached.
@@ -86,6 +91,9 @@ pub struct Pools {
     layout: Layout,
     host_id: String,
     attachments: Arc<Attachments>,
+    leases: Arc<Leases>,
+    /// What of the spec's removals is done.
+    done: Mutex<BTreeSet<String>>,
     /// The default one first.
     pools: Vec<Pool>,
     /// By name.
@@ -121,9 +129,23 @@ impl Pools {
             pools.push(Pool { option, path, layout: of_pool, is_default, now: Mutex::default() });
         }
         let known = durable_file::read_json(&layout.pools())?.unwrap_or_default();
-        let (host_id, attachments) = (host_id.to_owned(), Arc::default());
-        let this = Self { layout, host_id, attachments, pools, known: Mutex::new(known) };
-        for pool in &this.pools {
+        let this = Self {
+            leases: Arc::new(Leases::new(&layout, host_id)),
+            layout,
+            host_id: host_id.to_owned(),
+            attachments: Arc::default(),
+            done: Mutex::default(),
+            pools,
+            known: Mutex::new(known),
+        };
+        for pool in this.pools.iter().filter(|pool| pool.option.shared) {
+            // Its file system may not answer: it is looked at by itself.
+            let before = this.known().get(&pool.option.name).map(|entry| entry.pool_id.clone());
+            let mut now = pool.now();
+            now.pool_id = before.unwrap_or_default();
+            now.unavailable = Some("it was not looked at yet".to_owned());
+        }
+        for pool in this.pools.iter().filter(|pool| !pool.option.shared) {
             if let Err(e) = this.look(pool) {
                 if pool.is_default {
                     return Err(e);
@@ -132,14 +154,17 @@ impl Pools {
                 pool.now().unavailable = Some(e.to_string());
             }
         }
-        this.check_file_systems()?;
+        this.check_file_systems(None)?;
         Ok(this)
     }
 
     /// Room on one file system is not to be offered twice.
-    fn check_file_systems(&self) -> Result<()> {
+    fn check_file_systems(&self, looked_at: Option<&Pool>) -> Result<()> {
         let mut seen: BTreeMap<u64, &Pool> = BTreeMap::new();
-        for pool in self.pools.iter().filter(|pool| pool.disks().is_some()) {
+        let now = looked_at.map(|pool| pool.option.name.as_str());
+        let reached =
+            |pool: &&Pool| now == Some(&pool.option.name) || pool.now().unavailable.is_none();
+        for pool in self.pools.iter().filter(reached) {
             if pool.option.capacity.is_some() {
                 continue;
             }
@@ -154,24 +179,62 @@ impl Pools {
         Ok(())
     }
 
-    /// Looks at every pool, and tells by an event what has changed.
+    /// Looks at every pool of the host's own, and tells by an event what has changed.
     ///
     /// # Errors
     /// When what is remembered of them cannot be written.
     pub fn refresh(&self, events: &EventLog) -> Result<bool> {
         let mut news = false;
-        for pool in &self.pools {
-            let looked = self.look(pool);
-            let condition = match &looked {
-                Ok(low) if *low => Condition::Low,
-                Ok(_) => Condition::Ready,
-                Err(_) => Condition::Unavailable,
-            };
-            let message = looked.err().map(|e| e.to_string());
-            pool.now().unavailable.clone_from(&message);
-            news |= self.tell(pool, condition, message, events)?;
+        for pool in self.pools.iter().filter(|pool| !pool.option.shared) {
+            news |= self.refresh_one(pool, events)?;
         }
         Ok(news)
+    }
+
+    fn refresh_one(&self, pool: &Pool, events: &EventLog) -> Result<bool> {
+        let looked = self.look(pool).and_then(|low| match pool.option.shared {
+            true => self.check_file_systems(Some(pool)).map(|()| low),
+            false => Ok(low),
+        });
+        let condition = match &looked {
+            Ok(low) if *low => Condition::Low,
+            Ok(_) => Condition::Ready,
+            Err(_) => Condition::Unavailable,
+        };
+        let message = looked.err().map(|e| e.to_string());
+        pool.now().unavailable.clone_from(&message);
+        self.tell(pool, condition, message, events)
+    }
+
+    /// Names of the shared pools.
+    pub fn shared(&self) -> Vec<String> {
+        let shared = self.pools.iter().filter(|pool| pool.option.shared);
+        shared.map(|pool| pool.option.name.clone()).collect()
+    }
+
+    /// Looks at a shared pool and brings its disks to where the spec wants them. May wait for as long
+    /// as its file system does not answer.
+    ///
+    /// # Errors
+    /// When what is remembered of it cannot be written; the first error of a tree, after the others
+    /// were looked at.
+    pub fn work_shared(
+        &self,
+        name: &str,
+        spec: &HostSpec,
+        image_error: impl Fn(&str) -> Option<Error>,
+        events: &EventLog,
+    ) -> Result<bool> {
+        let Some(pool) = self.pools.iter().find(|pool| pool.option.name == name) else {
+            return Ok(false);
+        };
+        let mut changed = self.refresh_one(pool, events)?;
+        if pool.now().unavailable.is_none() {
+            changed |= self.reconcile_shared(pool, spec, &image_error)?;
+        }
+        let removal = |id: &String| spec.removals.iter().any(|r| r.resource_id == *id);
+        self.done().retain(removal);
+        Ok(changed)
     }
 
     fn tell(
@@ -208,10 +271,9 @@ impl Pools {
     /// Whether the pool is low. One that cannot be reached is an error, and stays as it was noted.
     fn look(&self, pool: &Pool) -> Result<bool> {
         let pool_id = self.identify(pool)?;
-        let (disks_dir, layers_dir) = (pool.layout.disks(), pool.layout.layers());
         let opened = pool.now().disks.is_some();
-        if !opened {
-            directory::fill(&disks_dir, &layers_dir)?;
+        if !opened && !pool.option.shared {
+            directory::fill(&pool.layout.disks(), &pool.layout.layers())?;
             let attachments = Arc::clone(&self.attachments);
             let disks =
                 Disks::open_in(pool.layout.clone(), &pool_id, pool.is_default, attachments)?;
@@ -219,7 +281,8 @@ impl Pools {
             now.disks = Some(Arc::new(disks));
             now.pool_id = pool_id;
         }
-        let figures = directory::figures(&pool.path, &pool.option, &disks_dir, &layers_dir)?;
+        let dirs = pool.content_dirs()?;
+        let figures = directory::figures(&pool.path, &pool.option, &dirs)?;
         let mut now = pool.now();
         let enough = if now.low {
             figures.reserve.saturating_add(figures.reserve / AGAIN)
@@ -234,15 +297,19 @@ impl Pools {
     /// The pool's id, which is remembered before anything is put there.
     fn identify(&self, pool: &Pool) -> Result<String> {
         let name = &pool.option.name;
-        let mut known = self.known();
-        let before = known.get(name).map(|entry| entry.pool_id.clone());
+        let before = self.known().get(name).map(|entry| entry.pool_id.clone());
         pool.now().pool_id = before.clone().unwrap_or_default();
         let pool_id = if pool.is_default {
             format!("pool-{}", self.host_id)
         } else {
-            directory::identify(&pool.path, &self.host_id, before.as_deref())?
+            let (host_id, known) = (&self.host_id, before.as_deref());
+            let found = directory::identify(&pool.path, host_id, known, &pool.option)?;
+            pool.now().terms = found.terms;
+            found.pool_id
         };
+        pool.now().pool_id.clone_from(&pool_id);
         if before.as_ref() != Some(&pool_id) {
+            let mut known = self.known();
             let mut all = known.clone();
             let entry = Known { pool_id: pool_id.clone(), condition: Condition::Ready, changes: 0 };
             all.insert(name.clone(), entry);
@@ -272,11 +339,32 @@ impl Pools {
                 overcommit: pool.option.overcommit.unwrap_or_default(),
                 state: state.into(),
                 message,
+                shared: pool.option.shared,
             }
         };
         let mut all: Vec<StoragePool> = self.pools.iter().map(shown).collect();
         all.retain(|pool| !pool.pool_id.is_empty());
         all
+    }
+
+    /// The leases of this host's disks in shared pools.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Sees to the lease keeper. Does nothing on a host without shared pools.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn tend_leases(&self, keeper_bin: &Path) -> Result<()> {
+        if self.pools.iter().any(|pool| pool.option.shared) {
+            self.leases.tend(keeper_bin)?;
+        }
+        Ok(())
+    }
+
+    fn done(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -296,5 +384,7 @@ fn low_message(pool: &Pool, figures: Figures) -> String {
     )
 }
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

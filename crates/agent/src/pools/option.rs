@@ -1,10 +1,15 @@
 //! `--pool name=NAME,path=DIR,...`.
 
-use crate::layout::is_safe_id;
-use std::path::PathBuf;
+use crate::{layout::is_safe_id, lease::Terms};
+use std::{path::PathBuf, time::Duration};
 
 /// Name of the pool that every host has, in its state directory.
 pub const DEFAULT: &str = "default";
+/// A holder may use a disk for so long after a look, if nothing else is said.
+const HOLD: Duration = Duration::from_secs(20);
+const HOLD_RANGE: std::ops::RangeInclusive<u64> = 2..=3600;
+/// In this part of it a VMM is ended.
+const STOP: u32 = 5;
 
 /// A pool as the agent was told of it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +24,10 @@ pub struct PoolOption {
     pub reserve: Option<u64>,
     /// Bytes offered; none: all of the file system.
     pub capacity: Option<u64>,
+    /// Other hosts may name the same directory.
+    pub shared: bool,
+    /// [`Terms::hold`] of the leases in a shared one that is made now.
+    pub lease: Option<Duration>,
 }
 
 impl PoolOption {
@@ -29,6 +38,10 @@ impl PoolOption {
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut option = Self::default();
         for part in text.split(',') {
+            if part == "shared" {
+                option.shared = true;
+                continue;
+            }
             let (key, value) =
                 part.split_once('=').ok_or_else(|| format!("{part:?} is not KEY=VALUE"))?;
             match key {
@@ -49,9 +62,16 @@ impl PoolOption {
                 }
                 "reserve" => option.reserve = Some(bytes(key, value)?),
                 "capacity" => option.capacity = Some(bytes(key, value)?),
+                "lease" => {
+                    let seconds = value.strip_suffix('s').and_then(|s| s.parse::<u64>().ok());
+                    let seconds = seconds.filter(|s| HOLD_RANGE.contains(s));
+                    option.lease = Some(Duration::from_secs(
+                        seconds.ok_or_else(|| format!("lease {value:?} must be 2s to 3600s"))?,
+                    ));
+                }
                 _ => {
                     return Err(format!(
-                        "{key:?} is none of name, path, overcommit, reserve, capacity"
+                        "{key:?} is none of name, path, overcommit, reserve, capacity, shared, lease"
                     ));
                 }
             }
@@ -61,9 +81,23 @@ impl PoolOption {
             (DEFAULT, Some(_)) => {
                 Err("the default pool is in --state-dir; leave its path out".to_owned())
             }
+            (DEFAULT, None) if option.shared => {
+                Err("the default pool is this host's; it cannot be shared".to_owned())
+            }
+            _ if option.lease.is_some() && !option.shared => {
+                Err("lease is for shared pools".to_owned())
+            }
             (DEFAULT, None) | (_, Some(_)) => Ok(option),
             (_, None) => Err("path=DIR is missing".to_owned()),
         }
+    }
+}
+
+impl PoolOption {
+    /// Times of the leases of a shared pool that is made with this option.
+    pub(super) fn terms(&self) -> Terms {
+        let hold = self.lease.unwrap_or(HOLD);
+        Terms { hold, stop: hold / STOP }
     }
 }
 
@@ -88,6 +122,9 @@ mod tests {
             PoolOption::parse("name=fast,path=/srv/a=b,overcommit=1.5,reserve=10GiB").unwrap();
         assert_eq!((pool.name.as_str(), pool.path), ("fast", Some("/srv/a=b".into())));
         assert_eq!((pool.overcommit, pool.reserve), (Some(1.5), Some(10 << 30)));
+        let shared = PoolOption::parse("name=nfs,path=/srv/nfs,shared,lease=10s").unwrap();
+        let of = Duration::from_secs;
+        assert_eq!((shared.shared, shared.terms()), (true, Terms { hold: of(10), stop: of(2) }));
         let default = PoolOption::parse("name=default,capacity=2TiB").unwrap();
         assert_eq!((default.path, default.capacity), (None, Some(2 << 40)));
         for (text, what) in [
@@ -102,6 +139,9 @@ mod tests {
             ("name=x,path=/x,capacity=99999999TiB", "such as 10GiB"),
             ("name=x,path=/x,colour=red", "is none of"),
             ("fast", "is not KEY=VALUE"),
+            ("name=default,shared", "cannot be shared"),
+            ("name=x,path=/x,lease=5s", "for shared pools"),
+            ("name=x,path=/x,shared,lease=1s", "2s to 3600s"),
         ] {
             let said = PoolOption::parse(text).unwrap_err();
             assert!(said.contains(what), "{text}: {said}");

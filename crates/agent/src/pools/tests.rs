@@ -69,6 +69,7 @@ fn disks_and_snapshots_lie_in_their_pools() {
             disk_id: "d-2".to_owned(),
             disk_size_gib: 1,
             pool_id: fast.clone(),
+            ..SnapshotSpec::default()
         }],
         ..HostSpec::default()
     };

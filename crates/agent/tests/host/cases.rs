@@ -20,6 +20,14 @@ use crate::{
         an_interface_the_guest_keeps_is_told_of_and_passes_nothing,
     },
     pool_cases::a_second_pool_is_told_of_and_has_its_disks,
+    shared_pool_cases::{
+        a_disk_goes_to_another_hosts_guest_and_what_is_removed_is_said,
+        a_disk_of_a_host_that_is_killed_is_taken_over_after_the_wait_and_not_before,
+        a_guest_ends_when_the_lease_cannot_be_renewed_and_starts_again_when_it_can,
+        a_host_that_stands_still_has_no_guest_with_the_disk_when_another_takes_it,
+        a_shared_directory_that_does_not_answer_holds_up_nothing_else,
+        guests_with_a_lease_run_on_without_their_agent,
+    },
 };
 use api::host::{
     DiskSpec, HostEvent, HostStatus, ImageSpec, InstanceState, ListHostObjectsRequest, Power,
@@ -66,6 +74,12 @@ cases![
     access_needs_the_token,
     an_older_spec_is_not_followed,
     a_second_pool_is_told_of_and_has_its_disks,
+    a_disk_goes_to_another_hosts_guest_and_what_is_removed_is_said,
+    a_disk_of_a_host_that_is_killed_is_taken_over_after_the_wait_and_not_before,
+    a_host_that_stands_still_has_no_guest_with_the_disk_when_another_takes_it,
+    a_guest_ends_when_the_lease_cannot_be_renewed_and_starts_again_when_it_can,
+    a_shared_directory_that_does_not_answer_holds_up_nothing_else,
+    guests_with_a_lease_run_on_without_their_agent,
     a_disk_comes_grows_and_goes_while_the_guest_runs,
     a_disk_moves_only_after_the_guest_has_let_it_go,
     a_stopped_instance_has_its_disks_at_its_next_start,

@@ -17,7 +17,7 @@ use std::{
 use tempfile::TempDir;
 use tonic::{Request, Status, metadata::MetadataValue, transport::Channel};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 static NEXT_HOST: AtomicU32 = AtomicU32::new(0);
 
 pub struct Host {
@@ -230,26 +230,23 @@ impl Host {
         .await
     }
 
+    /// Process id of the agent.
+    pub fn agent(&self) -> i32 {
+        i32::try_from(self.agent.as_ref().unwrap().id()).unwrap()
+    }
+
+    /// Process ids of the host's lease keepers.
+    pub fn lease_keepers(&self) -> Vec<i32> {
+        let leases = self.path("run/leases");
+        let leases = leases.to_str().unwrap();
+        pids_of("keep-leases", leases)
+    }
+
     /// Process ids of an instance: VMMs, or keepers.
     pub fn pids(&self, id: &str, role: &str) -> Vec<i32> {
         let config = self.path(&format!("run/vmm/{id}/config.json"));
         let config = config.to_str().unwrap();
-        let mut pids = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
-                continue;
-            };
-            let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let arguments: Vec<_> = cmdline
-                .split(|b| *b == 0)
-                .map(|a| String::from_utf8_lossy(a).into_owned())
-                .collect();
-            if arguments.get(1).is_some_and(|a| a == role) && arguments.iter().any(|a| a == config)
-            {
-                pids.push(pid);
-            }
-        }
-        pids
+        pids_of(role, config)
     }
 
     pub fn vmm(&self, id: &str) -> i32 {
@@ -306,11 +303,31 @@ impl Host {
     }
 }
 
+/// Processes with these arguments: the first, and any other.
+fn pids_of(first: &str, other: &str) -> Vec<i32> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        let cmdline = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let arguments: Vec<_> =
+            cmdline.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+        if arguments.get(1).is_some_and(|a| a == first) && arguments.iter().any(|a| a == other) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();
             let _ = agent.wait();
+        }
+        for pid in self.lease_keepers() {
+            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
         }
         let instances = self.controller.state.spec.borrow().instances.clone();
         for instance in instances {

@@ -12,6 +12,7 @@ mod fixture;
 mod network_cases;
 mod nic_cases;
 mod pool_cases;
+mod shared_pool_cases;
 mod vmm_double;
 mod vmm_double_disks;
 mod vmm_double_nics;

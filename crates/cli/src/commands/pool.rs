@@ -5,7 +5,7 @@ use crate::{
     error::Result,
     output::table::{self, Row},
 };
-use api::v1::{DescribeStoragePoolsRequest, StoragePool};
+use api::v1::{DescribeStoragePoolsRequest, StoragePool, StoragePoolHost};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -14,7 +14,7 @@ pub(crate) enum PoolCommand {
     #[command(
         after_help = "Examples:\n  ecsctl pool list -o wide\n  ecsctl pool list --host h-1\n\n\
         LIMIT is (capacity - reserve) x over-commit; PROVISIONED is the sum of the disks' sizes, \
-        SNAPSHOTS what snapshots alone keep. `ecsctl disk list --pool ID` lists a pool's disks."
+        SNAPSHOTS what snapshots alone keep. A shared pool has several hosts. `ecsctl disk list --pool ID` lists a pool's disks."
     )]
     List {
         /// Pool ids; left out: all
@@ -57,7 +57,7 @@ impl Row for StoragePool {
         vec![
             self.pool_id.clone(),
             self.pool_name.clone(),
-            self.host_id.clone(),
+            if self.shared { hosts(self) } else { self.host_id.clone() },
             self.status.clone(),
             size(self.capacity_bytes),
             size(self.available_bytes),
@@ -68,10 +68,31 @@ impl Row for StoragePool {
             format!("{}", self.overcommit),
             size(self.reserve_bytes),
             self.zone_id.clone(),
-            self.path.clone(),
-            self.status_reason.clone(),
+            if self.shared { paths(self) } else { self.path.clone() },
+            if self.shared { reasons(self) } else { self.status_reason.clone() },
         ]
     }
+}
+
+/// Of a shared pool: its hosts, those that do not have it now with their state.
+fn hosts(pool: &StoragePool) -> String {
+    let of = |host: &StoragePoolHost| match host.status.as_str() {
+        "Ready" | "Low" => host.host_id.clone(),
+        other => format!("{} ({other})", host.host_id),
+    };
+    pool.hosts.iter().map(of).collect::<Vec<_>>().join(" ")
+}
+
+fn paths(pool: &StoragePool) -> String {
+    let mut paths: Vec<&str> = pool.hosts.iter().map(|host| host.path.as_str()).collect();
+    paths.dedup();
+    paths.join(" ")
+}
+
+fn reasons(pool: &StoragePool) -> String {
+    let told = pool.hosts.iter().filter(|host| !host.status_reason.is_empty());
+    let of = |host: &StoragePoolHost| format!("{}: {}", host.host_id, host.status_reason);
+    told.map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// For people; `-o json` has the bytes.

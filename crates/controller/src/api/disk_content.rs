@@ -128,7 +128,8 @@ fn replace(
     let host = view.hosts.iter().find(|host| host.host_id == *host_id).ok_or_else(|| {
         refuse(500, "InternalError", format!("the host of instance {instance_id} is not known"))
     })?;
-    let need = DiskNeed { gib: size_gib, ..Default::default() };
+    let shared = if old.tree_id.is_empty() { String::new() } else { old.pool_id.clone() };
+    let need = DiskNeed { gib: size_gib, pool_id: shared };
     let pool_id = scheduler::choose(host, &need).map_err(|reason| {
         refuse(
             403,

@@ -17,7 +17,10 @@ use crate::{
 };
 use api::v1::*;
 use prost::Message as _;
-use store::{DiskRecord, DisksLookup, DisksPlan, DisksView, HostRecord, Refusal, SnapshotRecord};
+use std::collections::BTreeSet;
+use store::{
+    DiskRecord, DisksLookup, DisksPlan, DisksView, HostRecord, PoolRecord, Refusal, SnapshotRecord,
+};
 
 /// A disk and an instance to look up.
 fn both(disk_id: &str, instance_id: &str) -> Result<DisksLookup, Refusal> {
@@ -41,7 +44,7 @@ fn seat_at<'a>(view: &'a DisksView, instance_id: &str) -> Result<Seat<'a>, Refus
     let host = host.ok_or_else(|| {
         refuse(500, "InternalError", format!("the host of instance {instance_id} is not known"))
     })?;
-    Ok(Seat { details, leaving: &view.leaving, host })
+    Ok(Seat { details, leaving: &view.leaving, host, mates: &view.mates })
 }
 
 /// The disk that a request describes, at no instance; without a size if it gives none.
@@ -116,14 +119,20 @@ fn place_with(
     Ok(())
 }
 
-/// A disk of a pool that was named has a place there from the beginning.
+/// A disk of a pool that was named has a place there from the beginning. `near`: the host of the
+/// instance it is for.
 fn place_in(
     disk: &mut DiskRecord,
     pool_id: &str,
     zone_id: &str,
+    near: &str,
     view: &DisksView,
 ) -> Result<(), Refusal> {
-    if !disk.pool_id.is_empty() && disk.pool_id != pool_id {
+    let other = |host: &HostRecord| {
+        let in_it = |pool: &PoolRecord| pool.pool_id == disk.pool_id && pool.name == pool_id;
+        host.pools.iter().any(in_it)
+    };
+    if !disk.pool_id.is_empty() && disk.pool_id != pool_id && !view.hosts.iter().any(other) {
         return Err(refuse(
             400,
             "InvalidParameter.Conflict",
@@ -134,34 +143,60 @@ fn place_in(
             ),
         ));
     }
-    let has_it = |host: &&HostRecord| host.pools.iter().any(|pool| pool.pool_id == pool_id);
-    let host = view.hosts.iter().find(has_it).ok_or_else(|| {
-        refuse(
-            404,
-            "InvalidStoragePoolId.NotFound",
-            format!("storage pool {pool_id} does not exist; DescribeStoragePools lists them"),
-        )
-    })?;
-    if !zone_id.is_empty() && zone_id != host.zone_id {
+    let named = |pool: &&PoolRecord| pool.pool_id == pool_id || pool.name == pool_id;
+    let has_it = |host: &&HostRecord| host.pools.iter().any(|pool| named(&pool));
+    let mut hosts: Vec<HostRecord> = view.hosts.iter().filter(has_it).cloned().collect();
+    let mut pools: Vec<&str> = hosts
+        .iter()
+        .flat_map(|host| &host.pools)
+        .filter(named)
+        .map(|pool| pool.pool_id.as_str())
+        .collect();
+    pools.sort_unstable();
+    pools.dedup();
+    let pool = match pools.as_slice() {
+        [] => {
+            return Err(refuse(
+                404,
+                "InvalidStoragePoolId.NotFound",
+                format!("storage pool {pool_id} does not exist; DescribeStoragePools lists them"),
+            ));
+        }
+        [pool] => (*pool).to_owned(),
+        _ => {
+            return Err(refuse(
+                400,
+                "InvalidParameter.Conflict",
+                format!("storage pools {} have the name {pool_id}; give the id", pools.join(", ")),
+            ));
+        }
+    };
+    let zones: BTreeSet<&str> = hosts.iter().map(|host| host.zone_id.as_str()).collect();
+    if !zone_id.is_empty() && !zones.contains(zone_id) {
+        let zones = zones.into_iter().collect::<Vec<_>>().join(", ");
         return Err(refuse(
             400,
             "InvalidParameter.Conflict",
-            format!("storage pool {pool_id} is in zone {}, not {zone_id}; give that", host.zone_id),
+            format!("storage pool {pool_id} is in zone {zones}, not {zone_id}; give that"),
         ));
     }
-    let need = DiskNeed { gib: disk.size_gib, pool_id: pool_id.to_owned() };
-    let host_id = &host.host_id;
-    disk.pool_id = scheduler::choose(host, &need).map_err(|reason| {
-        refuse(
-            403,
-            "OperationDenied.NoStock",
-            format!(
-                "host {host_id} {reason}; delete disks or snapshots there, or use another pool"
-            ),
-        )
-    })?;
+    // One that is made from a snapshot goes where that is, one for an instance to its host.
+    let wanted = if disk.host_id.is_empty() { near } else { &disk.host_id };
+    if hosts.iter().any(|host| host.host_id == wanted) {
+        hosts.retain(|host| host.host_id == wanted);
+    }
+    let need = DiskNeed { gib: disk.size_gib, pool_id: pool };
+    let (host, pool) =
+        scheduler::choose_host(&hosts, &need, zone_id, now_ms()).map_err(|reason| {
+            refuse(
+                403,
+                "OperationDenied.NoStock",
+                format!("{reason}; delete disks or snapshots there, or use another pool"),
+            )
+        })?;
+    disk.pool_id = pool;
     disk.zone_id.clone_from(&host.zone_id);
-    disk.host_id.clone_from(host_id);
+    disk.host_id.clone_from(&host.host_id);
     Ok(())
 }
 
@@ -198,7 +233,9 @@ impl Api {
                 place_with(&mut disk, snapshot, &zone_id, view)?;
             }
             if !storage_pool_id.is_empty() {
-                place_in(&mut disk, &storage_pool_id, &zone_id, view)?;
+                let near = instance_in(view, &instance_id);
+                let near = near.map(|d| d.instance.host_id.as_str()).unwrap_or_default();
+                place_in(&mut disk, &storage_pool_id, &zone_id, near, view)?;
             }
             let mut update_instances = Vec::new();
             if !instance_id.is_empty() {
@@ -232,6 +269,7 @@ impl Api {
         let lookup = both(&request.disk_id, &request.instance_id)?;
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
+            disk_state::free_of_lost_host(&mut disk, &view.hosts);
             let seat = seat_at(view, &request.instance_id)?;
             let instance = disk_state::attach(&mut disk, &seat, &request.device, now_ms())?;
             if let Some(goes_with_it) = request.delete_with_instance {
@@ -258,6 +296,7 @@ impl Api {
             let instance = instance_in(view, &request.instance_id)
                 .ok_or_else(|| instance_not_found(&request.instance_id))?;
             let instance = disk_state::detach(&mut disk, &instance.instance, now_ms())?;
+            disk_state::free_of_lost_host(&mut disk, &view.hosts);
             if let Some(goes_with_it) = request.delete_with_instance {
                 disk.delete_with_instance = goes_with_it;
             }
@@ -282,6 +321,7 @@ impl Api {
         let lookup = DisksLookup { disk_ids: vec![request.disk_id.clone()], ..Default::default() };
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
+            disk_state::free_of_lost_host(&mut disk, &view.hosts);
             disk_state::release(&mut disk)?;
             let (disk_id, code) = (&disk.disk_id, "DiskCreatingSnapshot");
             snapshot_state::check_none_in_progress(disk_id, &view.snapshots, code)?;

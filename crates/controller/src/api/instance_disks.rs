@@ -75,6 +75,7 @@ fn system_disk(
         ));
     }
     let mut disk = named(&wanted.disk_name, &wanted.description)?;
+    disk.pool_id.clone_from(&wanted.storage_pool_id);
     shape.check_extras(wanted.provisioned_iops, wanted.bursting_enabled)?;
     disk.provisioned_iops = wanted.provisioned_iops;
     disk.bursting_enabled = wanted.bursting_enabled;
@@ -97,6 +98,20 @@ fn data_disk(
         let snapshot = snapshot_state::ready(snapshots, &wanted.snapshot_id)?;
         size = size.max(u32::try_from(snapshot.disk_size_gib).unwrap_or(u32::MAX));
         snapshot_state::begin_with(&mut disk, snapshot);
+    }
+    let pool_id = &wanted.storage_pool_id;
+    if disk.pool_id.is_empty() {
+        disk.pool_id.clone_from(pool_id);
+    } else if !pool_id.is_empty() && *pool_id != disk.pool_id {
+        return Err(refuse(
+            400,
+            "InvalidParameter.Conflict",
+            format!(
+                "snapshot {} is in storage pool {}, and a disk made from it has to be there, not \
+                 in {pool_id}; leave storage_pool_id out",
+                wanted.snapshot_id, disk.pool_id
+            ),
+        ));
     }
     if size == 0 {
         return Err(missing(&format!("data_disk[{index}].size")));

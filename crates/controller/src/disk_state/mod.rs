@@ -9,7 +9,7 @@
 mod transitions;
 
 pub(crate) use transitions::expect;
-pub use transitions::{Seat, attach, detach, expect_steady, release, seat};
+pub use transitions::{Seat, attach, detach, expect_steady, free_of_lost_host, release, seat};
 
 use store::DiskRecord;
 

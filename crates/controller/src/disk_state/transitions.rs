@@ -8,7 +8,7 @@ use crate::{
     scheduler::{self, DiskNeed},
 };
 use catalog::MAX_DATA_DISKS;
-use store::{DiskRecord, HostRecord, InstanceDetails, InstanceRecord, Refusal};
+use store::{DiskRecord, HostRecord, InstanceDetails, InstanceRecord, PoolState, Refusal};
 
 /// Last place that has a device name.
 const LAST_POSITION: u32 = 25;
@@ -22,6 +22,8 @@ pub struct Seat<'a> {
     pub leaving: &'a [DiskRecord],
     /// Its host.
     pub host: &'a HostRecord,
+    /// Disks that have layers in common with the one that is to go there, that one too.
+    pub mates: &'a [DiskRecord],
 }
 
 impl Seat<'_> {
@@ -133,6 +135,8 @@ pub fn attach(
                 ),
             )
         })?;
+    } else if disk.host_id != instance.host_id && !disk.tree_id.is_empty() {
+        can_move(disk, to)?;
     } else if disk.host_id != instance.host_id {
         return Err(refuse(
             403,
@@ -152,6 +156,54 @@ pub fn attach(
     refresh(disk);
     instance.generation += 1;
     Ok(instance)
+}
+
+/// Whether a disk of a shared pool can go to another host: all that it has layers in common with
+/// goes with it.
+fn can_move(disk: &DiskRecord, to: &Seat<'_>) -> Result<(), Refusal> {
+    let (disk_id, pool_id, host_id) = (&disk.disk_id, &disk.pool_id, &to.host.host_id);
+    let denied = |message: String| Err(refuse(403, "OperationDenied", message));
+    match to.host.pools.iter().find(|pool| pool.pool_id == *pool_id) {
+        None => {
+            return denied(format!(
+                "disk {disk_id} is in shared storage pool {pool_id}, which host {host_id} of \
+                 instance {} does not have; start its agent with --pool name=NAME,path=DIR,shared, \
+                 or use an instance on a host that has the pool",
+                to.details.instance.instance_id
+            ));
+        }
+        Some(pool) if pool.state == PoolState::Unavailable => {
+            return denied(format!(
+                "host {host_id} cannot reach storage pool {pool_id} of disk {disk_id}: {}",
+                pool.message
+            ));
+        }
+        Some(_) => {}
+    }
+    let in_use = |mate: &&DiskRecord| {
+        mate.disk_id != *disk_id && mate.host_id != *host_id && !super::instance_of(mate).is_empty()
+    };
+    match to.mates.iter().find(in_use) {
+        None => Ok(()),
+        Some(mate) => denied(format!(
+            "disk {disk_id} has snapshots in common with disk {}, which is at instance {} on host \
+             {}, and both can only be on one host; detach that one first, or use an instance on \
+             that host",
+            mate.disk_id,
+            super::instance_of(mate),
+            mate.host_id
+        )),
+    }
+}
+
+/// The host of a disk of a shared pool is lost: a disk that is wanted at no instance is free, as the
+/// lease in the pool keeps it from being used twice.
+pub fn free_of_lost_host(disk: &mut DiskRecord, hosts: &[HostRecord]) {
+    let lost = hosts.iter().any(|host| host.host_id == disk.host_id && host.lost);
+    if lost && !disk.tree_id.is_empty() && disk.instance_id.is_empty() {
+        disk.reported.instance_id.clear();
+        refresh(disk);
+    }
 }
 
 /// Wants a disk at its instance no more, also one that did not get there yet. Gives the changed

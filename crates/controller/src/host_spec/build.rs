@@ -4,7 +4,8 @@ use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
     DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
-    PrefixListSpec, PublicKey, RemoteHost, RuleSpec, SecurityGroupSpec, SnapshotSpec, VpcSpec,
+    PrefixListSpec, PublicKey, RemoteHost, Removal, RuleSpec, SecurityGroupSpec, SnapshotSpec,
+    VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
@@ -34,6 +35,7 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
+        removals: snapshot.removals.iter().map(removal).collect(),
         prefix_lists: snapshot.prefix_lists.iter().map(prefix_list).collect(),
         protected_cidrs: options.protected_cidrs.iter().map(ToString::to_string).collect(),
     }
@@ -164,6 +166,18 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         source_snapshot_id: record.content_snapshot_id.clone(),
         content_epoch: record.content_epoch,
         pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
+    }
+}
+
+fn removal(record: &store::Removal) -> Removal {
+    Removal {
+        resource_id: record.resource_id.clone(),
+        pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
+        snapshot: record.snapshot,
     }
 }
 
@@ -173,6 +187,8 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
         disk_id: record.disk_id.clone(),
         disk_size_gib: record.disk_size_gib,
         pool_id: record.pool_id.clone(),
+        tree_id: record.tree_id.clone(),
+        home_epoch: record.home_epoch,
     }
 }
 

@@ -76,6 +76,7 @@ fn record(said: &StoragePool, overcommit: f64) -> PoolRecord {
             StoragePoolState::Unavailable => PoolState::Unavailable,
         },
         message: said.message.clone(),
+        shared: said.shared,
         ..Default::default()
     }
 }

@@ -74,7 +74,9 @@ pub fn await_disk(instance: &mut InstanceRecord, disk: &DiskRecord) {
         ("", message) => message.to_owned(),
         (code, message) => format!("{code}: {message}"),
     };
-    let in_time = ["ImageNotReady", "DiskNotReady"].iter().any(|code| said.starts_with(code));
+    let in_time = ["ImageNotReady", "DiskNotReady", "DiskLeaseHeld"]
+        .iter()
+        .any(|code| said.starts_with(code));
     instance.status_reason = if said.is_empty() {
         format!("waiting for host {} to make disk {disk_id}", instance.host_id)
     } else if in_time {

@@ -3,7 +3,7 @@
 
 mod pools;
 
-pub use pools::{DiskNeed, choose, choose_all, no_room_to_grow};
+pub use pools::{DiskNeed, choose, choose_all, choose_host, no_room_to_grow};
 
 use crate::ecs_error::refuse;
 use store::{HostRecord, Refusal};
@@ -75,6 +75,18 @@ pub fn place(hosts: &[HostRecord], needs: &Needs, amount: u32, now_ms: i64) -> V
         host.vcpus_used += needs.vcpus;
         host.memory_mib_used += needs.memory_mib;
         placed.push(Placement { host_id: host.host_id.clone(), pool_ids });
+        // What is promised of a shared pool is promised for all of its hosts.
+        let shared: Vec<(String, u64)> = host
+            .pools
+            .iter()
+            .filter(|pool| pool.shared)
+            .map(|pool| (pool.pool_id.clone(), pool.provisioned_gib))
+            .collect();
+        for pool in hosts.iter_mut().flat_map(|host| &mut host.pools) {
+            if let Some((_, gib)) = shared.iter().find(|(id, _)| *id == pool.pool_id) {
+                pool.provisioned_gib = pool.provisioned_gib.max(*gib);
+            }
+        }
     }
     placed
 }

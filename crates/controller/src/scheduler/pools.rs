@@ -8,7 +8,7 @@ use store::{HostRecord, PoolRecord, PoolState};
 pub struct DiskNeed {
     /// GiB.
     pub gib: u64,
-    /// The only pool it can be in, empty: any.
+    /// The only pool it can be in, by its id or name; empty: any, one of the host's own if it can be.
     pub pool_id: String,
 }
 
@@ -40,9 +40,9 @@ fn unfit(pool: &PoolRecord, gib: u64) -> Option<String> {
 /// Why none of them can take it.
 pub fn choose(host: &HostRecord, need: &DiskNeed) -> Result<String, String> {
     let mut why = Vec::new();
-    let mut best: Option<(u128, &PoolRecord)> = None;
+    let mut best: Option<((bool, u128), &PoolRecord)> = None;
     for pool in &host.pools {
-        if !need.pool_id.is_empty() && need.pool_id != pool.pool_id {
+        if !need.pool_id.is_empty() && ![&pool.pool_id, &pool.name].contains(&&need.pool_id) {
             continue;
         }
         if let Some(reason) = unfit(pool, need.gib) {
@@ -50,7 +50,7 @@ pub fn choose(host: &HostRecord, need: &DiskNeed) -> Result<String, String> {
             continue;
         }
         let after = u128::from(pool.claimed_gib() + need.gib);
-        let load = after * 1_000_000 / u128::from(pool.limit_gib.max(1));
+        let load = (pool.shared, after * 1_000_000 / u128::from(pool.limit_gib.max(1)));
         if best.is_none_or(|(least, _)| load < least) {
             best = Some((load, pool));
         }
@@ -84,6 +84,34 @@ pub fn choose_all(host: &mut HostRecord, needs: &[DiskNeed]) -> Result<Vec<Strin
     }
     *host = rest;
     Ok(chosen)
+}
+
+/// The host through which a disk gets its place in a pool that was named: of those that have the
+/// pool and room in it one that is there, and the one with the least to do.
+///
+/// # Errors
+/// Why none of them can take it.
+pub fn choose_host<'a>(
+    hosts: &'a [HostRecord],
+    need: &DiskNeed,
+    zone_id: &str,
+    now_ms: i64,
+) -> Result<(&'a HostRecord, String), String> {
+    let mut why = Vec::new();
+    let mut best: Option<((bool, u64), &HostRecord, String)> = None;
+    for host in hosts.iter().filter(|host| zone_id.is_empty() || host.zone_id == zone_id) {
+        match choose(host, need) {
+            Ok(pool_id) => {
+                let gone = host.lost || host.lease_until_ms < now_ms;
+                let order = (gone, host.memory_mib_used);
+                if best.as_ref().is_none_or(|(least, ..)| order < *least) {
+                    best = Some((order, host, pool_id));
+                }
+            }
+            Err(reason) => why.push(format!("host {} {reason}", host.host_id)),
+        }
+    }
+    best.map(|(_, host, pool_id)| (host, pool_id)).ok_or_else(|| why.join("; "))
 }
 
 /// Why a disk cannot grow by so much in its pool; none if it can.

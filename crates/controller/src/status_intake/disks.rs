@@ -33,12 +33,15 @@ fn with_report(old: &DiskRecord, status: Option<&DiskStatus>, report: &HostStatu
     let seen_attachment = report.observed_revision >= old.attachment_revision;
     match status {
         Some(status) => {
-            reported.state.clone_from(&status.state);
             reported.code.clone_from(&status.code);
             reported.message.clone_from(&status.message);
-            reported.generation = status.observed_generation;
-            reported.size_bytes = status.size_bytes;
-            reported.content_epoch = status.content_epoch;
+            // What cannot be looked at is taken to be as it was.
+            if !status.unseen {
+                reported.state.clone_from(&status.state);
+                reported.generation = status.observed_generation;
+                reported.size_bytes = status.size_bytes;
+                reported.content_epoch = status.content_epoch;
+            }
             if seen_attachment {
                 reported.instance_id.clone_from(&status.attached_instance_id);
             }

@@ -14,11 +14,13 @@ pub(super) fn take_in(snapshots: &[SnapshotRecord], report: &HostStatus, plan: &
             Some(status) => {
                 let mut new = old.clone();
                 let reported = &mut new.reported;
-                reported.state.clone_from(&status.state);
                 reported.code.clone_from(&status.code);
                 reported.message.clone_from(&status.message);
-                reported.changed_bytes = status.changed_bytes;
-                reported.taken_ms = i64::try_from(status.taken_unix_ms).unwrap_or(0);
+                if !status.unseen {
+                    reported.state.clone_from(&status.state);
+                    reported.changed_bytes = status.changed_bytes;
+                    reported.taken_ms = i64::try_from(status.taken_unix_ms).unwrap_or(0);
+                }
                 snapshot_state::derive(&new).clone_into(&mut new.status);
                 if new != *old {
                     plan.update_snapshots.push(new);

@@ -365,7 +365,8 @@ fn take_snapshots(behaviour: &mut Behaviour, spec: &HostSpec) {
     let wanted = |id: &String| spec.snapshots.iter().any(|snapshot| snapshot.snapshot_id == *id);
     behaviour.snapshots.retain(|id, _| wanted(id));
     for snapshot in &spec.snapshots {
-        let there = behaviour.disks.contains_key(&snapshot.disk_id);
+        // What comes from another host is there.
+        let there = behaviour.disks.contains_key(&snapshot.disk_id) || snapshot.home_epoch > 1;
         if there && !behaviour.slow_snapshots {
             let of = snapshot.disk_id.clone();
             behaviour.snapshots.entry(snapshot.snapshot_id.clone()).or_insert(of);

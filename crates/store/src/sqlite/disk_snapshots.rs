@@ -4,7 +4,7 @@ use super::{
     images, pools,
     query::{self, Conditions},
     rows::FromRow,
-    security_groups,
+    security_groups, trees,
     writer::Tx,
 };
 use crate::*;
@@ -24,6 +24,8 @@ impl FromRow for SnapshotRecord {
             image_id: row.get("image_id")?,
             host_id: row.get("host_id")?,
             pool_id: row.get("pool_id")?,
+            tree_id: row.get("tree_id")?,
+            home_epoch: num("home_epoch")?,
             automatic: row.get("automatic")?,
             point_ms: row.get("point_ms")?,
             retention_days: row.get("retention_days")?,
@@ -94,6 +96,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
             return Err(StoreError::AlreadyExists { what });
         }
     }
+    let mut snapshot = snapshot.clone();
+    trees::graft(tx.conn, &mut snapshot)?;
+    let snapshot = &snapshot;
     let revision = tx.revision()?;
     tx.conn
         .prepare_cached(
@@ -101,9 +106,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
                  disk_size_gib, disk_system, category, image_id, host_id, automatic, point_ms,
                  retention_days, expires_ms, created_ms, releasing, released_revision,
                  reported_state, reported_code, reported_message, changed_bytes, taken_ms, status,
-                 pool_id)
+                 pool_id, tree_id, home_epoch)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0, 0, '', '',
-                 '', 0, 0, '', ?16)",
+                 '', 0, 0, '', ?16, ?17, ?18)",
         )?
         .execute(params![
             snapshot.snapshot_id,
@@ -121,7 +126,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
             snapshot.retention_days,
             snapshot.expires_ms,
             snapshot.created_ms,
-            snapshot.pool_id
+            snapshot.pool_id,
+            snapshot.tree_id,
+            snapshot.home_epoch as i64
         ])?;
     pools::snapshots_grew(tx, &snapshot.pool_id, snapshot.reported.changed_bytes as i64)?;
     security_groups::insert_tags(tx, &snapshot.snapshot_id, &snapshot.tags)?;
@@ -143,7 +150,7 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &SnapshotRecord) -> Result<(), StoreE
     pools::snapshots_grew(tx, &old.pool_id, grown)?;
     write(tx, &new)?;
     let kind = if released { "snapshot" } else { "snapshot_status" };
-    tx.change(kind, &new.snapshot_id, &new.host_id)
+    tx.change(kind, &new.snapshot_id, &old.host_id)
 }
 
 fn write(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), StoreError> {

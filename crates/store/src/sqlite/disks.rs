@@ -3,7 +3,7 @@
 use super::{
     disk_snapshots, hosts, images, instances, pools,
     query::{self, Conditions},
-    security_groups,
+    security_groups, trees,
     writer::Tx,
 };
 use crate::*;
@@ -67,6 +67,11 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
             view.snapshots.push(found);
         }
     }
+    let mut tree_ids: BTreeSet<&String> = view.disks.iter().map(|disk| &disk.tree_id).collect();
+    tree_ids.extend(view.snapshots.iter().map(|snapshot| &snapshot.tree_id));
+    for tree_id in tree_ids.into_iter().filter(|id| !id.is_empty()) {
+        view.mates.extend(trees::disks_of(conn, tree_id)?);
+    }
     for snapshot_id in &lookup.snapshot_ids {
         view.from_snapshots.extend(query::all(
             conn,
@@ -82,7 +87,7 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
         view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
     }
     if !lookup.pool_id.is_empty() {
-        host_ids.extend(pools::host_of(conn, &lookup.pool_id)?);
+        host_ids.extend(pools::hosts_of(conn, &lookup.pool_id)?);
     }
     for instance_id in instance_ids {
         if let Some(found) = instances::instance(conn, &instance_id)? {
@@ -167,7 +172,13 @@ pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreErro
             disk.created_ms
         ])?;
     security_groups::insert_tags(tx, &disk.disk_id, &disk.tags)?;
-    let disk = DiskRecord { attachment_revision: revision, ..disk.clone() };
+    let mut disk = DiskRecord { attachment_revision: revision, ..disk.clone() };
+    trees::plant(tx.conn, &mut disk)?;
+    // Those it has layers in common with go where it is made.
+    trees::transplant(tx, &disk.tree_id, &disk.host_id)?;
+    if let Some(home) = trees::home(tx.conn, &disk.tree_id)? {
+        disk.home_epoch = home.epoch;
+    }
     write(tx, &disk)?;
     tx.change("disk", &disk.disk_id, &disk.host_id)
 }
@@ -193,6 +204,15 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &DiskRecord) -> Result<(), StoreError
     }
     if new.releasing && !old.releasing {
         new.released_revision = tx.revision()?;
+    }
+    if new.tree_id.is_empty() {
+        trees::plant(tx.conn, &mut new)?;
+    }
+    if !new.tree_id.is_empty() && !old.tree_id.is_empty() && new.host_id != old.host_id {
+        trees::transplant(tx, &new.tree_id, &new.host_id)?;
+        if let Some(home) = trees::home(tx.conn, &new.tree_id)? {
+            new.home_epoch = home.epoch;
+        }
     }
     write(tx, &new)?;
     let as_wanted = DiskRecord {
@@ -221,7 +241,7 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
                  reported_generation = ?26, reported_instance_id = ?27, reported_size_bytes = ?28,
                  reported_epoch = ?29, status = ?30,
                  policy_id = ?31, policy_point_ms = ?32, pool_id = ?33,
-                 provisioned_iops = ?34, bursting_enabled = ?35
+                 provisioned_iops = ?34, bursting_enabled = ?35, tree_id = ?36, home_epoch = ?37
              WHERE disk_id = ?1",
         )?
         .execute(params![
@@ -259,7 +279,9 @@ fn write(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
             disk.policy_point_ms,
             disk.pool_id,
             disk.provisioned_iops as i64,
-            disk.bursting_enabled
+            disk.bursting_enabled,
+            disk.tree_id,
+            disk.home_epoch as i64
         ])?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::{
     disk_snapshots, disks, enis, instances, pools,
     query::{self, Conditions},
+    trees,
     writer::Tx,
 };
 use crate::*;
@@ -130,6 +131,7 @@ pub(super) fn expire(tx: &mut Tx<'_>, now_ms: i64) -> Result<Vec<String>, StoreE
             .execute([host_id])?;
         tx.change("host", host_id, host_id)?;
     }
+    trees::rescue(tx)?;
     Ok(ids)
 }
 

@@ -19,6 +19,7 @@ mod security_groups;
 mod snapshot;
 mod store;
 mod tokens;
+mod trees;
 mod writer;
 
 use crate::StoreError;
@@ -41,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("auto_disks.sql"),
     include_str!("enis.sql"),
     include_str!("edge.sql"),
+    include_str!("shared_pools.sql"),
 ];
 
 /// How to open a store.

@@ -261,6 +261,8 @@ impl FromRow for DiskRecord {
             created_ms: row.get("created_ms")?,
             host_id: row.get("host_id")?,
             pool_id: row.get("pool_id")?,
+            tree_id: row.get("tree_id")?,
+            home_epoch: num(row, "home_epoch")?,
             instance_id: row.get("instance_id")?,
             position: row.get("position")?,
             attached_ms: row.get("attached_ms")?,

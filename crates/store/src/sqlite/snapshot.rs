@@ -1,6 +1,8 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, edge, enis, hosts, images, instances, query, security_groups};
+use super::{
+    disk_snapshots, disks, edge, enis, hosts, images, instances, query, security_groups, trees,
+};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -53,6 +55,7 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         instances: placed,
         disks,
         snapshots,
+        removals: trees::removals(conn, host_id)?,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
         networks: Vec::new(),

@@ -14,6 +14,7 @@ pub mod lists;
 pub mod pools;
 pub mod records;
 pub mod reports;
+pub mod shared_pools;
 pub mod snapshots;
 pub mod tokens;
 
@@ -78,6 +79,9 @@ macro_rules! suite {
             pools::concurrent_claims_never_oversell_a_pool,
             pools::what_snapshots_keep_is_claimed_too,
             pools::a_pool_is_as_its_host_says_and_never_forgotten_while_used,
+            shared_pools::a_shared_pool_has_one_account_and_hosts_of_its_own,
+            shared_pools::what_has_layers_in_common_moves_together,
+            shared_pools::what_a_lost_host_was_to_remove_another_removes,
             reports::a_report_purges_and_frees,
             reports::events_are_stored_once,
             reports::a_resource_keeps_its_latest_events,

@@ -23,7 +23,7 @@ pub(crate) struct CreateArguments {
     /// Instance to attach it to
     #[arg(long, default_value = "", hide_default_value = true)]
     instance: String,
-    /// Storage pool it is to be in; left out: chosen when it is first attached
+    /// Id or name of the storage pool it is to be in; left out: chosen when it is first attached
     #[arg(long, default_value = "", hide_default_value = true)]
     pool: String,
     /// GiB; with --snapshot at least the snapshot's, which is the default

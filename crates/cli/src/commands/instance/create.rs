@@ -84,7 +84,7 @@ struct InstanceArguments {
     /// File with user data, for cloud-init; - for standard input
     #[arg(long)]
     user_data: Option<PathBuf>,
-    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true
+    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true,pool=ID or name
     #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
     system_disk: DiskText,
     /// As --system-disk, and keep=true to outlive the instance, snapshot=s-1 for its content; several
@@ -133,6 +133,7 @@ struct DiskText {
     snapshot: String,
     provisioned_iops: u64,
     bursting: bool,
+    pool: String,
 }
 
 fn disk(text: &str) -> Result<DiskText, String> {
@@ -149,6 +150,7 @@ fn disk(text: &str) -> Result<DiskText, String> {
             "performance-level" => value.clone_into(&mut disk.performance_level),
             "name" => value.clone_into(&mut disk.name),
             "snapshot" => value.clone_into(&mut disk.snapshot),
+            "pool" => value.clone_into(&mut disk.pool),
             "keep" => {
                 disk.keep = value.parse().map_err(|_| "keep is true or false".to_owned())?;
             }
@@ -163,7 +165,7 @@ fn disk(text: &str) -> Result<DiskText, String> {
             }
             _ => {
                 return Err(format!(
-                    "{key} is none of category, size, performance-level, name, keep, snapshot, \
+                    "{key} is none of category, size, performance-level, name, keep, snapshot, pool, \
                      provisioned-iops, bursting"
                 ));
             }
@@ -230,6 +232,7 @@ impl InstanceArguments {
             disk_name: system.name,
             provisioned_iops: system.provisioned_iops,
             bursting_enabled: system.bursting,
+            storage_pool_id: system.pool,
             description: String::new(),
         };
         let data = self.data_disks.iter().cloned().map(|disk| DataDisk {
@@ -241,6 +244,7 @@ impl InstanceArguments {
             snapshot_id: disk.snapshot,
             provisioned_iops: disk.provisioned_iops,
             bursting_enabled: disk.bursting,
+            storage_pool_id: disk.pool,
             ..Default::default()
         });
         (system, data.collect())
