@@ -6,10 +6,12 @@ mod disks;
 mod machine;
 mod memory;
 mod net;
+mod patched;
 mod tiers;
 
 use anyhow::Result;
 use clap::Args;
+use patched::KeptPatched;
 use std::path::PathBuf;
 
 /// What to measure with.
@@ -46,6 +48,7 @@ pub struct Options {
 
 /// Runs every group that was asked for.
 pub fn run(options: &Options) -> Result<()> {
+    let _patched = KeptPatched::new()?;
     for (name, group) in [
         ("boot", boot::run as fn(&Options) -> Result<()>),
         ("memory", memory::run),
