@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use smallvec::smallvec;
 
 use super::medium::pattern;
 use crate::{
-    Backing, CreateOptions, Format, Image, IoQueue, Layer, Op, OpenOptions, Request, check,
+    Backing, CreateOptions, Format, Image, IoQueue, Iovecs, Layer, Op, OpenOptions, Request, check,
 };
 
 const QUEUES: u64 = 4;
@@ -52,11 +53,11 @@ fn worker(image: &Arc<Image>, me: u64, rounds: u64) -> HashMap<u64, Vec<u8>> {
             let base = buffers[i].as_mut_ptr();
             // Two iovecs, so that splitting is exercised.
             let iovecs = match op {
-                Op::Read | Op::Write => vec![
+                Op::Read | Op::Write => smallvec![
                     libc::iovec { iov_base: base.cast(), iov_len: 100 },
                     libc::iovec { iov_base: base.wrapping_add(100).cast(), iov_len: 412 },
                 ],
-                _ => Vec::new(),
+                _ => Iovecs::new(),
             };
             let (offset, len) = (sector * 512, 512);
             let request = Request { op: *op, offset, len, iovecs, tag: i as u64 };
@@ -228,7 +229,7 @@ fn a_host_that_takes_nothing_for_a_while_is_asked_again() {
     let mut buffer = vec![7u8; 4096];
     image.write_at(&buffer, 0).unwrap();
     queue.set_busy(3);
-    let iovecs = vec![libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }];
+    let iovecs = [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }].into_iter().collect();
     // SAFETY: the buffer lives until the completion has been popped.
     unsafe { queue.push(Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag: 1 }) }.unwrap();
     queue.submit().unwrap();

@@ -7,6 +7,7 @@ mod device;
 mod handle;
 mod image;
 mod limiter;
+mod lookout;
 mod queue;
 mod refuser;
 mod request;

@@ -5,6 +5,7 @@ use super::{
     backend::{BackendQueue, Operation, Outcome, Submission},
     config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
     limiter::{LEAST_SLEEP, Limiter, Place},
+    lookout::Lookout,
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
@@ -24,7 +25,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
@@ -36,6 +37,10 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 
 /// Times in a row that new requests are looked for before others have their turn.
 const ROUNDS: u32 = 32;
+
+/// Requests after which the guest is told of those that are done, so that it works on them while the
+/// rest is carried out.
+const TOLD_AT_ONCE: usize = 16;
 
 /// Number of each source.
 const COMPLETIONS: usize = 0;
@@ -130,6 +135,7 @@ pub struct BlockQueue {
     roomless: Vec<usize>,
     room: TimerFd,
     arrivals: Arrivals,
+    lookout: Lookout,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -156,6 +162,7 @@ impl BlockQueue {
             roomless: Vec::new(),
             room: timer()?,
             arrivals: Arrivals::default(),
+            lookout: Lookout::new(),
             used: Vec::new(),
             submitted: false,
         })
@@ -163,37 +170,80 @@ impl BlockQueue {
 
     /// Takes requests until there are none, the rate is used up, or the backend is full.
     fn take(&mut self) -> Result<Progress, BrokenRing> {
+        self.lookout.end();
+        self.backend.watch();
         for _ in 0..ROUNDS {
             if let Some(active) = &mut self.active {
                 active.ring.disable_doorbell();
             }
+            let mut untold = 0;
+            let mut now = self.disk.limiter.now();
             while self.stalled.is_none() && !self.free.is_empty() {
-                let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+                let Some(active) = &mut self.active else { return Ok(self.idle()) };
                 let position = active.ring.position();
                 let Some(buffers) = active.ring.pop()? else { break };
-                let now = self.disk.limiter.now();
+                if !self.disk.limiter.is_unlimited() {
+                    now = self.disk.limiter.now();
+                }
                 let arrived = self.arrivals.of(position, now);
                 let request = Request::parse(buffers, &self.disk.geometry())?;
                 self.accept(request, now, arrived);
+                untold += 1;
+                if untold == TOLD_AT_ONCE {
+                    untold = 0;
+                    self.finish()?;
+                    now = self.disk.limiter.now();
+                }
             }
-            self.flush_submissions();
-            // What the host has in memory is done as it is submitted: no event has to tell of it.
-            if self.backend.has_completions() {
-                self.reap();
-                self.flush_submissions();
-            }
-            self.publish()?;
+            self.finish()?;
             let blocked = self.stalled.is_some() || self.free.is_empty();
-            let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+            let Some(active) = &mut self.active else { return Ok(self.idle()) };
             if blocked {
                 self.arrivals.note(active.ring.available()?, self.disk.limiter.now());
-                return Ok(Progress::Idle);
+                return Ok(self.idle());
             }
+            if self.look_on()? {
+                continue;
+            }
+            let Some(active) = &mut self.active else { return Ok(self.idle()) };
             if !active.ring.enable_doorbell()? {
-                return Ok(Progress::Idle);
+                return Ok(self.idle());
             }
         }
         Ok(Progress::More)
+    }
+
+    /// Starts what was accepted and tells the guest of what is done.
+    fn finish(&mut self) -> Result<(), BrokenRing> {
+        self.flush_submissions();
+        // What the host has in memory is done as it is submitted: no event has to tell of it.
+        if self.backend.has_completions() {
+            self.reap();
+            self.flush_submissions();
+        }
+        self.publish()
+    }
+
+    /// Looks for more for a while, where that is better than to sleep. Returns whether there is.
+    fn look_on(&mut self) -> Result<bool, BrokenRing> {
+        let Some(active) = &self.active else { return Ok(false) };
+        let (position, start) = (active.ring.position(), Instant::now());
+        let Some(window) = self.lookout.begin() else { return Ok(false) };
+        loop {
+            if active.ring.available()? != position || self.backend.has_completions() {
+                self.lookout.end();
+                return Ok(true);
+            }
+            if start.elapsed() >= window {
+                return Ok(false);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Leaves it to the backend's event to tell of completions.
+    fn idle(&mut self) -> Progress {
+        if self.backend.rest() { Progress::More } else { Progress::Idle }
     }
 
     fn accept(&mut self, request: Request, now: u64, arrived: u64) {
@@ -343,6 +393,7 @@ impl BlockQueue {
     }
 
     fn reap(&mut self) {
+        let now = self.disk.limiter.now();
         while let Some((tag, outcome)) = self.backend.pop() {
             let Some(slot) = usize::try_from(tag).ok().filter(|&slot| slot < self.pending.len())
             else {
@@ -367,7 +418,7 @@ impl BlockQueue {
                 self.launch(Pending { lasting: true, ..request }, Submission::flush());
                 continue;
             }
-            let took = self.disk.limiter.now().saturating_sub(request.arrived);
+            let took = now.saturating_sub(request.arrived);
             self.disk.counters.completed(request.operation, request.bytes, success, took);
             let status = if success { Status::Ok } else { Status::IoError };
             let written = if success { request.written } else { 0 };
@@ -405,7 +456,10 @@ impl BlockQueue {
     fn drain(&mut self) {
         while self.in_flight() {
             self.flush_submissions();
-            wait_readable(self.backend.event());
+            if !self.backend.rest() {
+                wait_readable(self.backend.event());
+                self.backend.clear_event();
+            }
             self.reap();
         }
         // The driver still learns of it, if its rings are sound.
@@ -442,7 +496,11 @@ impl Handler for BlockQueue {
 
     fn ready(&mut self, number: usize) -> Result<Progress, BrokenRing> {
         match number {
-            COMPLETIONS => self.reap(),
+            COMPLETIONS => {
+                self.backend.watch();
+                self.backend.clear_event();
+                self.reap();
+            }
             TIMER => {
                 // Not there any more if the queue was stopped meanwhile.
                 let _ = self.timer.wait();
