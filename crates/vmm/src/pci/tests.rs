@@ -1,5 +1,5 @@
 use super::{
-    BarAllocator, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter, MsixTable,
+    BarAllocator, BarSpace, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter, MsixTable,
     PciDevice, PciError, PciRoot,
 };
 use crate::{bus::Bus, layout::PciWindows};
@@ -55,7 +55,7 @@ fn identity() -> Identity {
     }
 }
 
-const BAR: BarSpec = BarSpec { index: 0, size: 0x1000 };
+const BAR: BarSpec = BarSpec { index: 0, size: 0x1000, space: BarSpace::Memory };
 
 impl Machine {
     fn attach(&self, slot: u32) -> Result<(Arc<Probe>, u64), PciError> {
@@ -207,7 +207,7 @@ fn bars_are_aligned_disjoint_and_run_out() {
 #[test]
 fn impossible_bars_are_refused() {
     let mut config = ConfigSpace::new(identity());
-    let bar = |index, size| BarSpec { index, size };
+    let bar = |index, size| BarSpec { index, size, space: BarSpace::Memory };
     for bad in [bar(6, 0x1000), bar(0, 0x1800), bar(0, 8), bar(0, 1 << 32)] {
         assert!(config.add_bar(bad, 0).is_err(), "{bad:?}");
     }

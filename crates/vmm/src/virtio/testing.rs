@@ -33,7 +33,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new() -> Self {
         let hypervisor = Arc::new(FakeHypervisor::default());
-        let (mmio, pio) = (Arc::new(Bus::new()), Bus::new());
+        let (mmio, pio) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
         let windows = PciWindows::new(MEMORY as u64, 40);
         let root = PciRoot::with_hypervisor(hypervisor.clone(), &mmio, &pio, &windows).unwrap();
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
