@@ -16,6 +16,8 @@ const LEAST: u64 = 30_000;
 const MOST: u64 = 400_000;
 /// A sleep and all that follows from it, in signals to an event descriptor and back.
 const COST: u64 = 64;
+/// Part of the limit that is waited for the next of many requests.
+const GATHER: u64 = 8;
 /// Where a thread that has not looked on begins.
 const FIRST: u64 = 4_000;
 /// Rounds of what is measured; the fastest counts, as others may have been interrupted.
@@ -37,6 +39,12 @@ impl Lookout {
     pub fn new() -> Self {
         static MOST_HERE: OnceLock<u64> = OnceLock::new();
         Self { most: *MOST_HERE.get_or_init(measure), window: 0, idle: None }
+    }
+
+    /// How long after a request the next one comes, of a guest that is about to put up many: what such a
+    /// guest is told of together costs it one interrupt.
+    pub fn gather(&self) -> Duration {
+        Duration::from_nanos(self.most / GATHER)
     }
 
     /// There is nothing to do: how long to look on.

@@ -41,6 +41,8 @@ const ROUNDS: u32 = 32;
 /// Requests after which the guest is told of those that are done, so that it works on them while the
 /// rest is carried out.
 const TOLD_AT_ONCE: usize = 16;
+/// Requests told of together from which on a guest is taken for one that puts up many.
+const MANY: usize = 8;
 
 /// Number of each source.
 const COMPLETIONS: usize = 0;
@@ -136,6 +138,9 @@ pub struct BlockQueue {
     room: TimerFd,
     arrivals: Arrivals,
     lookout: Lookout,
+    /// Requests taken since the guest was told last, and whether they were many before that.
+    untold: usize,
+    many: bool,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -163,6 +168,8 @@ impl BlockQueue {
             room: timer()?,
             arrivals: Arrivals::default(),
             lookout: Lookout::new(),
+            untold: 0,
+            many: false,
             used: Vec::new(),
             submitted: false,
         })
@@ -176,21 +183,27 @@ impl BlockQueue {
             if let Some(active) = &mut self.active {
                 active.ring.disable_doorbell();
             }
-            let mut untold = 0;
-            let mut now = self.disk.limiter.now();
+            let (mut now, mut looks) = (self.disk.limiter.now(), 0);
             while self.stalled.is_none() && !self.free.is_empty() {
                 let Some(active) = &mut self.active else { return Ok(self.idle()) };
                 let position = active.ring.position();
-                let Some(buffers) = active.ring.pop()? else { break };
+                let Some(buffers) = active.ring.pop()? else {
+                    // The guest can make it look as if there were more, but not for ever.
+                    looks += 1;
+                    let more = self.untold > 0 && self.many && looks <= TOLD_AT_ONCE;
+                    if more && self.look_for(self.lookout.gather())? {
+                        continue;
+                    }
+                    break;
+                };
                 if !self.disk.limiter.is_unlimited() {
                     now = self.disk.limiter.now();
                 }
                 let arrived = self.arrivals.of(position, now);
                 let request = Request::parse(buffers, &self.disk.geometry())?;
                 self.accept(request, now, arrived);
-                untold += 1;
-                if untold == TOLD_AT_ONCE {
-                    untold = 0;
+                self.untold += 1;
+                if self.untold >= TOLD_AT_ONCE {
                     self.finish()?;
                     now = self.disk.limiter.now();
                 }
@@ -215,6 +228,10 @@ impl BlockQueue {
 
     /// Starts what was accepted and tells the guest of what is done.
     fn finish(&mut self) -> Result<(), BrokenRing> {
+        match std::mem::take(&mut self.untold) {
+            0 => {}
+            taken => self.many = taken >= MANY,
+        }
         self.flush_submissions();
         // What the host has in memory is done as it is submitted: no event has to tell of it.
         if self.backend.has_completions() {
@@ -226,12 +243,23 @@ impl BlockQueue {
 
     /// Looks for more for a while, where that is better than to sleep. Returns whether there is.
     fn look_on(&mut self) -> Result<bool, BrokenRing> {
+        let Some(window) = self.lookout.begin() else { return Ok(false) };
+        let found = self.look_for(window)?;
+        if found {
+            self.lookout.end();
+        }
+        Ok(found)
+    }
+
+    /// Looks for requests and completions. Returns whether there is one.
+    fn look_for(&mut self, window: Duration) -> Result<bool, BrokenRing> {
         let Some(active) = &self.active else { return Ok(false) };
         let (position, start) = (active.ring.position(), Instant::now());
-        let Some(window) = self.lookout.begin() else { return Ok(false) };
         loop {
-            if active.ring.available()? != position || self.backend.has_completions() {
-                self.lookout.end();
+            if active.ring.available()? != position {
+                return Ok(true);
+            }
+            if self.untold == 0 && self.backend.has_completions() {
                 return Ok(true);
             }
             if start.elapsed() >= window {
