@@ -55,7 +55,8 @@ root_folder() { # folder, programs..., --, modules...
     cp /bin/busybox "$root/bin/busybox"
     /bin/busybox --list | grep -vx busybox | while read -r applet; do ln -s busybox "$root/bin/$applet"; done
     while [ "$1" != -- ]; do
-        cp --remove-destination -L "$1" "$root/bin/"
+        # Without what only a debugger reads: a guest would unpack ten times as much at each start.
+        strip --strip-debug -o "$root/bin/${1##*/}" "$1"
         { ldd "$1" || true; } | grep -o '/[^ ]*' | while read -r library; do
             mkdir -p "$root$(dirname "$library")" && cp -nL "$library" "$root$library"
         done
