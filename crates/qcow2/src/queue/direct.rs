@@ -49,13 +49,11 @@ impl Direct {
     }
 
     fn read(&mut self, transfer: &mut Transfer, chain: &Chain) -> Option<Result<(), Error>> {
-        if self.untried > 0 {
-            self.untried -= 1;
+        if !self.is_read_due() {
             return None;
         }
         let done = transfer.read_cached(chain);
-        self.misses = if done.is_some() { 0 } else { (self.misses * 2).clamp(1, UNTRIED) };
-        self.untried = self.misses;
+        self.note_read(done.is_some());
         done
     }
 
@@ -65,9 +63,24 @@ impl Direct {
             return None;
         }
         let done = transfer.run(chain);
-        let took = start.elapsed();
-        self.rest_until = (took > SLOW).then(|| start + took * REST);
+        self.note_write(start, start.elapsed());
         Some(done)
+    }
+
+    /// Shall this read be tried?
+    fn is_read_due(&mut self) -> bool {
+        let due = self.untried == 0;
+        self.untried = self.untried.saturating_sub(1);
+        due
+    }
+
+    fn note_read(&mut self, in_memory: bool) {
+        self.misses = if in_memory { 0 } else { (self.misses * 2).clamp(1, UNTRIED) };
+        self.untried = self.misses;
+    }
+
+    fn note_write(&mut self, start: Instant, took: Duration) {
+        self.rest_until = (took > SLOW).then(|| start + took * REST);
     }
 }
 
@@ -78,16 +91,28 @@ mod tests {
     #[test]
     fn reads_are_tried_less_often_the_more_the_host_does_not_have() {
         let mut direct = Direct::default();
-        let mut tries = 0;
-        for _ in 0..1000 {
-            if direct.untried > 0 {
-                direct.untried -= 1;
-            } else {
-                tries += 1;
-                direct.misses = (direct.misses * 2).clamp(1, UNTRIED);
-                direct.untried = direct.misses;
-            }
-        }
-        assert!(tries < 40, "{tries}");
+        let mut tries = |in_memory: bool| {
+            let due = (0..1000).filter(|_| {
+                let due = direct.is_read_due();
+                if due {
+                    direct.note_read(in_memory);
+                }
+                due
+            });
+            due.count()
+        };
+        assert!(tries(false) < 40);
+        assert!(tries(true) > 960, "and always again when it has");
+    }
+
+    #[test]
+    fn after_a_write_that_waited_the_ring_has_them_for_a_while() {
+        let (mut direct, start) = (Direct::default(), Instant::now());
+        direct.note_write(start, SLOW);
+        assert_eq!(direct.rest_until, None);
+        direct.note_write(start, SLOW * 10);
+        assert_eq!(direct.rest_until, Some(start + SLOW * 200));
+        direct.note_write(start + SLOW * 201, SLOW / 10);
+        assert_eq!(direct.rest_until, None);
     }
 }
