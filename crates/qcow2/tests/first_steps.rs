@@ -50,7 +50,8 @@ fn a_queue_completes_what_was_pushed() {
             let base = memory.wrapping_add((at as usize) << 15);
             let iov = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: 1 << 15 };
             let offset = 1 << 20 | at << 15;
-            let request = Request { op, offset, len: 1 << 15, iovecs: [iov].into_iter().collect(), tag: at };
+            let request =
+                Request { op, offset, len: 1 << 15, iovecs: [iov].into_iter().collect(), tag: at };
             // SAFETY: both buffers outlive the queue's use of them below.
             unsafe { queue.push(request) }.unwrap();
         }

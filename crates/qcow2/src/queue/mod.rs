@@ -12,8 +12,8 @@ use std::sync::atomic::{Ordering, fence};
 
 use crate::error::Error;
 use crate::image::{Image, Op};
-use crate::request::locks::Wake;
 use crate::request::iovec::Iovecs;
+use crate::request::locks::Wake;
 use crate::request::{Job, Progress, Step, Transfers};
 use direct::Direct;
 use mailbox::Mailbox;

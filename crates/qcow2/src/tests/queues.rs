@@ -247,7 +247,8 @@ fn a_host_that_takes_nothing_for_a_while_is_asked_again() {
     let mut buffer = vec![7u8; 4096];
     image.write_at(&buffer, 0).unwrap();
     queue.set_busy(3);
-    let iovecs = [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }].into_iter().collect();
+    let iovecs =
+        [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }].into_iter().collect();
     // SAFETY: the buffer lives until the completion has been popped.
     unsafe { queue.push(Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag: 1 }) }.unwrap();
     queue.submit().unwrap();

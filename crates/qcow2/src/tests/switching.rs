@@ -75,8 +75,7 @@ fn worker(image: &Arc<Image>, me: u64, numbers: &Numbers) -> u64 {
         }
         for (tag, (op, at, _, bytes)) in buffers.iter_mut().enumerate() {
             let len = bytes.len() as u64;
-            let iovec =
-                libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            let iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             let (op, offset) = (*op, *at * BLOCK);
             let iovecs = (op != Op::Flush).then_some(iovec).into_iter().collect();
             // SAFETY: the buffers live until every completion has been popped below.

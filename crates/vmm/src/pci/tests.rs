@@ -1,6 +1,6 @@
 use super::{
-    BarAllocator, BarSpace, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter, MsixTable,
-    PciDevice, PciError, PciRoot,
+    BarAllocator, BarSpace, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter,
+    MsixTable, PciDevice, PciError, PciRoot,
 };
 use crate::{bus::Bus, layout::PciWindows};
 use std::sync::{Arc, Mutex};

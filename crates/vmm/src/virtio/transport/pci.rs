@@ -7,8 +7,8 @@ use super::{
 use crate::{
     memory::GuestMemory,
     pci::{
-        BarSpace, BarSpec, ConfigSpace, Doorbell, Hypervisor, Identity, MsixTable, PciDevice, PciError, PciRoot,
-        SlotInfo,
+        BarSpace, BarSpec, ConfigSpace, Doorbell, Hypervisor, Identity, MsixTable, PciDevice,
+        PciError, PciRoot, SlotInfo,
     },
     virtio::{
         device::{Activation, ActiveQueue, VirtioDevice},
@@ -132,7 +132,14 @@ impl VirtioPci {
             doorbells,
             msix_capability,
             access_capability,
-            state: Mutex::new(State { common, msix, device, active: false, placed: None, ports: None }),
+            state: Mutex::new(State {
+                common,
+                msix,
+                device,
+                active: false,
+                placed: None,
+                ports: None,
+            }),
         };
         Ok((function, config))
     }
