@@ -96,6 +96,13 @@ impl Pieces {
     /// Takes the last byte.
     pub fn split_last_byte(&mut self) -> Option<Self> {
         let back = self.len.checked_sub(1)?;
+        // As most drivers have it: in a piece of its own.
+        if self.iovecs.last().is_some_and(|piece| piece.iov_len == 1)
+            && let Some(last) = self.iovecs.pop()
+        {
+            self.len = back;
+            return Some(Self { iovecs: Iovecs::from_iter([last]), len: 1 });
+        }
         let front = self.split_front(back);
         Some(std::mem::replace(self, front))
     }
