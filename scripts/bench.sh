@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures ecs-vmm against QEMU on this machine, or, where KVM here cannot run stock guests, inside
 # one QEMU machine whose own KVM can. Prints a table and writes target/bench/*.json.
-# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,disks,net,tiers]
+# Usage: scripts/bench.sh [--runs N] [--seconds N] [--only boot,memory,block,disks,net,tiers,networks]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=env.sh
@@ -153,6 +153,10 @@ INIT
         echo "bench: the measurement did not finish (it has $patience s); $work/rows.txt shows how far it came" >&2
         exit 1
     }
+fi
+# What VPC networks cost is measured in this machine's own kernel, without guests.
+if [[ " $*" != *" --only"* || " $*" == *networks* ]]; then
+    "${as_root[@]}" "$bin/ecs-bench" networks --work "$work" | tee -a "$work/rows.txt"
 fi
 partial=()
 if [[ " $*" == *" --only"* ]]; then

@@ -51,15 +51,24 @@ step() {
     return "$status"
 }
 
-# The lab's tests when something before them has failed: failed as well, each of them.
+# lab_tests_not_run WHY [NAME...]: the lab's tests, of these files or all, when something before them
+# has failed: failed as well, each of them.
 lab_tests_not_run() {
-    local count
-    count=$(cat tests/lab/tests/*.rs | grep -c '^#\[test\]')
+    local count files=("${@:2}")
+    ((${#files[@]} > 0)) && files=("${files[@]/%/.rs}") || files=("*.rs")
+    # shellcheck disable=SC2086
+    count=$(cd tests/lab/tests && cat ${files[*]} | grep -c '^#\[test\]')
     printf '\n=== tests in the lab: not run, as %s\n' "$1"
     failed=$((failed + count)) broken+=("tests in the lab: $count not run, as $1")
 }
 
-start_lab() { step "$1" 480 $ecsctl lab up --wipe --timeout 300; }
+# start_lab TITLE: a new lab of $hosts hosts.
+hosts=1
+start_lab() {
+    local size=()
+    ((hosts == 1)) || size=(--hosts "$hosts" --memory 3072)
+    step "$1" 480 $ecsctl lab up --wipe --timeout 300 "${size[@]}"
+}
 
 # Panics of the hosts' kernels since the lab was started.
 host_panics() {
@@ -114,15 +123,24 @@ else
     step "an image built twice is the same" 600 tests/images/reproducible.sh tiny
     trap '$ecsctl lab down >/dev/null 2>&1' EXIT
     # Longer than ecsctl itself waits, so that it can say what it waited for.
-    if start_lab "lab up"; then
+    # Files that begin with hosts_ need several hosts, and get a lab of their own.
+    for hosts in 1 3; do
+        files=()
         for file in tests/lab/tests/*.rs; do
-            lab_test "$(basename "$file" .rs)"
+            name=$(basename "$file" .rs) needed=1
+            [[ $name != hosts_* ]] || needed=3
+            ((needed != hosts)) || files+=("$name")
         done
-    else
-        lab_logs
-        lab_tests_not_run "the lab is not up"
-    fi
-    step "lab down" 120 $ecsctl lab down --wipe
+        if start_lab "lab up, hosts: $hosts"; then
+            for name in "${files[@]}"; do
+                lab_test "$name"
+            done
+        else
+            lab_logs
+            lab_tests_not_run "the lab of $hosts hosts is not up" "${files[@]}"
+        fi
+        step "lab down" 120 $ecsctl lab down --wipe
+    done
     trap - EXIT
 fi
 

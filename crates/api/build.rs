@@ -5,11 +5,17 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 const FILES: &[&str] = &[
     "ecs/v1/disk.proto",
+    "ecs/v1/eip.proto",
     "ecs/v1/image.proto",
     "ecs/v1/instance.proto",
     "ecs/v1/instance_type.proto",
     "ecs/v1/key_pair.proto",
+    "ecs/v1/nat_gateway.proto",
+    "ecs/v1/network_interface.proto",
     "ecs/v1/operator.proto",
+    "ecs/v1/prefix_list.proto",
+    "ecs/v1/reachability.proto",
+    "ecs/v1/route_table.proto",
     "ecs/v1/security_group.proto",
     "ecs/v1/snapshot.proto",
     "ecs/v1/vpc.proto",

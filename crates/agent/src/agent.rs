@@ -12,12 +12,14 @@ use crate::{
     host::{Board, Host, Settings, boot_id},
     images::Images,
     instances::{processes::kill_stray_boot_finders, slots::UidSlots},
+    interfaces::Interfaces,
     layout::{Layout, make_dir},
     networks::Networks,
     pools::Pools,
-    reconcile,
+    reconcile, underlay,
 };
 use api::host::RegisterHostRequest;
+use network::Underlay;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
@@ -59,11 +61,13 @@ pub async fn run(config: Config) -> Result<()> {
     let client = controller_link::client(&config.controller, JoinToken::new(&token)?)?;
     let arrived = Arc::new(Notify::new());
     let spec = spec_cache::load(&layout)?.map(Arc::new);
+    let underlay = underlay::find(&config, &layout)?;
     let host = Arc::new(Host {
         settings,
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
         disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools)?,
-        networks: Networks::open(&layout, &config.netns_dir).await?,
+        networks: Networks::open(&layout, network_options(&config, underlay)).await?,
+        interfaces: Interfaces::default(),
         cgroups: Cgroups::open(&config.cgroup)?,
         events: EventLog::open(&layout.events())?,
         slots: UidSlots::load(&layout, config.jail_uid_base)?,
@@ -78,7 +82,7 @@ pub async fn run(config: Config) -> Result<()> {
         let flag = "--access-listen";
         Error::Configuration(format!("cannot listen on {flag} {}: {e}", config.access_listen))
     })?;
-    let identity = Identity { registration: registration(&config, &host)? };
+    let identity = Identity { registration: registration(&config, &host, underlay)? };
     tracing::info!(host_id = identity.registration.host_id, "ecs-agent starts");
     let access = Access::service(Arc::clone(&host), CheckToken::new(&token));
     // What is typed goes out at once.
@@ -120,7 +124,21 @@ async fn told_to_end() -> Result<()> {
     Ok(())
 }
 
-fn registration(config: &Config, host: &Host) -> Result<RegisterHostRequest> {
+fn network_options(config: &Config, underlay: Option<Underlay>) -> network::Options {
+    network::Options {
+        namespace_dir: config.netns_dir.clone(),
+        underlay,
+        uplink: config.uplink.clone(),
+        edge_denied: underlay::edge_denied(config),
+        ..network::Options::default()
+    }
+}
+
+fn registration(
+    config: &Config,
+    host: &Host,
+    underlay: Option<Underlay>,
+) -> Result<RegisterHostRequest> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     Ok(RegisterHostRequest {
         host_id: host_id(&host.layout)?,
@@ -132,7 +150,7 @@ fn registration(config: &Config, host: &Host) -> Result<RegisterHostRequest> {
         version: env!("CARGO_PKG_VERSION").into(),
         // As they are when it registers.
         pools: Vec::new(),
-        ..RegisterHostRequest::default()
+        underlay_ip: underlay.map(|u| u.address.to_string()).unwrap_or_default(),
     })
 }
 

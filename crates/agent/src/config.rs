@@ -5,7 +5,11 @@ use crate::{
     pools::PoolOption,
 };
 use clap::Parser;
-use std::{net::SocketAddr, path::PathBuf};
+use network::Underlay;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Reconciles one host with the spec its controller publishes.
 #[derive(Debug, Clone, Parser)]
@@ -60,6 +64,23 @@ pub struct Config {
     /// machine needs its own.
     #[arg(long, env = "ECS_NETNS_DIR", default_value = "/run/netns")]
     pub netns_dir: PathBuf,
+    /// This host's IPv4 address on the network that joins the hosts: others send packets of VPCs
+    /// there. Default: the address it reaches the controller from, unless that is a loopback one. What
+    /// guests may send at once is this interface's MTU less 50, at most 1500.
+    #[arg(long, env = "ECS_UNDERLAY_IP")]
+    pub underlay_ip: Option<Ipv4Addr>,
+    /// UDP port of packets between hosts (VXLAN); the same on every host.
+    #[arg(long, env = "ECS_UNDERLAY_PORT", default_value_t = Underlay::PORT)]
+    pub underlay_port: u16,
+    /// Interface by which public addresses of instances are reached; default: that of the default
+    /// route. The host answers ARP for them there.
+    #[arg(long, env = "ECS_UPLINK")]
+    pub uplink: Option<String>,
+    /// Networks that instances must not reach from public addresses, such as those that hosts are
+    /// managed by, separated by commas. The host itself, hosts with the same VPCs, the controller and
+    /// the hosts' own network, where it is not the uplink's, are denied in any case.
+    #[arg(long, env = "ECS_EDGE_DENY", value_delimiter = ',')]
+    pub edge_deny: Vec<ipnet::Ipv4Net>,
     /// cgroup under which each instance has its own; a second agent on one machine needs its own.
     #[arg(long, env = "ECS_CGROUP", default_value = "ecs")]
     pub cgroup: PathBuf,

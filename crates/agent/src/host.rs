@@ -2,7 +2,7 @@
 
 use crate::{
     cgroups::Cgroups, error::Result, events::EventLog, images::Images, instances::slots::UidSlots,
-    layout::Layout, networks::Networks, pools::Pools,
+    interfaces::Interfaces, layout::Layout, networks::Networks, pools::Pools,
 };
 use api::host::{HostSpec, InstanceStatus};
 use std::{
@@ -41,6 +41,8 @@ pub struct Host {
     pub disks: Pools,
     /// VPC networks.
     pub networks: Networks,
+    /// Which VMM has which ENI.
+    pub interfaces: Interfaces,
     /// Resource limits.
     pub cgroups: Cgroups,
     /// Events not yet acknowledged.

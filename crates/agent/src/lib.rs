@@ -17,12 +17,14 @@ pub mod events;
 pub mod host;
 pub mod images;
 pub mod instances;
+pub mod interfaces;
 pub mod layout;
 pub mod lease;
 pub mod metadata_directory;
 pub mod networks;
 pub mod pools;
 pub mod reconcile;
+pub mod underlay;
 pub mod vmm_client;
 
 pub use error::{Error, Result};

@@ -21,9 +21,11 @@ impl VpcDirectory {
         for instance in &spec.instances {
             let mut view = None;
             for eni in instance.enis.iter().filter(|e| e.vpc_id == vpc_id) {
-                let Ok(address) = eni.private_ip.parse() else { continue };
-                let view = view.get_or_insert_with(|| Arc::new(self::view(instance)));
-                by_address.insert(address, Arc::clone(view));
+                let addresses = [&eni.private_ip].into_iter().chain(&eni.secondary_private_ips);
+                for address in addresses.filter_map(|text| text.parse().ok()) {
+                    let view = view.get_or_insert_with(|| Arc::new(self::view(instance)));
+                    by_address.insert(address, Arc::clone(view));
+                }
             }
         }
         *self.by_address.write().unwrap_or_else(PoisonError::into_inner) = by_address;

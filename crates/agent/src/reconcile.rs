@@ -38,7 +38,8 @@ async fn pass(host: &Arc<Host>, owners: &mut Owners, spec: &Arc<HostSpec>) -> Re
     if reconcile_disks(host, spec).await? {
         host.board.touch();
     }
-    let clean = host.networks.reconcile(spec).await;
+    let clean = host.networks.reconcile(spec, &host.events).await;
+    host.interfaces.follow(spec);
     host.applied.send_modify(|applied| {
         let observed = applied.revision;
         applied.revision = spec.revision;

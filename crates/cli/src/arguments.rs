@@ -5,12 +5,17 @@ use crate::{
         catalog::{InstanceTypeCommand, RegionCommand, ZoneCommand},
         connect::{ConsoleArguments, SshArguments, TunnelArguments},
         disk::DiskCommand,
+        eip::EipCommand,
         eni::EniCommand,
         host::HostCommand,
         image::ImageCommand,
         instance::InstanceCommand,
         key_pair::KeyPairCommand,
+        nat_gateway::NatGatewayCommand,
+        net::NetCommand,
         pool::PoolCommand,
+        prefix_list::PrefixListCommand,
+        route_table::RouteTableCommand,
         security_group::SecurityGroupCommand,
         snapshot::SnapshotCommand,
         snapshot_policy::SnapshotPolicyCommand,
@@ -18,7 +23,7 @@ use crate::{
         vswitch::VswitchCommand,
     },
     lab::LabCommand,
-    output::Format,
+    output::OutputOption,
 };
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -56,7 +61,7 @@ pub(crate) struct Global {
     pub(crate) region: String,
     /// How to show answers
     #[arg(short, long, global = true, value_enum, default_value_t)]
-    pub(crate) output: Format,
+    pub(crate) output: OutputOption,
 }
 
 #[derive(Debug, Subcommand)]
@@ -73,8 +78,23 @@ pub(crate) enum Command {
     /// VSwitches: subnets of VPCs
     #[command(subcommand)]
     Vswitch(VswitchCommand),
-    /// Security groups and their rules
+    /// Route tables and their entries
     #[command(subcommand)]
+    RouteTable(RouteTableCommand),
+    /// Elastic IP addresses: public addresses
+    #[command(subcommand)]
+    Eip(EipCommand),
+    /// NAT gateways: public addresses that many share
+    #[command(subcommand)]
+    NatGateway(NatGatewayCommand),
+    /// Address ranges that rules name together
+    #[command(subcommand)]
+    PrefixList(PrefixListCommand),
+    /// What becomes of a packet, and what a VPC looks like
+    #[command(subcommand)]
+    Net(NetCommand),
+    /// Security groups and their rules
+    #[command(subcommand, visible_alias = "sg")]
     SecurityGroup(SecurityGroupCommand),
     /// SSH key pairs
     #[command(subcommand)]

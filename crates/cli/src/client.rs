@@ -6,8 +6,14 @@ use crate::{
 };
 use api::v1::{
     catalog_service_client::CatalogServiceClient, disk_service_client::DiskServiceClient,
-    image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
-    key_pair_service_client::KeyPairServiceClient, operator_service_client::OperatorServiceClient,
+    eip_service_client::EipServiceClient, image_service_client::ImageServiceClient,
+    instance_service_client::InstanceServiceClient, key_pair_service_client::KeyPairServiceClient,
+    nat_gateway_service_client::NatGatewayServiceClient,
+    network_interface_service_client::NetworkInterfaceServiceClient,
+    operator_service_client::OperatorServiceClient,
+    prefix_list_service_client::PrefixListServiceClient,
+    reachability_service_client::ReachabilityServiceClient,
+    route_table_service_client::RouteTableServiceClient,
     security_group_service_client::SecurityGroupServiceClient,
     snapshot_service_client::SnapshotServiceClient, vpc_service_client::VpcServiceClient,
 };
@@ -67,10 +73,16 @@ macro_rules! services {
 services! {
     catalog: CatalogServiceClient,
     disks: DiskServiceClient,
+    eips: EipServiceClient,
     images: ImageServiceClient,
     instances: InstanceServiceClient,
     key_pairs: KeyPairServiceClient,
+    nat_gateways: NatGatewayServiceClient,
+    network_interfaces: NetworkInterfaceServiceClient,
     operator: OperatorServiceClient,
+    prefix_lists: PrefixListServiceClient,
+    reachability: ReachabilityServiceClient,
+    route_tables: RouteTableServiceClient,
     security_groups: SecurityGroupServiceClient,
     snapshots: SnapshotServiceClient,
     vpcs: VpcServiceClient,

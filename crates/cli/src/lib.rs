@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let format = arguments.global.output;
+    let format = arguments.global.output.format();
     let result = runtime.block_on(commands::run(arguments));
     // A read of the terminal may still be pending in a thread; nothing waits for it.
     runtime.shutdown_background();

@@ -6,6 +6,7 @@ use crate::{
     hosts::HostAccess,
     images::{Builds, Exports, ImageFiles, Imports},
 };
+use ipnet::Ipv4Net;
 use std::{sync::Arc, time::Duration};
 use store::{Refusal, Store};
 
@@ -34,6 +35,11 @@ pub struct CloudOptions {
     pub ntp_servers: Vec<String>,
     /// Account id guests are told.
     pub owner_account_id: String,
+    /// Public addresses that this cloud may give away.
+    pub eip_ranges: Vec<Ipv4Net>,
+    /// Networks that instances must not reach from their public addresses: those of hosts and
+    /// controllers.
+    pub protected_cidrs: Vec<Ipv4Net>,
 }
 
 /// What every part of the controller shares.

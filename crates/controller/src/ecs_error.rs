@@ -54,10 +54,45 @@ pub(crate) fn vswitch_not_found(vswitch_id: &str) -> Refusal {
     not_found("InvalidVSwitchId.NotFound", "VSwitch", vswitch_id, "DescribeVSwitches")
 }
 
+/// 404 of a network interface.
+pub(crate) fn eni_not_found(eni_id: &str) -> Refusal {
+    not_found("InvalidEniId.NotFound", "network interface", eni_id, "DescribeNetworkInterfaces")
+}
+
+/// 404 of an instance, as actions of network interfaces call it.
+pub(crate) fn ecs_not_found(instance_id: &str) -> Refusal {
+    not_found("InvalidEcsId.NotFound", "instance", instance_id, "DescribeInstances")
+}
+
 /// 404 of a security group.
 pub(crate) fn group_not_found(group_id: &str) -> Refusal {
     let list = "DescribeSecurityGroups";
     not_found("InvalidSecurityGroupId.NotFound", "security group", group_id, list)
+}
+
+/// 404 of a route table.
+pub(crate) fn route_table_not_found(id: &str) -> Refusal {
+    not_found("InvalidRouteTableId.NotFound", "route table", id, "DescribeRouteTableList")
+}
+
+/// 404 of a route entry.
+pub(crate) fn route_entry_not_found(id: &str) -> Refusal {
+    not_found("InvalidRouteEntry.NotFound", "route entry", id, "DescribeRouteEntryList")
+}
+
+/// 404 of an EIP.
+pub(crate) fn eip_not_found(id: &str) -> Refusal {
+    not_found("InvalidAllocationId.NotFound", "EIP", id, "DescribeEipAddresses")
+}
+
+/// 404 of a NAT gateway.
+pub(crate) fn nat_gateway_not_found(id: &str) -> Refusal {
+    not_found("InvalidNatGatewayId.NotFound", "NAT gateway", id, "DescribeNatGateways")
+}
+
+/// 404 of a prefix list.
+pub(crate) fn prefix_list_not_found(id: &str) -> Refusal {
+    not_found("InvalidPrefixListId.NotFound", "prefix list", id, "DescribePrefixLists")
 }
 
 fn not_found(code: &'static str, what: &str, id: &str, list: &str) -> Refusal {
@@ -106,7 +141,7 @@ pub(crate) fn to_status(refusal: &Refusal, request_id: &str) -> Status {
 }
 
 fn grpc_code(status: u16, code: &str) -> Code {
-    let exhausted = ["NoStock", "Quota", "LimitExceed", "IpNotEnough"];
+    let exhausted = ["NoStock", "Quota", "LimitExceed", "IpNotEnough", "InsufficientPublicIp"];
     if exhausted.iter().any(|part| code.contains(part)) {
         return Code::ResourceExhausted;
     }

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use controller::{CloudOptions, DataDir, open, serve};
+use ipnet::Ipv4Net;
 use rand::Rng as _;
 use std::{
     error::Error,
@@ -68,6 +69,14 @@ struct Arguments {
     /// Account id guests are told.
     #[arg(long, env = "ECS_OWNER_ACCOUNT_ID", default_value = "1000000000000000")]
     owner_account_id: String,
+    /// A range of public addresses that the network around the hosts routes to them; may be given
+    /// several times, or with commas. Without one there are no EIPs.
+    #[arg(long = "eip-range", env = "ECS_EIP_RANGES", value_delimiter = ',')]
+    eip_ranges: Vec<Ipv4Net>,
+    /// A network that instances must not reach from their public addresses, as that of the hosts and
+    /// controllers; may be given several times, or with commas.
+    #[arg(long = "protected-cidr", env = "ECS_PROTECTED_CIDRS", value_delimiter = ',')]
+    protected_cidrs: Vec<Ipv4Net>,
 }
 
 fn factor(text: &str) -> Result<f64, String> {
@@ -139,6 +148,8 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         dns_servers: arguments.dns_servers,
         ntp_servers: arguments.ntp_servers,
         owner_account_id: arguments.owner_account_id,
+        eip_ranges: Ipv4Net::aggregate(&arguments.eip_ranges),
+        protected_cidrs: Ipv4Net::aggregate(&arguments.protected_cidrs),
     })
     .await?;
     let listener = TcpListener::bind(arguments.listen)

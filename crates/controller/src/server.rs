@@ -4,16 +4,22 @@ use crate::{
     api::Api,
     cloud::{Cloud, CloudOptions},
     hosts::{Registry, watch_leases},
-    images, snapshot_policies,
+    images, nat_placement, snapshot_policies,
     timestamp::now_ms,
 };
 use api::{
     host::host_registry_server::HostRegistryServer,
     v1::{
         catalog_service_server::CatalogServiceServer, disk_service_server::DiskServiceServer,
-        image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
+        eip_service_server::EipServiceServer, image_service_server::ImageServiceServer,
+        instance_service_server::InstanceServiceServer,
         key_pair_service_server::KeyPairServiceServer,
+        nat_gateway_service_server::NatGatewayServiceServer,
+        network_interface_service_server::NetworkInterfaceServiceServer,
         operator_service_server::OperatorServiceServer,
+        prefix_list_service_server::PrefixListServiceServer,
+        reachability_service_server::ReachabilityServiceServer,
+        route_table_service_server::RouteTableServiceServer,
         security_group_service_server::SecurityGroupServiceServer,
         snapshot_service_server::SnapshotServiceServer, vpc_service_server::VpcServiceServer,
     },
@@ -97,6 +103,7 @@ pub async fn serve(
     let leases = tokio::spawn(watch_leases(cloud.clone()));
     let policies = tokio::spawn(snapshot_policies::run(cloud.clone()));
     let builds = tokio::spawn(images::run_builds(cloud.clone()));
+    let gateways = tokio::spawn(nat_placement::run(cloud.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(api::DESCRIPTORS)
         .build_v1()?;
@@ -114,12 +121,18 @@ pub async fn serve(
         .add_service(registry)
         .add_service(CatalogServiceServer::new(handler.clone()))
         .add_service(DiskServiceServer::new(handler.clone()))
+        .add_service(EipServiceServer::new(handler.clone()))
         .add_service(
             ImageServiceServer::new(handler.clone()).max_decoding_message_size(MOST_UPLOAD_MESSAGE),
         )
         .add_service(InstanceServiceServer::new(handler.clone()))
         .add_service(KeyPairServiceServer::new(handler.clone()))
+        .add_service(NatGatewayServiceServer::new(handler.clone()))
+        .add_service(NetworkInterfaceServiceServer::new(handler.clone()))
         .add_service(OperatorServiceServer::new(handler.clone()))
+        .add_service(PrefixListServiceServer::new(handler.clone()))
+        .add_service(ReachabilityServiceServer::new(handler.clone()))
+        .add_service(RouteTableServiceServer::new(handler.clone()))
         .add_service(SecurityGroupServiceServer::new(handler.clone()))
         .add_service(SnapshotServiceServer::new(handler.clone()))
         .add_service(VpcServiceServer::new(handler))
@@ -129,5 +142,6 @@ pub async fn serve(
     leases.abort();
     policies.abort();
     builds.abort();
+    gateways.abort();
     Ok(served?)
 }

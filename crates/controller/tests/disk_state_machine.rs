@@ -144,6 +144,7 @@ impl World {
         let details = InstanceDetails {
             disks: self.disks.iter().filter(of).cloned().collect(),
             enis: Vec::new(),
+            eips: Vec::new(),
             host_lost_since_ms: None,
             instance,
         };
@@ -247,6 +248,7 @@ impl World {
             instances: self.instances.clone(),
             disks: self.disks.iter().filter(on_host).cloned().collect(),
             snapshots: Vec::new(),
+            enis: Vec::new(),
         };
         let plan = status_intake::plan(&view, report, 7);
         for instance in plan.update {

@@ -13,6 +13,7 @@ fn host(index: usize, limit: u32, used: u32, memory: u64, lost: bool, zone: u8) 
         hostname: String::new(),
         zone_id: format!("z-{zone}"),
         access_endpoint: String::new(),
+        underlay_ip: String::new(),
         vcpus: limit,
         vcpu_limit: limit,
         memory_mib: memory,

@@ -405,7 +405,8 @@ async fn a_group_that_is_given_twice_counts_once() {
     };
     cloud.instances().run_instances(request).await.unwrap();
     let request = DescribeNetworkInterfacesRequest::default();
-    let enis = cloud.vpcs().describe_network_interfaces(request).await.unwrap().into_inner();
+    let enis =
+        cloud.network_interfaces().describe_network_interfaces(request).await.unwrap().into_inner();
     assert_eq!(enis.network_interface_sets[0].security_group_ids, [second, first]);
 }
 

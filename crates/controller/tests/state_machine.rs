@@ -109,6 +109,7 @@ fn view(instance: &InstanceRecord) -> HostView {
             ..Default::default()
         }],
         snapshots: Vec::new(),
+        enis: Vec::new(),
     }
 }
 

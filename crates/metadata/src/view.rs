@@ -81,6 +81,11 @@ impl InstanceView {
             set(&["vpc-cidr-block"], &primary.vpc_cidr);
             set(&["vswitch-id"], &primary.vswitch_id);
             set(&["vswitch-cidr-block"], &primary.vswitch_cidr);
+            let public = primary.eips.iter().find(|eip| eip.private_ip == primary.private_ip);
+            if let Some(eip) = public {
+                set(&["eipv4"], &eip.address);
+                set(&["public-ipv4"], &eip.address);
+            }
         }
         let mut others = Node::default();
         others.set(&["dynamic", "instance-identity", "document"], identity(&metadata));

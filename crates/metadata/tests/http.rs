@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 
-use api::host::{EniSpec, InstanceMetadata, InstanceSpec, PublicKey};
+use api::host::{EipSpec, EniSpec, InstanceMetadata, InstanceSpec, PublicKey};
 use metadata::{Bandwidth, Directory, InstanceView, Service};
 use serde_json::{Value, json};
 use std::{
@@ -329,6 +329,27 @@ async fn a_client_that_shuts_its_side_still_gets_the_answer() {
         let text = String::from_utf8(bytes).unwrap();
         assert!(text.starts_with("HTTP/1.0 200") && text.ends_with("i-1"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_public_address_is_told_and_forgotten() {
+    let cloud = Cloud::new().await;
+    let mut with_eip = spec("i-1");
+    let eip = |address: &str, private: &str| EipSpec {
+        address: address.to_owned(),
+        private_ip: private.to_owned(),
+        ..EipSpec::default()
+    };
+    // One of a secondary address is not the instance's own.
+    with_eip.enis[0].eips =
+        vec![eip("203.0.113.8", "192.168.0.10"), eip("203.0.113.9", "192.168.0.9")];
+    cloud.set(GUEST, &with_eip);
+    for item in ["eipv4", "public-ipv4"] {
+        let path = format!("/latest/meta-data/{item}");
+        assert_eq!(cloud.get(&path).await.text(), "203.0.113.9");
+    }
+    cloud.set(GUEST, &spec("i-1"));
+    assert_eq!(cloud.get("/latest/meta-data/eipv4").await.status, 404);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What goes in and what comes out of a reconciliation.
 
-use api::host::{EniSpec, SecurityGroupSpec, VpcSpec};
+use api::host::{EniSpec, NetworkLimit, PrefixListSpec, SecurityGroupSpec, VpcSpec};
+use ipnet::Ipv4Net;
 use std::{collections::HashMap, fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 /// Settings of a host's networks.
@@ -9,8 +10,18 @@ pub struct Options {
     /// Where namespaces are mounted. `ip netns` knows `/run/netns` only; tests use another one so
     /// that they do not remove each other's.
     pub namespace_dir: PathBuf,
-    /// MTU of taps, in bytes, and what DHCP tells guests.
+    /// MTU of taps, in bytes, and what DHCP tells guests. 0: ECS's 1500, or as much less as fits
+    /// between hosts, where a packet is 50 bytes longer.
     pub mtu: u16,
+    /// How this host reaches others; without it, VPCs end at this host.
+    pub underlay: Option<Underlay>,
+    /// The interface by which public addresses are reached; none for that of the default route.
+    pub uplink: Option<String>,
+    /// Networks that guests must not reach from their public addresses, beside what is known of other
+    /// hosts: those of management.
+    pub edge_denied: Vec<Ipv4Net>,
+    /// The namespace with the host's own interfaces; none for that of this process.
+    pub host_namespace: Option<PathBuf>,
     /// DNS servers DHCP tells guests whose [`DhcpOptions`] name none. May be empty.
     pub dns_servers: Vec<Ipv4Addr>,
     /// How long a DHCP lease lasts. An address never changes while its ENI exists, so it may be long.
@@ -23,12 +34,30 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             namespace_dir: PathBuf::from("/run/netns"),
-            mtu: 1500,
+            mtu: 0,
+            underlay: None,
+            uplink: None,
+            edge_denied: Vec::new(),
+            host_namespace: None,
             dns_servers: Vec::new(),
             lease: Duration::from_secs(10 * 365 * 24 * 3600),
             nft: PathBuf::from("nft"),
         }
     }
+}
+
+/// How a host reaches others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Underlay {
+    /// The host's own address, where others send what is for its ENIs.
+    pub address: Ipv4Addr,
+    /// UDP port of VXLAN, the same on every host.
+    pub port: u16,
+}
+
+impl Underlay {
+    /// IANA's port of VXLAN.
+    pub const PORT: u16 = 4789;
 }
 
 /// Everything the host should have. What is not in it is removed.
@@ -40,8 +69,26 @@ pub struct Desired {
     pub enis: Vec<EniSpec>,
     /// The groups of those ENIs and the groups their rules refer to.
     pub groups: Vec<SecurityGroupSpec>,
+    /// The prefix lists that rules of those groups name.
+    pub prefix_lists: Vec<PrefixListSpec>,
+    /// Networks that guests must not reach from their public addresses, beside
+    /// [`Options::edge_denied`]: those of other hosts.
+    pub edge_denied: Vec<Ipv4Net>,
+    /// How fast instances may be. Those without a limit may be missing.
+    pub limits: Vec<InstanceLimit>,
     /// What DHCP tells beyond the ENI itself, by ENI id. May lack any of them.
     pub dhcp: HashMap<String, DhcpOptions>,
+}
+
+/// How fast one instance may be, over all its ENIs together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceLimit {
+    /// The instance.
+    pub instance_id: String,
+    /// Its ENIs, of one VPC.
+    pub eni_ids: Vec<String>,
+    /// The limit, each way.
+    pub limit: NetworkLimit,
 }
 
 /// What DHCP tells one guest beyond what its ENI says.
@@ -62,6 +109,14 @@ pub enum ResourceKind {
     Eni,
     /// One security group.
     SecurityGroup,
+    /// One prefix list; rules that name it are as rules that make no sense.
+    PrefixList,
+    /// One route table; what it says wrongly leads nowhere.
+    RouteTable,
+    /// One public address, which does not work then.
+    Eip,
+    /// One NAT gateway, some entry of which does not work then.
+    NatGateway,
     /// The host itself.
     Host,
 }
@@ -90,8 +145,29 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// How many things were created, changed or removed. Zero: everything was there already.
     pub changes: usize,
+    /// Those of the changes that were not asked for: somebody or something else had changed what
+    /// an earlier reconciliation had made.
+    pub repairs: Vec<Repair>,
     /// Nothing that is not desired is left: no namespace and no tap.
     pub removals_done: bool,
+}
+
+/// One thing that was put right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repair {
+    /// ECS id of what it belongs to: a VPC's, an ENI's or an instance's; empty for the host itself.
+    pub resource: String,
+    /// What was missing or wrong, e.g. `route to 10.0.0.2/32`.
+    pub what: String,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.resource.as_str() {
+            "" => write!(f, "{}", self.what),
+            resource => write!(f, "{} of {resource}", self.what),
+        }
+    }
 }
 
 impl Report {
@@ -102,7 +178,11 @@ impl Report {
             ResourceKind::Eni => p.id == eni.eni_id,
             ResourceKind::Vpc => p.id == eni.vpc_id,
             ResourceKind::SecurityGroup => eni.security_group_ids.contains(&p.id),
-            ResourceKind::Host => false,
+            ResourceKind::PrefixList
+            | ResourceKind::RouteTable
+            | ResourceKind::Eip
+            | ResourceKind::NatGateway
+            | ResourceKind::Host => false,
         })
     }
 }
@@ -116,16 +196,25 @@ pub enum ObjectKind {
     Tap,
     /// An nftables table.
     Table,
+    /// A VXLAN interface.
+    Vxlan,
+    /// The host's end of a VPC's edge.
+    Edge,
+    /// An interface that all packets of an instance go by, one way.
+    Queue,
 }
 
 impl ObjectKind {
-    /// The name used in `HostObject.kind`: `netns`, `tap` or `table`.
+    /// The name used in `HostObject.kind`: `netns`, `tap`, `table`, `vxlan`, `edge` or `queue`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Namespace => "netns",
             Self::Tap => "tap",
             Self::Table => "table",
+            Self::Vxlan => "vxlan",
+            Self::Edge => "edge",
+            Self::Queue => "queue",
         }
     }
 }

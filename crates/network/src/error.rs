@@ -14,6 +14,16 @@ pub enum Error {
     /// A VPC that no reconciliation has brought to this host.
     #[error("VPC {0} is not on this host yet: reconcile with it among the desired VPCs first")]
     UnknownVpc(String),
+    /// Another host has ENIs of a VPC, and this one does not know how to reach it.
+    #[error(
+        "{0} has instances on other hosts, which cannot be reached: this host has no underlay address (agent's --underlay-ip)"
+    )]
+    NoUnderlay(String),
+    /// There are public addresses, and no interface to answer for them on.
+    #[error(
+        "public addresses cannot be reached: the host has no default route and no uplink was named (agent's --uplink)"
+    )]
+    NoUplink,
     /// A namespace that does not exist.
     #[error("namespace of VNI {0} does not exist on this host: reconcile its VPC first")]
     NoNamespace(u32),

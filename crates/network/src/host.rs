@@ -1,16 +1,22 @@
 //! The handle of a host's networks.
 
 use crate::{
-    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, filter, names,
+    Desired, DhcpOptions, Error, Object, ObjectKind, Options, Report, ResourceKind, TABLE_NAME,
+    changes::Changes,
+    edge::{self, HostEdge},
+    filter,
+    filter::{Applied, Change, Scope},
+    names,
     namespace::{self, Namespace},
     netlink::Netlink,
-    plan::{self, Plan},
-    sockets, tap,
+    plan::{self, Eip, Plan, Vpc},
+    shaping::{self, Classes},
+    sockets, tap, underlay,
     vpc::{self, VpcState},
 };
 use api::host::EniSpec;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::Arc,
@@ -29,31 +35,42 @@ pub struct HostNetwork {
 #[derive(Debug)]
 struct Inner {
     options: Options,
+    /// The host's own namespace, and the name of its table there.
+    host: Namespace,
+    table: String,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    host: HostState,
     vpcs: HashMap<u32, VpcState>,
     vnis: HashMap<String, u32>,
+}
+
+/// What is remembered of the host's own namespace.
+#[derive(Debug, Default)]
+struct HostState {
+    applied: Option<Applied>,
+    /// It was as desired once.
+    settled: bool,
+    /// The public addresses it was made for.
+    public: Option<Vec<Eip>>,
+    /// Of the host's ends of edges, by VNI.
+    classes: BTreeMap<u32, Classes>,
 }
 
 impl State {
     /// The VPC's namespace, made or given its name back if need be. One that is known stays known
     /// whatever fails: guests run in it.
-    async fn open(
-        &mut self,
-        vni: u32,
-        options: &Options,
-        report: &mut Report,
-    ) -> Result<&mut VpcState, Error> {
+    async fn open(&mut self, vni: u32, options: &Options) -> Result<&mut VpcState, Error> {
         match self.vpcs.entry(vni) {
             Entry::Occupied(known) => {
                 let known = known.into_mut();
-                report.changes += known.keep_name(options)?;
+                known.keep_name(options)?;
                 Ok(known)
             }
-            Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options, report).await?)),
+            Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options).await?)),
         }
     }
 }
@@ -62,10 +79,23 @@ impl HostNetwork {
     /// Checks that namespaces can be made. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Permission`] without root's privileges.
-    pub async fn new(options: Options) -> Result<Self, Error> {
+    /// [`Error::Permission`] without root's privileges; [`Error::Invalid`] if no interface of the
+    /// host has the underlay address.
+    pub async fn new(mut options: Options) -> Result<Self, Error> {
         namespace::check_permission().await?;
-        Ok(Self { inner: Arc::new(Inner { options, state: Mutex::default() }) })
+        let host = Namespace::of_host(options.host_namespace.as_deref())?;
+        if options.mtu == 0 {
+            options.mtu = underlay::guest_mtu(&host, options.underlay).await?;
+        }
+        let table = names::host_table(&options.namespace_dir);
+        let inner = Inner { options, host, table, state: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// MTU of guests' interfaces, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.inner.options.mtu
     }
 
     /// Makes namespaces, addresses, routes, taps, tables and DHCP match `desired`, and removes what
@@ -77,21 +107,75 @@ impl HostNetwork {
         let mut plan = Plan::new(desired, options);
         let mut report = Report {
             problems: std::mem::take(&mut plan.problems),
-            changes: 0,
             removals_done: true,
+            ..Report::default()
         };
         self.remove_others(&plan, &mut state, &mut report).await;
+        // Before there is an interface that could receive or send anything.
+        let edge = self.guard_host(&plan, &mut state.host, &mut report).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "packet filter", &e);
+            // Those who are here reach each other without it.
+            for vpc in &mut plan.vpcs {
+                vpc.peers.clear();
+                vpc.eips.clear();
+            }
+            HostEdge::default()
+        });
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
         for vpc in &plan.vpcs {
-            match state.open(vpc.vni, options, &mut report).await {
-                Ok(opened) => opened.reconcile(vpc, options, &mut report).await,
+            match state.open(vpc.vni, options).await {
+                Ok(opened) => opened.reconcile(vpc, &self.inner.host, options, &mut report).await,
                 Err(e) => {
                     report.removals_done = false;
                     report.problem(ResourceKind::Vpc, &vpc.id, &e);
                 }
             }
         }
+        let Inner { options, host, .. } = &*self.inner;
+        let mut changes = Changes::default();
+        let classes = &mut state.host.classes;
+        let outcome =
+            edge::reconcile_host(host, options, &plan.vpcs, &edge, classes, &mut changes).await;
+        let wanted: Vec<Eip> = plan.vpcs.iter().flat_map(|vpc| vpc.eips.iter().cloned()).collect();
+        report.take(changes, state.host.public.as_ref() == Some(&wanted));
+        state.host.public = outcome.is_ok().then_some(wanted);
+        if let Err(e) = outcome {
+            report.problem(ResourceKind::Host, "edge", &e);
+        }
         report
+    }
+
+    /// The rules of the host's own namespace.
+    async fn guard_host(
+        &self,
+        plan: &Plan,
+        state: &mut HostState,
+        report: &mut Report,
+    ) -> Result<HostEdge, Error> {
+        let Inner { options, host, table, .. } = &*self.inner;
+        let edge = match plan.vpcs.iter().any(Vpc::has_edge) {
+            true => HostEdge::look(host, options, plan).await?,
+            false => HostEdge::default(),
+        };
+        let ruleset = underlay::ruleset(table, options, &plan.vpcs, &edge);
+        let mut changes = Changes::default();
+        let mut change = Change::None;
+        if ruleset.tables.is_empty() {
+            state.applied = None;
+            if filter::remove(host, &options.nft, table).await? {
+                change = Change::Desired;
+            }
+        } else {
+            let applied = &mut state.applied;
+            change = filter::ensure(host, &options.nft, Scope::Name, ruleset, applied).await?;
+        }
+        if change != Change::None {
+            changes.add("", format!("the host's packet filter (table {table})"));
+        }
+        let settled = std::mem::replace(&mut state.settled, true);
+        report.take(changes, settled && change == Change::Replaced);
+        Ok(edge)
     }
 
     async fn remove_others(&self, plan: &Plan, state: &mut State, report: &mut Report) {
@@ -146,6 +230,22 @@ impl HostNetwork {
         vpc.namespace.run(move || tap::open(&name, queue_pairs)).await?
     }
 
+    /// What tells an ENI's tap from one that was there before: 0 if there is none now. Never the same
+    /// for two taps of an ENI, as long as the host runs.
+    ///
+    /// # Errors
+    /// As for [`Self::open_tap`].
+    pub async fn tap_epoch(&self, eni: &EniSpec) -> Result<u64, Error> {
+        let state = self.inner.state.lock().await;
+        let vpc = state.vnis.get(&eni.vpc_id).and_then(|vni| state.vpcs.get(vni));
+        let vpc = vpc.ok_or_else(|| Error::UnknownVpc(eni.vpc_id.clone()))?;
+        let name = names::tap_name(&eni.eni_id);
+        let index = vpc.namespace.run(move || nix::net::if_::if_nametoindex(name.as_str())).await?;
+        // A namespace's inode number may be given again, but then to one with other interfaces: it
+        // only has to differ where the index does not.
+        Ok(index.map_or(0, |index| vpc.namespace.inode() << 32 | u64::from(index)))
+    }
+
     /// Listens on an address inside a VPC's namespace. While the listener lives, so does the
     /// namespace: drop it when the VPC goes.
     ///
@@ -182,6 +282,12 @@ impl HostNetwork {
     pub async fn list(&self) -> Result<Vec<Object>, Error> {
         let options = &self.inner.options;
         let mut objects = Vec::new();
+        for link in Netlink::open(&self.inner.host).await?.links().await? {
+            if names::is_edge_link(&options.namespace_dir, &link.name) {
+                let (name, owner) = (link.name, link.alias);
+                objects.push(Object { kind: ObjectKind::Edge, name, owner });
+            }
+        }
         for vni in namespace::list(&options.namespace_dir)? {
             let name = names::namespace_name(vni);
             let mut owner = String::new();
@@ -194,15 +300,30 @@ impl HostNetwork {
                         let kind = ObjectKind::Tap;
                         let name = format!("{name}/{}", link.name);
                         objects.push(Object { kind, name, owner: link.alias });
+                    } else if shaping::is_queue_link(&link.name) {
+                        let kind = ObjectKind::Queue;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
+                    } else if link.name == names::VXLAN_LINK {
+                        let kind = ObjectKind::Vxlan;
+                        let name = format!("{name}/{}", link.name);
+                        objects.push(Object { kind, name, owner: link.alias });
                     }
                 }
-                for table in filter::tables(&namespace, &options.nft).await? {
+                for table in filter::tables(&namespace, &options.nft, TABLE_NAME).await? {
                     let kind = ObjectKind::Table;
                     let name = format!("{name}/{table}");
                     objects.push(Object { kind, name, owner: owner.clone() });
                 }
             }
             objects.push(Object { kind: ObjectKind::Namespace, name, owner });
+        }
+        // Any VPC here may be what the host's own table is for; without one it is for nothing.
+        let owner = objects.iter().find(|o| o.kind == ObjectKind::Namespace && !o.owner.is_empty());
+        let owner = owner.map(|namespace| namespace.owner.clone()).unwrap_or_default();
+        let Inner { host, table, .. } = &*self.inner;
+        for name in filter::tables(host, &options.nft, table).await? {
+            objects.push(Object { kind: ObjectKind::Table, name, owner: owner.clone() });
         }
         objects.sort();
         Ok(objects)

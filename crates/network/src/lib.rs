@@ -8,29 +8,39 @@
 //! permanent neighbour entry; there is no bridge, no learning and no flooding. The gateway of each
 //! VSwitch, the metadata address and the service address answer locally. An `inet` and an `arp`
 //! table, both called `ecs`, let through what [`security_groups`] compiled and nothing else.
+//!
+//! Between hosts, a VPC is a VXLAN with its VNI: one entry per host, one route per ENI address.
 
+mod changes;
 mod conntrack;
 mod desired;
 mod dhcp;
+mod edge;
 mod error;
 mod filter;
 mod host;
 mod names;
 mod namespace;
 mod netlink;
+mod nfnetlink;
+mod overlay;
 mod plan;
 pub mod security_groups;
+mod shaping;
 mod sockets;
 mod sysctl;
 mod tap;
+mod underlay;
 mod vpc;
+mod wiring;
 
 pub use desired::{
-    Desired, DhcpOptions, Object, ObjectKind, Options, Problem, Report, ResourceKind,
+    Desired, DhcpOptions, InstanceLimit, Object, ObjectKind, Options, Problem, Repair, Report,
+    ResourceKind, Underlay,
 };
 pub use error::Error;
 pub use host::HostNetwork;
 pub use names::{
     GATEWAY_MAC, METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME, namespace_name,
-    tap_name,
+    tap_name, vxlan_mac,
 };

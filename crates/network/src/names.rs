@@ -1,7 +1,7 @@
 //! Names and addresses that are the same on every host.
 
 use sha2::{Digest as _, Sha256};
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, path::Path};
 
 /// Where instances reach the metadata service.
 pub const METADATA_ADDRESS: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
@@ -14,6 +14,9 @@ pub const GATEWAY_MAC: [u8; 6] = [0xee, 0xff, 0xff, 0xff, 0xff, 0xff];
 /// Name of the nftables tables (families `inet` and `arp`) in each namespace.
 pub const TABLE_NAME: &str = "ecs";
 
+/// Name of a VPC's VXLAN interface, in its namespace.
+pub(crate) const VXLAN_LINK: &str = "vxlan0";
+
 pub(crate) const NAMESPACE_PREFIX: &str = "ecs-";
 pub(crate) const TAP_PREFIX: &str = "tap";
 
@@ -21,8 +24,13 @@ pub(crate) const TAP_PREFIX: &str = "tap";
 /// bytes. The tap's alias holds the ENI's id.
 #[must_use]
 pub fn tap_name(eni_id: &str) -> String {
-    let digest = Sha256::digest(eni_id.as_bytes());
-    let mut name = String::from(TAP_PREFIX);
+    hashed(TAP_PREFIX, eni_id)
+}
+
+/// A prefix and 48 bits of an id's hash.
+pub(crate) fn hashed(prefix: &str, id: &str) -> String {
+    let digest = Sha256::digest(id.as_bytes());
+    let mut name = String::from(prefix);
     for byte in &digest[..6] {
         name.push_str(&format!("{byte:02x}"));
     }
@@ -33,6 +41,50 @@ pub fn tap_name(eni_id: &str) -> String {
 #[must_use]
 pub fn namespace_name(vni: u32) -> String {
     format!("{NAMESPACE_PREFIX}{vni}")
+}
+
+/// The name of our table in the host's own namespace: agents that share it, each with namespaces of
+/// its own, have one each.
+pub(crate) fn host_table(namespace_dir: &Path) -> String {
+    if namespace_dir == Path::new("/run/netns") {
+        return TABLE_NAME.to_owned();
+    }
+    let digest = Sha256::digest(namespace_dir.as_os_str().as_encoded_bytes());
+    let suffix: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{TABLE_NAME}_{suffix}")
+}
+
+/// What the names of the host's ends of edges begin with.
+pub(crate) fn edge_prefix(namespace_dir: &Path) -> String {
+    match host_table(namespace_dir).split_once('_') {
+        None => "ecse".to_owned(),
+        Some((_, suffix)) => format!("ec{}", &suffix[..4]),
+    }
+}
+
+/// The name of the host's end of a VPC's edge.
+pub(crate) fn edge_link(namespace_dir: &Path, vni: u32) -> String {
+    format!("{}{vni}", edge_prefix(namespace_dir))
+}
+
+pub(crate) fn is_edge_link(namespace_dir: &Path, name: &str) -> bool {
+    name.strip_prefix(&edge_prefix(namespace_dir))
+        .is_some_and(|vni| !vni.is_empty() && vni.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The "protocol" our entries bear among the host's, of the range that is free for use.
+pub(crate) fn edge_mark(namespace_dir: &Path) -> u8 {
+    match host_table(namespace_dir).as_str() {
+        TABLE_NAME => 200,
+        other => 201 + Sha256::digest(other.as_bytes())[0] % 50,
+    }
+}
+
+/// The MAC address of a host's VXLAN interfaces, known to others by its underlay address.
+#[must_use]
+pub fn vxlan_mac(underlay: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = underlay.octets();
+    [0x02, 0xec, a, b, c, d]
 }
 
 /// The VNI in a namespace name of ours.

@@ -46,6 +46,20 @@ impl Namespace {
         Ok(Some(Self { name: name.to_owned(), path, file: Arc::new(file), inode }))
     }
 
+    /// The one with the host's own interfaces: at this path, or this process's.
+    pub(crate) fn of_host(path: Option<&Path>) -> Result<Self, Error> {
+        let path = path.unwrap_or(Path::new("/proc/self/ns/net"));
+        let what = || format!("open namespace {}", path.display());
+        let file = File::open(path).map_err(|e| Error::io(what(), e))?;
+        let inode = file.metadata().map_err(|e| Error::io(what(), e))?.ino();
+        let name = "the host".to_owned();
+        Ok(Self { name, path: path.to_owned(), file: Arc::new(file), inode })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Makes a namespace and gives it its name.
     pub(crate) async fn create(dir: &Path, name: &str) -> Result<Self, Error> {
         let path = dir.join(name);

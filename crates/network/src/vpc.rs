@@ -2,14 +2,20 @@
 
 use crate::{
     Error, GATEWAY_MAC, METADATA_ADDRESS, Options, Problem, Report, ResourceKind, SERVICE_ADDRESS,
+    changes::Changes,
     conntrack,
     dhcp::{self, Lease},
-    filter, names,
+    edge,
+    filter::{self, Change, Scope},
+    names,
     namespace::{self, Namespace},
-    netlink::{Link, Netlink},
+    netlink::{Hop, Link, MAIN_TABLE, Netlink},
+    overlay,
     plan::{Eni, Vpc},
     security_groups::compile::compile,
+    shaping::{Classes, Shapers},
     sysctl, tap,
+    wiring::{Links, Wiring},
 };
 use ipnet::Ipv4Net;
 use std::{
@@ -25,53 +31,94 @@ pub(crate) struct VpcState {
     dhcp: Option<dhcp::Server>,
     /// Without a filter no tap may exist: it would be open to everything.
     filtered: bool,
+    /// What was desired when nothing lacked.
+    settled: Option<Vpc>,
+    shapers: Shapers,
+    edge_classes: Classes,
+    /// Public addresses and what they stand for.
+    public: HashMap<Ipv4Addr, Option<Ipv4Addr>>,
+    /// What was changed before the VPC's turn came.
+    early: Changes,
 }
 
 impl VpcState {
     /// Finds or makes the namespace of this VNI.
-    pub(crate) async fn open(
-        vni: u32,
-        options: &Options,
-        report: &mut Report,
-    ) -> Result<Self, Error> {
+    pub(crate) async fn open(vni: u32, options: &Options) -> Result<Self, Error> {
         let dir = &options.namespace_dir;
         let name = names::namespace_name(vni);
+        let mut early = Changes::default();
         let namespace = match Namespace::open(dir, &name)? {
             Some(namespace) => namespace,
             None => {
-                report.changes += 1;
+                early.add("", format!("namespace {name}"));
                 Namespace::create(dir, &name).await?
             }
         };
-        Ok(Self { namespace, applied: None, dhcp: None, filtered: false })
+        Ok(Self {
+            namespace,
+            applied: None,
+            dhcp: None,
+            filtered: false,
+            settled: None,
+            shapers: Shapers::default(),
+            edge_classes: Classes::default(),
+            public: HashMap::new(),
+            early,
+        })
     }
 
     /// Gives a namespace whose name was taken away or given to another one its name back.
-    pub(crate) fn keep_name(&self, options: &Options) -> Result<usize, Error> {
+    pub(crate) fn keep_name(&mut self, options: &Options) -> Result<(), Error> {
         let dir = &options.namespace_dir;
         let found = Namespace::open(dir, &self.namespace.name)?;
         if found.as_ref().map(Namespace::inode) == Some(self.namespace.inode()) {
-            return Ok(0);
+            return Ok(());
         }
         namespace::remove(dir, &self.namespace.name)?;
         self.namespace.restore_name()?;
-        Ok(1)
+        self.early.add("", format!("name of namespace {}", self.namespace.name));
+        Ok(())
     }
 
     /// Makes all of the VPC as desired. What fails is in the report.
-    pub(crate) async fn reconcile(&mut self, vpc: &Vpc, options: &Options, report: &mut Report) {
+    pub(crate) async fn reconcile(
+        &mut self,
+        vpc: &Vpc,
+        host: &Namespace,
+        options: &Options,
+        report: &mut Report,
+    ) {
+        let problems = report.problems.len();
+        let mut changes = std::mem::take(&mut self.early);
+        self.make(vpc, host, options, &mut changes, report).await;
+        report.take(changes, self.settled.as_ref() == Some(vpc));
+        let settled = report.problems.len() == problems;
+        self.settled = settled.then(|| vpc.clone());
+    }
+
+    async fn make(
+        &mut self,
+        vpc: &Vpc,
+        host: &Namespace,
+        options: &Options,
+        changes: &mut Changes,
+        report: &mut Report,
+    ) {
         // First, and whatever else fails: nothing is safer than no tap.
-        if let Err(e) = self.remove_taps(vpc, report).await {
+        if let Err(e) = self.remove_taps(vpc, changes).await {
             report.removals_done = false;
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
         }
-        if let Err(e) = self.reconcile_shared(vpc, options, report).await {
+        if let Err(e) = self.reconcile_shared(vpc, options, changes, report).await {
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
         }
         if !self.filtered {
             return;
         }
-        if let Err(e) = self.reconcile_enis(vpc, options, report).await {
+        if let Err(e) = self.forget_moved(vpc).await {
+            report.problem(ResourceKind::Host, "edge", &e);
+        }
+        if let Err(e) = self.reconcile_enis(vpc, host, options, changes, report).await {
             report.problem(ResourceKind::Vpc, &vpc.id, &e);
         }
     }
@@ -81,6 +128,7 @@ impl VpcState {
         &mut self,
         vpc: &Vpc,
         options: &Options,
+        changes: &mut Changes,
         report: &mut Report,
     ) -> Result<(), Error> {
         let compiled = compile(vpc);
@@ -93,12 +141,14 @@ impl VpcState {
                 format!("its security group {group} is unknown, so all its flows are cut");
             report.problems.push(Problem { kind: ResourceKind::Eni, id: eni, message });
         }
-        let namespace = &self.namespace;
+        let (namespace, nft, scope) = (&self.namespace, &options.nft, Scope::Namespace);
         let filter =
-            filter::ensure(namespace, &options.nft, compiled.ruleset, &mut self.applied).await;
-        self.filtered = filter.is_ok() || filter::is_in_force(namespace, &options.nft).await;
-        report.changes += filter?;
-        report.changes += sysctl::set_namespace(namespace).await?;
+            filter::ensure(namespace, nft, scope, compiled.ruleset, &mut self.applied).await;
+        self.filtered = filter.is_ok() || filter::is_in_force(namespace, nft).await;
+        if filter? != Change::None {
+            changes.add(&vpc.id, "packet filter");
+        }
+        changes.add_all(&vpc.id, sysctl::set_namespace(namespace).await?);
 
         let netlink = Netlink::open(namespace).await?;
         let links = netlink.links().await?;
@@ -108,60 +158,103 @@ impl VpcState {
         })?;
         if !lo.up || lo.alias != vpc.id {
             netlink.set_link(lo.index, &vpc.id, None).await?;
-            report.changes += 1;
+            changes.add(&vpc.id, "settings of lo");
         }
-        report.changes += addresses(&netlink, lo.index, &vpc.gateways).await?;
+        addresses(vpc, &netlink, lo.index, changes).await?;
         if self.dhcp.as_ref().is_none_or(|server| !server.is_running()) {
             self.dhcp = None;
             self.dhcp = Some(dhcp::Server::start(namespace).await?);
-            report.changes += 1;
+            changes.add(&vpc.id, "DHCP server");
         }
         Ok(())
     }
 
-    async fn remove_taps(&self, vpc: &Vpc, report: &mut Report) -> Result<(), Error> {
+    /// A public address that stands for another private one now takes no flow of the old one along.
+    async fn forget_moved(&mut self, vpc: &Vpc) -> Result<(), Error> {
+        let public: HashMap<Ipv4Addr, Option<Ipv4Addr>> =
+            vpc.eips.iter().map(|eip| (eip.address, eip.private)).collect();
+        let moved: Vec<Ipv4Addr> = self
+            .public
+            .iter()
+            .filter(|(address, private)| public.get(address) != Some(private))
+            .map(|(address, _)| *address)
+            .collect();
+        if !moved.is_empty() {
+            let forget = move || moved.into_iter().try_for_each(conntrack::forget);
+            self.namespace.run(forget).await??;
+        }
+        self.public = public;
+        Ok(())
+    }
+
+    async fn remove_taps(&self, vpc: &Vpc, changes: &mut Changes) -> Result<(), Error> {
         let wanted: BTreeSet<&str> = vpc.enis.iter().map(|eni| eni.tap.as_str()).collect();
         let netlink = Netlink::open(&self.namespace).await?;
         for link in netlink.links().await? {
             let keep = wanted.contains(link.name.as_str()) || vpc.untouched.contains(&link.name);
             if names::is_tap_name(&link.name) && !keep {
                 netlink.delete_link(&link).await?;
-                report.changes += 1;
+                changes.add(&link.alias, format!("tap {}", link.name));
             }
         }
         Ok(())
     }
 
     async fn reconcile_enis(
-        &self,
+        &mut self,
         vpc: &Vpc,
+        host: &Namespace,
         options: &Options,
+        changes: &mut Changes,
         report: &mut Report,
     ) -> Result<(), Error> {
         let netlink = Netlink::open(&self.namespace).await?;
+        let links = netlink.links().await?;
+        let vxlan =
+            overlay::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
+        let vxlan = vxlan.unwrap_or_else(|e| {
+            // Those who are here reach each other without it.
+            report.problem(ResourceKind::Host, "underlay", &e);
+            None
+        });
+        let edge =
+            edge::ensure(vpc, &self.namespace, host, &netlink, &links, options, changes).await;
+        let edge = edge.unwrap_or_else(|e| {
+            report.problem(ResourceKind::Host, "edge", &e);
+            None
+        });
+        if let Some(link) = edge {
+            let classes = &mut self.edge_classes;
+            if let Err(e) = classes.ensure(&vpc.id, link, &vpc.eips, &netlink, changes).await {
+                report.problem(ResourceKind::Host, "bandwidth", &e);
+            }
+        }
+        let all = links.clone();
         let links: HashMap<String, Link> =
-            netlink.links().await?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        let mut indices: HashMap<&str, u32> = HashMap::new();
+            links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        let mut taps: HashMap<&str, u32> = HashMap::new();
         for eni in &vpc.enis {
-            match self.ensure_link(&netlink, eni, links.get(&eni.tap), options, report).await {
+            match self.ensure_link(&netlink, eni, links.get(&eni.tap), options, changes).await {
                 Ok(index) => {
-                    indices.insert(&eni.tap, index);
+                    taps.insert(&eni.tap, index);
                 }
                 Err(e) => report.problem(ResourceKind::Eni, &eni.id, &e),
             }
         }
-        let untouched: BTreeSet<u32> =
-            vpc.untouched.iter().filter_map(|tap| links.get(tap).map(|link| link.index)).collect();
-        let enis: Vec<(&Eni, u32)> = vpc
-            .enis
-            .iter()
-            .filter_map(|eni| Some((eni, *indices.get(eni.tap.as_str())?)))
-            .collect();
         if let Some(server) = &self.dhcp {
-            server.set_leases(enis.iter().map(|(e, i)| (*i, lease(e, options))).collect());
+            let leases = vpc.enis.iter();
+            let leases =
+                leases.filter_map(|e| Some((*taps.get(e.tap.as_str())?, lease(e, options))));
+            server.set_leases(leases.collect());
         }
-        neighbours(&netlink, &enis, &untouched, report).await?;
-        routes(&netlink, &enis, &vpc.subnets, &untouched, report).await
+        // What is too fast is better than what is not there.
+        if let Err(e) = self.shapers.ensure(vpc, &taps, &netlink, &all, changes).await {
+            report.problem(ResourceKind::Host, "bandwidth", &e);
+        }
+        let untouched =
+            vpc.untouched.iter().filter_map(|tap| links.get(tap).map(|link| link.index)).collect();
+        let links = Links { taps, vxlan, edge, untouched };
+        Wiring::of(vpc, &links).apply(vpc, &links, &netlink, changes).await
     }
 
     /// The tap of an ENI, made if need be, set up. Gives its index.
@@ -171,20 +264,20 @@ impl VpcState {
         eni: &Eni,
         found: Option<&Link>,
         options: &Options,
-        report: &mut Report,
+        changes: &mut Changes,
     ) -> Result<u32, Error> {
         let made;
         let link = match found {
             Some(link) => link,
             None => {
-                let (name, address) = (eni.tap.clone(), eni.address);
+                let (name, addresses) = (eni.tap.clone(), eni.addresses.clone());
                 let make = move || {
                     // Whoever had the address before, its flows are not this ENI's.
-                    conntrack::forget(address)?;
+                    addresses.into_iter().try_for_each(conntrack::forget)?;
                     tap::open(&name, 1).map(drop)
                 };
                 self.namespace.run(make).await??;
-                report.changes += 1;
+                changes.add(&eni.id, format!("tap {}", eni.tap));
                 let links = netlink.links().await?;
                 made = links.into_iter().find(|link| link.name == eni.tap);
                 made.as_ref().ok_or_else(|| Error::Netlink {
@@ -194,14 +287,14 @@ impl VpcState {
             }
         };
         let name = eni.tap.clone();
-        report.changes += self.namespace.run(move || sysctl::set_tap(&name)).await??;
+        changes.add_all(&eni.id, self.namespace.run(move || sysctl::set_tap(&name)).await??);
         let is_set = link.up
             && link.alias == eni.id
             && link.mac == GATEWAY_MAC
             && link.mtu == u32::from(options.mtu);
         if !is_set {
             netlink.set_link(link.index, &eni.id, Some((GATEWAY_MAC, options.mtu))).await?;
-            report.changes += 1;
+            changes.add(&eni.id, format!("settings of tap {}", eni.tap));
         }
         Ok(link.index)
     }
@@ -220,24 +313,16 @@ impl VpcState {
         if links.iter().any(|link| link.name == eni.tap) {
             return Ok(());
         }
-        let mut report = Report::default();
-        let index = self.ensure_link(&netlink, eni, None, options, &mut report).await?;
-        netlink.set_neighbour(index, eni.address, eni.mac).await?;
-        let to = Ipv4Net::from(eni.address);
-        let routes = netlink.routes().await?;
-        if !routes.iter().any(|route| route.to == to && route.via == Some(index)) {
-            netlink.add_route(to, Some(index)).await?;
+        let index = self.ensure_link(&netlink, eni, None, options, &mut Changes::default()).await?;
+        for address in &eni.addresses {
+            netlink.set_neighbour(index, *address, eni.mac).await?;
+            let hop = Hop::Link { link: index, via: None };
+            netlink.set_route(MAIN_TABLE, Ipv4Net::from(*address), hop).await?;
         }
         if let Some(server) = &self.dhcp {
             server.set_lease(index, lease(eni, options));
         }
         Ok(())
-    }
-}
-
-impl Report {
-    pub(crate) fn problem(&mut self, kind: ResourceKind, id: &str, error: &Error) {
-        self.problems.push(Problem { kind, id: id.to_owned(), message: error.to_string() });
     }
 }
 
@@ -248,7 +333,8 @@ pub(crate) async fn remove(vni: u32, options: &Options) -> Result<(), Error> {
     if let Some(namespace) = Namespace::open(&options.namespace_dir, &name)? {
         let netlink = Netlink::open(&namespace).await?;
         for link in netlink.links().await? {
-            if names::is_tap_name(&link.name) {
+            let ours = [names::VXLAN_LINK, edge::EDGE_LINK].contains(&link.name.as_str());
+            if names::is_tap_name(&link.name) || ours {
                 netlink.delete_link(&link).await?;
             }
         }
@@ -259,7 +345,7 @@ pub(crate) async fn remove(vni: u32, options: &Options) -> Result<(), Error> {
 fn lease(eni: &Eni, options: &Options) -> Lease {
     Lease {
         mac: eni.mac,
-        address: eni.address,
+        address: eni.primary(),
         subnet: eni.subnet,
         gateway: eni.gateway,
         mtu: options.mtu,
@@ -270,79 +356,25 @@ fn lease(eni: &Eni, options: &Options) -> Lease {
 }
 
 async fn addresses(
+    vpc: &Vpc,
     netlink: &Netlink,
     lo: u32,
-    gateways: &BTreeSet<Ipv4Addr>,
-) -> Result<usize, Error> {
-    let mut missing: BTreeSet<Ipv4Addr> = gateways.clone();
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    let mut missing: BTreeSet<Ipv4Addr> = vpc.gateways.clone();
     missing.extend([METADATA_ADDRESS, SERVICE_ADDRESS]);
-    let mut changes = 0;
     for (address, message) in netlink.addresses(lo).await? {
         if address.addr().is_loopback() {
             continue;
         }
         if address.prefix_len() != 32 || !missing.remove(&address.addr()) {
             netlink.delete_address(message).await?;
-            changes += 1;
+            changes.add(&vpc.id, format!("address {address}"));
         }
     }
     for address in missing {
         netlink.add_address(lo, address).await?;
-        changes += 1;
-    }
-    Ok(changes)
-}
-
-async fn neighbours(
-    netlink: &Netlink,
-    enis: &[(&Eni, u32)],
-    untouched: &BTreeSet<u32>,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let mut missing: HashMap<(u32, Ipv4Addr), [u8; 6]> =
-        enis.iter().map(|(eni, index)| ((*index, eni.address), eni.mac)).collect();
-    for found in netlink.neighbours().await? {
-        let key = (found.link, found.address);
-        match missing.get(&key) {
-            Some(mac) if found.mac == mac => {
-                missing.remove(&key);
-            }
-            Some(_) => {}
-            None if untouched.contains(&found.link) => {}
-            None => {
-                netlink.delete_neighbour(found).await?;
-                report.changes += 1;
-            }
-        }
-    }
-    for ((link, address), mac) in missing {
-        netlink.set_neighbour(link, address, mac).await?;
-        report.changes += 1;
-    }
-    Ok(())
-}
-
-async fn routes(
-    netlink: &Netlink,
-    enis: &[(&Eni, u32)],
-    subnets: &BTreeSet<Ipv4Net>,
-    untouched: &BTreeSet<u32>,
-    report: &mut Report,
-) -> Result<(), Error> {
-    let mut missing: HashMap<Ipv4Net, Option<u32>> =
-        subnets.iter().map(|subnet| (*subnet, None)).collect();
-    missing.extend(enis.iter().map(|(eni, index)| (Ipv4Net::from(eni.address), Some(*index))));
-    for found in netlink.routes().await? {
-        if missing.get(&found.to) == Some(&found.via) {
-            missing.remove(&found.to);
-        } else if !found.via.is_some_and(|link| untouched.contains(&link)) {
-            netlink.delete_route(found).await?;
-            report.changes += 1;
-        }
-    }
-    for (to, via) in missing {
-        netlink.add_route(to, via).await?;
-        report.changes += 1;
+        changes.add(&vpc.id, format!("address {address}"));
     }
     Ok(())
 }

@@ -37,6 +37,9 @@ pub struct VSwitchFilter {
     pub vpc_id: String,
     pub vswitch_id: String,
     pub zone_id: String,
+    pub route_table_id: String,
+    /// `*` is a wildcard.
+    pub name: String,
 }
 
 /// Filters of a list of security groups.
@@ -48,6 +51,8 @@ pub struct GroupFilter {
     /// `*` is a wildcard.
     pub name: String,
     pub enterprise: Option<bool>,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
 }
 
 /// Filters of a list of key pairs.
@@ -136,10 +141,20 @@ pub struct PolicyFilter {
 #[allow(missing_docs)]
 pub struct EniFilter {
     pub eni_ids: Vec<String>,
+    /// The instance it is wanted at, or that it still leaves.
     pub instance_id: String,
     pub vswitch_id: String,
     pub vpc_id: String,
     pub security_group_id: String,
+    /// `*` is a wildcard.
+    pub name: String,
+    pub status: String,
+    pub primary: Option<bool>,
+    pub primary_ip: Option<Ipv4Addr>,
+    /// Primary or secondary ones.
+    pub private_ips: Vec<Ipv4Addr>,
+    /// Key and value; an empty value matches any.
+    pub tags: Vec<(String, String)>,
 }
 
 /// Filters of a list of events.

@@ -7,8 +7,12 @@
 
 mod disk_records;
 mod disk_transactions;
+mod edge_records;
+mod edge_transactions;
+mod eni_records;
 mod error;
 mod filters;
+mod network_transactions;
 mod pool_records;
 mod records;
 mod snapshot_records;
@@ -17,8 +21,12 @@ mod transactions;
 
 pub use disk_records::*;
 pub use disk_transactions::*;
+pub use edge_records::*;
+pub use edge_transactions::*;
+pub use eni_records::*;
 pub use error::{Refusal, StoreError};
 pub use filters::*;
+pub use network_transactions::*;
 pub use pool_records::*;
 pub use records::*;
 pub use snapshot_records::*;

@@ -1,8 +1,8 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
 use crate::PoolRecord;
-use ipnet::Ipv4Net;
-use std::net::Ipv4Addr;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A VPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,25 @@ pub struct VpcRecord {
     pub cidr: Ipv4Net,
     /// Network identifier, unique, 1..2^24; the store allocates it.
     pub vni: u32,
+    /// More address ranges.
+    pub secondary_cidrs: Vec<Ipv4Net>,
+    /// Its /56; none: the VPC has no IPv6. The store chooses it, as it does `vni`.
+    pub ipv6_cidr: Option<Ipv6Net>,
+    /// The route table that VSwitches have that were given no other; made with the VPC.
+    pub system_route_table_id: String,
     /// When it was made.
     pub created_ms: i64,
+}
+
+impl VpcRecord {
+    /// The IPv6 range of a VPC with this network identifier: a unique local one (RFC 4193) of its
+    /// own, as no public one is given to a cloud that is self-hosted.
+    pub fn ipv6_range(vni: u32) -> Ipv6Net {
+        let [_, a, b, c] = vni.to_be_bytes();
+        let address =
+            Ipv6Addr::new(0xfdec, u16::from(a), u16::from_be_bytes([b, c]), 0, 0, 0, 0, 0);
+        Ipv6Net::new_assert(address, 56)
+    }
 }
 
 /// A VSwitch: a subnet of a VPC in one zone.
@@ -42,6 +59,10 @@ pub struct VSwitchRecord {
     pub last_ip: Ipv4Addr,
     /// Address of the gateway.
     pub gateway_ip: Ipv4Addr,
+    /// The route table it uses: the VPC's system one, or a custom one.
+    pub route_table_id: String,
+    /// Its /64 in the VPC's range, if it has one.
+    pub ipv6_cidr: Option<Ipv6Net>,
     /// When it was made.
     pub created_ms: i64,
 }
@@ -84,10 +105,12 @@ pub struct RuleRecord {
     pub port_to: u16,
     /// Source port range `from/to`, empty for all.
     pub source_ports: String,
-    /// Peer range; none when `peer_group_id` is given.
-    pub cidr: Option<Ipv4Net>,
+    /// Peer range; none when `peer_group_id` or `prefix_list_id` is given.
+    pub cidr: Option<IpNet>,
     /// Peer group.
     pub peer_group_id: Option<String>,
+    /// Prefix list of the peers, empty: none.
+    pub prefix_list_id: String,
     /// 1..100, smaller first.
     pub priority: u32,
     /// Drops instead of accepting.
@@ -273,31 +296,6 @@ pub enum GuestState {
     Failed,
 }
 
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EniRecord {
-    /// `eni-...`
-    pub eni_id: String,
-    /// The instance it belongs to.
-    pub instance_id: String,
-    /// Its VPC.
-    pub vpc_id: String,
-    /// Its VSwitch.
-    pub vswitch_id: String,
-    /// Zone.
-    pub zone_id: String,
-    /// Unique; the store allocates it under 00:16:3e.
-    pub mac: String,
-    /// Private address; the store allocates it.
-    pub private_ip: Ipv4Addr,
-    /// The instance's first.
-    pub primary: bool,
-    /// Groups it is a member of, in the order given.
-    pub security_group_ids: Vec<String>,
-    /// When it was made.
-    pub created_ms: i64,
-}
-
 /// A host, its capacity and its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRecord {
@@ -309,6 +307,8 @@ pub struct HostRecord {
     pub zone_id: String,
     /// `http://host:port` of its HostAccess service.
     pub access_endpoint: String,
+    /// Where it takes packets of VPCs from other hosts, empty: nowhere.
+    pub underlay_ip: String,
     /// Physical threads.
     pub vcpus: u32,
     /// vCPUs that may be claimed: threads times overcommit.

@@ -1,11 +1,12 @@
 //! The trait, and what goes into and comes out of its transactions.
 
 use crate::{
-    disk_records::*, disk_transactions::*, error::*, filters::*, pool_records::*, records::*,
+    disk_records::*, disk_transactions::*, edge_records::*, edge_transactions::*, eni_records::*,
+    error::*, filters::*, network_transactions::*, pool_records::*, records::*,
     snapshot_records::*,
 };
 use async_trait::async_trait;
-use std::{fmt, net::Ipv4Addr};
+use std::{collections::BTreeSet, fmt, net::Ipv4Addr};
 use tokio::sync::watch;
 
 /// A pure function from what a transaction has read to what it shall write. It may be called more
@@ -71,52 +72,6 @@ pub struct Listed<T> {
     pub next: Option<i64>,
 }
 
-/// A VPC and what is in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VpcView {
-    /// None if there is no such VPC.
-    pub vpc: Option<VpcRecord>,
-    /// Its VSwitches.
-    pub vswitches: Vec<VSwitchRecord>,
-    /// Its security groups.
-    pub security_groups: u64,
-}
-
-/// A VSwitch and its use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VSwitchView {
-    /// None if there is no such VSwitch.
-    pub vswitch: Option<VSwitchRecord>,
-    /// Interfaces in it.
-    pub enis: u64,
-}
-
-/// A security group and what it has to do with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupView {
-    /// None if there is no such group.
-    pub group: Option<SecurityGroupRecord>,
-    /// Its rules.
-    pub rules: Vec<RuleRecord>,
-    /// Interfaces in it.
-    pub members: u64,
-    /// Other groups whose rules name it.
-    pub named_by: Vec<String>,
-    /// Those of the asked peers that exist.
-    pub peers: Vec<SecurityGroupRecord>,
-}
-
-/// Rules to add and remove.
-#[derive(Debug, Clone, Default)]
-pub struct RulePlan {
-    /// New rules.
-    pub insert: Vec<RuleRecord>,
-    /// Ids of rules to remove.
-    pub delete: Vec<String>,
-    /// The answer.
-    pub answer: Vec<u8>,
-}
-
 /// An image and its use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageView {
@@ -135,14 +90,18 @@ pub struct CreateLookup {
     pub image_id: String,
     /// Family whose newest available image to read.
     pub image_family: String,
-    /// VSwitch to read.
-    pub vswitch_id: String,
+    /// VSwitches to read; the first is that of primary interfaces.
+    pub vswitch_ids: Vec<String>,
     /// Groups to read.
     pub security_group_ids: Vec<String>,
+    /// Interfaces to read, with their groups.
+    pub eni_ids: Vec<String>,
     /// Key pair to read; empty: none.
     pub key_pair_name: String,
     /// Snapshots to read.
     pub snapshot_ids: Vec<String>,
+    /// Read which public addresses are taken.
+    pub public_addresses: bool,
 }
 
 /// What a decision about new instances sees.
@@ -150,20 +109,20 @@ pub struct CreateLookup {
 pub struct CreateView {
     /// The image, if it exists.
     pub image: Option<ImageRecord>,
-    /// The VSwitch, if it exists.
-    pub vswitch: Option<VSwitchRecord>,
-    /// Its VPC.
-    pub vpc: Option<VpcRecord>,
-    /// Addresses left in the VSwitch.
-    pub free_addresses: u64,
-    /// Those of the groups that exist, with their numbers of members.
-    pub security_groups: Vec<(SecurityGroupRecord, u64)>,
+    /// Those of the VSwitches that exist.
+    pub vswitches: Vec<VSwitchRoom>,
+    /// Those of the groups that exist, also those of the interfaces.
+    pub security_groups: Vec<GroupUse>,
+    /// Those of the interfaces that exist.
+    pub enis: Vec<EniRecord>,
     /// The key pair, if asked for and existing.
     pub key_pair: Option<KeyPairRecord>,
     /// Those of the snapshots that exist, also those of the image's data disks.
     pub snapshots: Vec<SnapshotRecord>,
     /// Every host, so that a refusal can name what is wrong with each.
     pub hosts: Vec<HostRecord>,
+    /// Public addresses that are taken, if asked for.
+    pub public_addresses: BTreeSet<Ipv4Addr>,
 }
 
 /// One instance to make.
@@ -173,24 +132,19 @@ pub struct NewInstance {
     pub instance: InstanceRecord,
     /// Its disks.
     pub disks: Vec<DiskRecord>,
-    /// Its interfaces; the store fills in `mac` and, unless asked for, `private_ip`.
+    /// Its interfaces.
     pub enis: Vec<NewEni>,
-}
-
-/// One interface to make.
-#[derive(Debug, Clone)]
-pub struct NewEni {
-    /// The interface.
-    pub eni: EniRecord,
-    /// Address it must have; none: any free one.
-    pub address: Option<Ipv4Addr>,
+    /// Whole new records of interfaces in the view that it gets.
+    pub attach: Vec<EniRecord>,
 }
 
 /// Instances to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CreatePlan {
     /// The instances.
     pub instances: Vec<NewInstance>,
+    /// Static public addresses of their interfaces; the store fills in the private one.
+    pub public_ips: Vec<EipRecord>,
     /// The answer.
     pub answer: Vec<u8>,
 }
@@ -204,6 +158,8 @@ pub struct InstanceDetails {
     pub disks: Vec<DiskRecord>,
     /// Primary first.
     pub enis: Vec<EniRecord>,
+    /// Public addresses of its interfaces.
+    pub eips: Vec<EipRecord>,
     /// Its host has lost its lease; the time it was last seen.
     pub host_lost_since_ms: Option<i64>,
 }
@@ -249,6 +205,8 @@ pub struct HostView {
     pub disks: Vec<DiskRecord>,
     /// Every snapshot that lies on it.
     pub snapshots: Vec<SnapshotRecord>,
+    /// Every interface that is wanted at one of its instances, or still leaves one.
+    pub enis: Vec<EniRecord>,
 }
 
 /// What a report changes.
@@ -258,14 +216,16 @@ pub struct StatusPlan {
     pub update: Vec<InstanceRecord>,
     /// Whole new records of disks in the view.
     pub update_disks: Vec<DiskRecord>,
+    /// Whole new records of interfaces in the view.
+    pub update_enis: Vec<EniRecord>,
     /// Snapshots in the view: whether they are released, and what was reported.
     pub update_snapshots: Vec<SnapshotRecord>,
     /// Snapshots of which nothing is left.
     pub purge_snapshots: Vec<String>,
     /// Disks of which nothing is left.
     pub purge_disks: Vec<String>,
-    /// Instances of which nothing is left: they, their interfaces and the disks that are theirs when
-    /// all other changes are done go.
+    /// Instances of which nothing is left: they go, and the interfaces and disks that are theirs when
+    /// all other changes are done.
     pub purge: Vec<String>,
 }
 
@@ -300,17 +260,6 @@ impl fmt::Debug for HostReport {
     }
 }
 
-/// A security group as a host needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupMembers {
-    /// The group.
-    pub group: SecurityGroupRecord,
-    /// Its rules.
-    pub rules: Vec<RuleRecord>,
-    /// Addresses of all its members, on any host, ascending.
-    pub member_ips: Vec<Ipv4Addr>,
-}
-
 /// Everything a host's spec is made from, of one revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostSnapshot {
@@ -324,10 +273,18 @@ pub struct HostSnapshot {
     pub disks: Vec<DiskRecord>,
     /// Its snapshots, except those that are to go.
     pub snapshots: Vec<SnapshotRecord>,
-    /// VPCs of their interfaces.
+    /// VPCs of their interfaces, and of NAT gateways on this host.
     pub vpcs: Vec<VpcRecord>,
     /// VSwitches of these VPCs.
     pub vswitches: Vec<VSwitchRecord>,
+    /// The same VPCs with what leads out of them.
+    pub networks: Vec<VpcNetwork>,
+    /// Hosts on which their NAT gateways are.
+    pub gateway_hosts: Vec<HostRecord>,
+    /// Prefix lists that rules of the groups name.
+    pub prefix_lists: Vec<PrefixListRecord>,
+    /// What other hosts have of these VPCs.
+    pub remotes: Vec<RemoteEnis>,
     /// Groups of their interfaces, and the groups that rules of these name.
     pub groups: Vec<GroupMembers>,
     /// Images that disks and snapshots lie on.
@@ -339,8 +296,9 @@ pub struct HostSnapshot {
 pub struct Change {
     /// Revision of the transaction that made it.
     pub revision: u64,
-    /// `vpc vswitch security_group key_pair image instance instance_status disk disk_status
-    /// snapshot snapshot_status snapshot_policy host event`; `..._status` when only what was reported changed, not what is wanted.
+    /// `vpc vswitch route_table eip nat_gateway prefix_list security_group eni eni_status key_pair
+    /// image instance instance_status disk disk_status snapshot snapshot_status snapshot_policy host
+    /// event`; `..._status` when only what was reported changed, not what is wanted.
     pub kind: String,
     /// Id of the resource.
     pub id: String,
@@ -391,13 +349,13 @@ pub trait Store: Send + Sync + fmt::Debug {
         vpc_id: &str,
         decide: Decide<VpcView, Planned<SecurityGroupRecord>>,
     ) -> Result<Answer, StoreError>;
-    /// Adds and removes rules of a group. `peers` are other groups the decision wants to see.
-    async fn change_rules(
+    /// Changes a group and its rules. `peers` are other groups the decision wants to see.
+    async fn change_security_group(
         &self,
         token: Option<ClientToken>,
         group_id: &str,
         peers: Vec<String>,
-        decide: Decide<GroupView, RulePlan>,
+        decide: Decide<GroupView, GroupPlan>,
     ) -> Result<Answer, StoreError>;
     /// Removes a group if the decision agrees.
     async fn delete_security_group(
@@ -454,6 +412,23 @@ pub trait Store: Send + Sync + fmt::Debug {
         token: Option<ClientToken>,
         lookup: DisksLookup,
         decide: Decide<DisksView, DisksPlan>,
+    ) -> Result<Answer, StoreError>;
+
+    /// Changes route tables, EIPs, NAT gateways, prefix lists and attributes of VPCs and VSwitches.
+    async fn change_edge(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: Decide<EdgeView, EdgePlan>,
+    ) -> Result<Answer, StoreError>;
+
+    /// Makes, changes and removes interfaces, and changes what is wanted of the instances they are
+    /// at.
+    async fn change_enis(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EnisLookup,
+        decide: Decide<EnisView, EnisPlan>,
     ) -> Result<Answer, StoreError>;
 
     /// Makes a snapshot policy.
@@ -521,18 +496,18 @@ pub trait Store: Send + Sync + fmt::Debug {
         filter: VpcFilter,
         page: Page,
     ) -> Result<Listed<(VpcRecord, Vec<String>)>, StoreError>;
-    /// Lists VSwitches, each with its number of interfaces.
+    /// Lists VSwitches, each with the number of addresses in use.
     async fn vswitches(
         &self,
         filter: VSwitchFilter,
         page: Page,
     ) -> Result<Listed<(VSwitchRecord, u64)>, StoreError>;
-    /// Lists security groups, each with its number of members.
+    /// Lists security groups.
     async fn security_groups(
         &self,
         filter: GroupFilter,
         page: Page,
-    ) -> Result<Listed<(SecurityGroupRecord, u64)>, StoreError>;
+    ) -> Result<Listed<GroupSummary>, StoreError>;
     /// One security group with its rules.
     async fn security_group(&self, group_id: &str) -> Result<GroupView, StoreError>;
     /// Lists key pairs.
@@ -562,6 +537,28 @@ pub trait Store: Send + Sync + fmt::Debug {
         filter: PolicyFilter,
         page: Page,
     ) -> Result<Listed<(PolicyRecord, u64)>, StoreError>;
+    /// What a decision about networks would see.
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, StoreError>;
+    /// Lists route tables, each with the VSwitches that use it.
+    async fn route_tables(
+        &self,
+        filter: RouteTableFilter,
+        page: Page,
+    ) -> Result<Listed<(RouteTableRecord, Vec<String>)>, StoreError>;
+    /// Lists EIPs.
+    async fn eips(&self, filter: EipFilter, page: Page) -> Result<Listed<EipRecord>, StoreError>;
+    /// Lists NAT gateways.
+    async fn nat_gateways(
+        &self,
+        filter: NatGatewayFilter,
+        page: Page,
+    ) -> Result<Listed<NatGatewayRecord>, StoreError>;
+    /// Lists prefix lists, each with the number of groups whose rules name it.
+    async fn prefix_lists(
+        &self,
+        filter: PrefixListFilter,
+        page: Page,
+    ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError>;
     /// Lists interfaces.
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError>;
     /// Lists events.

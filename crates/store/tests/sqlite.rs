@@ -53,11 +53,11 @@ async fn lists_of_instances_use_indexes() {
     }
 }
 
-/// What a database of the first version looks like, with an instance and two disks in it.
+/// What a database of the first version looks like.
 const FIRST_VERSION: &str = include_str!("../src/sqlite/schema.sql");
 
 #[tokio::test]
-async fn a_database_of_the_first_version_keeps_its_disks() {
+async fn a_database_of_the_first_version_keeps_its_disks_and_interfaces() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ecs.db");
     let conn = rusqlite::Connection::open(&path).unwrap();
@@ -76,7 +76,15 @@ async fn a_database_of_the_first_version_keeps_its_disks() {
              (3, 'd-1', 1, 'i-1', 0, 'root', '', 'cloud_essd', 'PL1', 40, 'm-1', 5, 6, 'z', 1, 2,
                  'ready', '', 7),
              (4, 'd-2', 1, 'i-1', 1, '', '', 'cloud_essd', 'PL0', 20, '', 5, 6, 'z', 1, 2, '', '',
-                 7);",
+                 7);
+         INSERT INTO security_groups VALUES (1, 'sg-1', 1, 'vpc-1', '', '', 0, 1, 1),
+             (2, 'sg-2', 1, 'vpc-1', '', '', 0, 1, 1);
+         INSERT INTO security_group_rules VALUES (1, 'sgr-1', 1, 'sg-1', 0, 'tcp', 1, 2, '',
+             '10.0.0.0/8', NULL, 1, 0, '', 1);
+         INSERT INTO enis VALUES (5, 'eni-1', 1, 'i-1', 'vpc-1', 'vsw-1', 'z', '00:16:3e:00:00:01',
+             167772163, 1, 7);
+         INSERT INTO eni_groups VALUES ('eni-1', 0, 'sg-2'), ('eni-1', 1, 'sg-1');
+         UPDATE vswitches SET enis = 1;",
     )
     .unwrap();
     drop(conn);
@@ -99,4 +107,20 @@ async fn a_database_of_the_first_version_keeps_its_disks() {
     let spec = store.host_snapshot("h-1").await.unwrap().unwrap();
     assert_eq!(spec.disks.len(), 2);
     assert_eq!(spec.instances[0].disks[1].disk_id, "d-2");
+    // The VPC has the route table that every VPC has, and its VSwitch uses it.
+    let view = store.edge(store::EdgeLookup::of(["vsw-1"])).await.unwrap();
+    let [network] = view.vpcs.as_slice() else { panic!("{view:?}") };
+    assert_eq!(network.vpc.system_route_table_id, "vtb-1");
+    let [table] = network.route_tables.as_slice() else { panic!("{network:?}") };
+    assert!(table.system && table.route_table_id == "vtb-1");
+    assert_eq!(network.vswitches[0].route_table_id, "vtb-1");
+    let eni = &spec.instances[0].enis[0];
+    assert_eq!((eni.eni_id.as_str(), eni.private_ip.to_string().as_str()), ("eni-1", "10.0.0.3"));
+    assert_eq!(eni.security_group_ids, ["sg-2", "sg-1"]);
+    assert!(eni.primary && eni.delete_on_release && eni.source_dest_check);
+    assert_eq!((eni.host_id.as_str(), eni.status.as_str(), eni.generation), ("h-1", "InUse", 1));
+    let members: Vec<_> = spec.groups.iter().map(|group| group.member_ips.len()).collect();
+    assert_eq!((members, spec.groups[0].rules.len()), (vec![1, 1], 1));
+    let vswitches = store.vswitches(store::VSwitchFilter::default(), page).await.unwrap();
+    assert_eq!(vswitches.items[0].1, 1);
 }

@@ -5,16 +5,18 @@ use crate::{
     disks::Disks,
     error::VmmError,
     layout::PciWindows,
+    nics::Nics,
     pci::{PciRoot, hotplug::HotplugController},
-    virtio::{NicHandle, RngHandle, attach_nic, attach_rng},
+    virtio::{RngHandle, attach_rng},
 };
 use api::vmm::{DiskStats, NicStats, VmConfig};
 use std::sync::Arc;
 
 /// Every PCI device, in the order of the description.
 pub struct Devices {
+    root: Arc<PciRoot>,
     disks: Arc<Disks>,
-    nics: Vec<NicHandle>,
+    nics: Nics,
     rng: Option<RngHandle>,
 }
 
@@ -25,10 +27,10 @@ impl std::fmt::Debug for Devices {
 }
 
 impl Devices {
-    /// A machine with nothing but these disks, for tests.
+    /// A machine with nothing but these devices, for tests.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn only(disks: Arc<Disks>) -> Self {
-        Self { disks, nics: Vec::new(), rng: None }
+    pub(crate) fn only(root: &Arc<PciRoot>, disks: Arc<Disks>, nics: Nics) -> Self {
+        Self { root: Arc::clone(root), disks, nics, rng: None }
     }
 
     /// Opens and attaches what the description names: disks, then network interfaces, then the
@@ -45,7 +47,7 @@ impl Devices {
         let root = PciRoot::new(context, windows)?;
         let controlled = !config.control_socket.is_empty();
         let disks = Disks::new(&root, &context.memory, context.vcpus, hotplug, controlled);
-        let mut nics = Vec::new();
+        let nics = Nics::new(&root, &context.memory, context.vcpus, hotplug);
         for wants_slot in [true, false] {
             for (index, disk) in config.disks.iter().enumerate() {
                 if (disk.slot != 0) == wants_slot {
@@ -54,14 +56,12 @@ impl Devices {
             }
             for (index, nic) in config.nics.iter().enumerate() {
                 if (nic.slot != 0) == wants_slot {
-                    nics.push((index, attach_nic(&root, context, nic)?));
+                    nics.attach(nic, index == 0)?;
                 }
             }
         }
         let rng = attach_rng(&root, context)?;
-        nics.sort_by_key(|(index, _)| *index);
-        let nics = nics.into_iter().map(|(_, nic)| nic).collect();
-        Ok(Self { disks, nics, rng: Some(rng) })
+        Ok(Self { root, disks, nics, rng: Some(rng) })
     }
 
     /// The disks.
@@ -69,16 +69,29 @@ impl Devices {
         &self.disks
     }
 
+    /// The network interfaces.
+    pub fn nics(&self) -> &Nics {
+        &self.nics
+    }
+
+    /// Slots that devices which come and go can be in: bit `n` for slot `n`.
+    pub fn changing_slots(&self) -> u32 {
+        !self.root.taken() | self.disks.changing_slots() | self.nics.changing_slots()
+    }
+
+    /// Descriptors the devices that may still come can take.
+    pub fn files_to_come(&self) -> u64 {
+        self.disks.files_to_come() + self.nics.files_to_come()
+    }
+
     /// What each has done so far.
     pub fn stats(&self) -> (Vec<DiskStats>, Vec<NicStats>) {
-        (self.disks.stats(), self.nics.iter().map(NicHandle::stats).collect())
+        (self.disks.stats(), self.nics.stats())
     }
 
     /// Finishes what is under way and serves the guest no more. Only once threads run.
     pub fn stop(&self) {
-        for nic in &self.nics {
-            nic.stop();
-        }
+        self.nics.stop();
         self.disks.stop();
         if let Some(rng) = &self.rng {
             rng.stop();

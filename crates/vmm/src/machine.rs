@@ -180,7 +180,7 @@ impl Machine {
     fn close_jail(&self) -> Result<(), VmmError> {
         let confine = match &self.config.jail {
             Some(wanted) => {
-                jail::close(wanted, self.devices.disks().files_to_come())?;
+                jail::close(wanted, self.devices.files_to_come())?;
                 wanted.seccomp.then_some(jail::seccomp::confine as thread::Confine)
             }
             None => None,
@@ -215,7 +215,7 @@ impl Machine {
     fn load(&mut self) -> Result<(), VmmError> {
         let memory = &self.context.memory;
         let entry = boot::load(&mut self.payload, memory, self.config.memory_bytes, acpi::RSDP)?;
-        let slots = self.devices.disks().changing_slots();
+        let slots = self.devices.changing_slots();
         acpi::write(memory, self.config.vcpus, &self.windows, slots)
             .map_err(|error| VmmError::host("ACPI tables", error))?;
         let product = match self.config.product_name.as_str() {

@@ -6,6 +6,8 @@ use crate::{
     disks::DiskError,
     events::{Events, Exit, unix_ms},
     legacy::power::PowerRegisters,
+    nics::NicError,
+    plugged::PlugError,
     vcpu::{Gate, RunState},
     virtio::DeviceError,
 };
@@ -14,7 +16,7 @@ use api::vmm::{
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// States in which disks may come and go.
+/// States in which devices may come and go.
 const PLUGGABLE: &[VmState] = &[VmState::Running, VmState::Paused, VmState::Panicked];
 
 /// The machine as the control socket sees it.
@@ -65,7 +67,7 @@ impl MachineService {
             started_unix_ms: self.started_unix_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             disks: self.devices.disks().list(),
-            ..Info::default()
+            nics: self.devices.nics().list(),
         }
     }
 
@@ -113,10 +115,29 @@ fn permanent(error: &DiskError) -> bool {
     matches!(error, DiskError::Device(error) if error.is_permanent())
 }
 
+fn plug_code(error: &PlugError) -> &'static str {
+    match error {
+        PlugError::NotFound(_) => "NotFound",
+        PlugError::State { .. } => "InvalidState",
+    }
+}
+
+fn nic_refused(error: &NicError) -> Error {
+    let code = match error {
+        NicError::Plug(error) => plug_code(error),
+        NicError::Argument { .. } => "InvalidArgument",
+        // Which slots are free changes.
+        NicError::Device(DeviceError::Pci { .. } | DeviceError::Gone { .. }) => "InvalidState",
+        NicError::Device(error) if error.is_permanent() => "InvalidArgument",
+        NicError::Device(_) => "Io",
+    };
+    refusal(code, error.to_string())
+}
+
 fn refused(error: &DiskError) -> Error {
     let code = match error {
-        DiskError::NotFound(_) => "NotFound",
-        DiskError::State { .. } | DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
+        DiskError::Plug(error) => plug_code(error),
+        DiskError::Device(DeviceError::Gone { .. }) => "InvalidState",
         DiskError::Argument { .. } => "InvalidArgument",
         DiskError::Device(DeviceError::Image { source, .. }) => match source {
             qcow2::Error::ReadOnly | qcow2::Error::Busy { .. } => "InvalidState",
@@ -140,6 +161,9 @@ impl Service for MachineService {
                 | Op::DetachDisk(_)
                 | Op::ResizeDisk(_)
                 | Op::SwitchLayers(_)
+                | Op::AttachNic(_)
+                | Op::DetachNic(_)
+                | Op::SwitchTaps(_)
         )
     }
 
@@ -175,8 +199,19 @@ impl Service for MachineService {
                     disks.switch_layers(request, &mut files).map_err(|error| refused(&error))?;
                 return Ok(Answer::LayersSwitched(switched));
             }
-            Op::AttachNic(_) | Op::DetachNic(_) => {
-                return Err(refusal("Unimplemented", "NICs are fixed once the machine is there"));
+            Op::AttachNic(request) => {
+                self.require(PLUGGABLE, "AttachNic")?;
+                let nics = self.devices.nics();
+                nics.plug(request, &mut files).map_err(|error| nic_refused(&error))?;
+            }
+            Op::DetachNic(request) => {
+                self.require(PLUGGABLE, "DetachNic")?;
+                let nics = self.devices.nics();
+                nics.unplug(&request.eni_id, request.force).map_err(|error| nic_refused(&error))?;
+            }
+            Op::SwitchTaps(request) => {
+                let nics = self.devices.nics();
+                nics.switch_taps(request, &mut files).map_err(|error| nic_refused(&error))?;
             }
             // Of the connection, not of the machine: answered before it comes here.
             Op::Subscribe(_) => {}
@@ -193,9 +228,9 @@ mod tests {
         virtio::testing::eventually,
     };
     use api::vmm::{
-        AttachDisk, AttachedDisk, DetachDisk, Disk, DiskFormat, DiskLayer, DiskLimit, FileRef,
-        Flush, GetInfo, Pause, PowerButton, ResizeDisk, Resume, SetDiskLimit, Terminate,
-        file_ref::Source,
+        AttachDisk, AttachNic, AttachedDisk, DetachDisk, DetachNic, Disk, DiskFormat, DiskLayer,
+        DiskLimit, FileRef, Flush, GetInfo, Nic, Pause, PowerButton, ResizeDisk, Resume,
+        SetDiskLimit, SwitchTaps, Terminate, file_ref::Source,
     };
     use std::os::{fd::AsRawFd as _, unix::net::UnixListener};
 
@@ -210,7 +245,7 @@ mod tests {
             events,
             gate,
             power,
-            Arc::new(Devices::only(crate::disks::testing::disks())),
+            Arc::new(crate::disks::testing::devices()),
         )
     }
 
@@ -264,8 +299,8 @@ mod tests {
         let events = Events::new();
         events.publish(VmState::Running, "");
         let power = Arc::new(PowerRegisters::new(events.clone(), Arc::default()));
-        let disks = crate::disks::testing::disks();
-        let devices = Arc::new(Devices::only(Arc::clone(&disks)));
+        let devices = Arc::new(crate::disks::testing::devices());
+        let disks = Arc::clone(devices.disks());
         let gate = Arc::new(Gate::new());
         let service =
             MachineService::new(&VmConfig::default(), events.clone(), gate, power, devices);
@@ -331,6 +366,38 @@ mod tests {
         assert!(info(&mut client).is_empty());
         let refused = client.call(detach(true)).unwrap_err().to_string();
         assert!(refused.contains("NotFound"), "{refused}");
+        thread.finish();
+    }
+
+    #[test]
+    fn interfaces_come_through_the_socket_with_their_taps_and_go_again() {
+        crate::nics::testing::own_network();
+        let tap = |name| crate::nics::testing::tap(name, false);
+        let (_dir, _disks, thread, mut client) = controlled();
+        let list = |client: &mut Client| match client.call(Op::GetInfo(GetInfo {})) {
+            Ok(Answer::Info(info)) => info.nics,
+            other => panic!("{other:?}"),
+        };
+        let nic = Nic {
+            eni_id: "eni-1".to_owned(),
+            mac: "00:16:3e:00:00:01".to_owned(),
+            tap_fds: vec![0],
+            tap_epoch: 1,
+            ..Default::default()
+        };
+        let attach = || Op::AttachNic(AttachNic { nic: Some(nic.clone()) });
+        let refused = client.call(attach()).unwrap_err().to_string();
+        assert!(refused.contains("InvalidArgument"), "{refused}");
+        client.call_with(attach(), &[tap("one").as_raw_fd()]).unwrap();
+        assert_eq!((list(&mut client)[0].slot, list(&mut client)[0].tap_epoch), (1, 1));
+        let switch = SwitchTaps { eni_id: "eni-1".to_owned(), tap_epoch: 2, tap_fds: vec![0] };
+        client.call_with(Op::SwitchTaps(switch), &[tap("two").as_raw_fd()]).unwrap();
+        assert_eq!(list(&mut client)[0].tap_epoch, 2);
+        let detach = |force| Op::DetachNic(DetachNic { eni_id: "eni-1".to_owned(), force });
+        client.call(detach(false)).unwrap();
+        assert!(list(&mut client)[0].detaching);
+        client.call(detach(true)).unwrap();
+        assert!(list(&mut client).is_empty());
         thread.finish();
     }
 

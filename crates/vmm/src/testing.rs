@@ -10,6 +10,7 @@ use crate::{
     disks::Disks,
     events::Events,
     legacy::power::PowerRegisters,
+    nics::Nics,
     pci::hotplug::{EJECT, HotplugController, PLUGGED, WANTED},
     service::MachineService,
     vcpu::Gate,
@@ -97,7 +98,8 @@ impl Machine {
         let events = Events::new();
         events.publish(VmState::Running, "");
         let power = Arc::new(PowerRegisters::new(events.clone(), Arc::default()));
-        let devices = Arc::new(Devices::only(Arc::clone(&disks)));
+        let nics = Nics::new(&host.root, &host.memory, 1, &hotplug);
+        let devices = Arc::new(Devices::only(&host.root, Arc::clone(&disks), nics));
         let gate = Arc::new(Gate::new());
         let service = MachineService::new(config, events.clone(), gate, power, devices);
         let _ = std::fs::remove_file(socket);

@@ -7,7 +7,7 @@
 //! Without [`hold`], as in tests, [`spawn`] makes threads at once and unfiltered.
 //!
 //! A thread that was queued and cannot start ends the process. One that is asked for later is
-//! refused to who asked: a machine goes on without a disk it has not got yet.
+//! refused to who asked: a machine goes on without a device it has not got yet.
 
 use std::{
     fmt,
@@ -33,8 +33,8 @@ pub enum ThreadKind {
     Control,
     /// Moves the serial console's bytes.
     Console,
-    /// Carries out one request about a disk that may take long.
-    Disk,
+    /// Carries out one request about a device that may take long.
+    Device,
 }
 
 /// Limits the calling thread for good; called first thing in each new thread.
@@ -197,7 +197,7 @@ mod tests {
         let run = Box::new(move || {
             let _ = ran.send(());
         });
-        let job = Job { kind: ThreadKind::Disk, name: "d".to_owned(), run, asked: Some(asked) };
+        let job = Job { kind: ThreadKind::Device, name: "d".to_owned(), run, asked: Some(asked) };
         start(job, Some(|_| Err("no filter".to_owned()))).unwrap();
         assert_eq!(started.recv().unwrap().unwrap_err().to_string(), "no filter");
         assert!(running.recv().is_err());

@@ -1,11 +1,12 @@
 //! `ecs-bench`: ecs-vmm against QEMU, alternating on one host with the same kernel, initrd and
 //! image, so that only ratios of one run are ever compared.
 //!
-//! Three roles in one binary: `host` drives the virtual machines, `guest` is the load inside them,
-//! `report` turns result lines into tables and files.
+//! Four roles in one binary: `host` drives the virtual machines, `guest` is the load inside them,
+//! `networks` measures VPC networks without machines, `report` turns result lines into tables and files.
 
 mod guest;
 mod host;
+mod networks;
 mod report;
 
 use anyhow::Result;
@@ -25,6 +26,8 @@ enum Role {
     Host(host::Options),
     /// The load inside a guest; what to do is in the kernel command line.
     Guest,
+    /// Measure what VPC networks cost in this machine's kernel and print one result line each.
+    Networks(networks::Options),
     /// Read result lines from a file, print a table, write one JSON file per group.
     Report {
         /// Output of `ecs-bench host`, other lines are ignored.
@@ -42,6 +45,7 @@ fn main() -> Result<()> {
     match Cli::parse().role {
         Role::Host(options) => host::run(&options),
         Role::Guest => guest::run(),
+        Role::Networks(options) => networks::run(&options),
         Role::Report { input, out, partial } => report::run(&input, &out, partial),
     }
 }

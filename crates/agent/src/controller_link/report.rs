@@ -23,6 +23,9 @@ pub fn compose(host: &Host, host_id: &str, session: u64) -> Option<HostStatus> {
             .current_spec()
             .map(|spec| host.disks.report_snapshots(&spec))
             .unwrap_or_default(),
-        ..HostStatus::default()
+        enis: host
+            .current_spec()
+            .map(|spec| host.interfaces.report(&spec, |eni| host.networks.problem(eni)))
+            .unwrap_or_default(),
     })
 }

@@ -2,7 +2,9 @@
 
 use super::{
     boot_files::{self, BootFiles},
-    keeper, plug,
+    keeper,
+    nic_plugging::{self, OpenNic},
+    plug,
     record::Record,
 };
 use crate::{
@@ -142,18 +144,14 @@ async fn describe(
             ..Disk::default()
         });
     }
-    let queue_pairs = instance.nic_queues.min(instance.vcpus).max(1);
     let mut nics = Vec::new();
     for eni in &instance.enis {
-        let taps = host.networks.open_tap(eni, queue_pairs).await?;
-        let vhost = vhost_net(taps.len());
+        let OpenNic { nic, taps, vhost } =
+            nic_plugging::open(host, instance, eni, u32::MAX).await?;
         nics.push(Nic {
-            eni_id: eni.eni_id.clone(),
-            mac: eni.mac.clone(),
-            queue_pairs,
             tap_fds: taps.into_iter().map(|fd| inherited.add(fd)).collect(),
             vhost_fds: vhost.into_iter().map(|fd| inherited.add(fd)).collect(),
-            ..Nic::default()
+            ..nic
         });
     }
     let descriptors = inherited.fds.len() as u64;
@@ -183,11 +181,4 @@ async fn describe(
         boot_epoch: record.boot_epoch,
         ..VmConfig::default()
     })
-}
-
-/// One vhost-net descriptor per queue pair, or none: the VMM then moves the packets itself.
-fn vhost_net(queue_pairs: usize) -> Vec<OwnedFd> {
-    let open = |_| OpenOptions::new().read(true).write(true).open("/dev/vhost-net");
-    let fds: std::io::Result<Vec<File>> = (0..queue_pairs).map(open).collect();
-    fds.unwrap_or_default().into_iter().map(OwnedFd::from).collect()
 }

@@ -6,6 +6,8 @@ pub mod decide;
 pub mod exit;
 pub mod keeper;
 pub mod launch;
+pub mod nic_plan;
+pub mod nic_plugging;
 pub mod owner;
 pub mod owners;
 pub mod plug;

@@ -111,7 +111,7 @@ impl<'a> Owner<'a> {
         };
         let plugging = Plugging::new(Arc::clone(host), id, client.clone());
         if Presence::look(&host.layout, id)?.alive() {
-            plugging.presume(&record.disks);
+            plugging.presume(&record);
         }
         Ok(Self { host, id: id.to_owned(), wish, record, client, plugging })
     }
@@ -139,7 +139,7 @@ impl<'a> Owner<'a> {
                 Step::Wait { mut until_ms } => {
                     self.publish(desired.as_ref(), alive);
                     if alive && self.record.phase == Phase::Running {
-                        let again = self.plugging.tend(&wish.disks, &mut self.record).await?;
+                        let again = self.plugging.tend(&wish, &mut self.record).await?;
                         until_ms = Some(until_ms.map_or(again, |until| until.min(again)));
                     }
                     self.wait(&presence, until_ms).await?;
@@ -257,8 +257,9 @@ impl<'a> Owner<'a> {
         }
         self.record = decide::note_launch(&self.record, desired, boot_id);
         self.record.disks.clone_from(&instance.disk_ids);
+        self.record.enis = instance.enis.iter().map(|eni| eni.eni_id.clone()).collect();
         self.record.save(&self.host.layout)?;
-        self.plugging.presume(&self.record.disks);
+        self.plugging.presume(&self.record);
         self.publish(Some(desired), false);
         let launched = tokio::select! {
             launched = launch(self.host, &spec, instance, &self.record, lock) => launched,
@@ -434,6 +435,7 @@ async fn work_out(host: &Host, id: &str, client: &VmmClient) -> Result<Record> {
     let config = durable_file::read_json::<VmConfig>(&host.layout.vmm_config(id)).ok().flatten();
     let config = config.unwrap_or_default();
     record.disks = config.disks.into_iter().map(|disk| disk.disk_id).collect();
+    record.enis = config.nics.into_iter().map(|nic| nic.eni_id).collect();
     record.boot_epoch = match client.info().await {
         Ok(info) => info.boot_epoch,
         Err(_) => config.boot_epoch,

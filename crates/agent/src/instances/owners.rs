@@ -11,6 +11,7 @@ use crate::{
     disks::DisksOfVmm,
     error::Result,
     host::Host,
+    interfaces::NicsOfVmm,
     layout::{is_safe_id, names_in},
 };
 use api::host::{DiskSpec, HostSpec, InstanceSpec};
@@ -58,7 +59,8 @@ impl Owners {
                 let record = record.unwrap_or_else(|| Record::new(&id, 0));
                 let desired = new.instance.as_deref().map(Desired::from);
                 if Presence::look(&host.layout, &id)?.alive() {
-                    // Before a report: a disk that a VMM has is not free.
+                    // Before a report: a disk or an ENI that a VMM has is not free.
+                    host.interfaces.set(&id, NicsOfVmm::presumed(&record.enis));
                     let attachments = host.disks.attachments();
                     attachments.set(&id, DisksOfVmm::presumed(&record.disks));
                 }

@@ -1,6 +1,9 @@
-//! Asks a running VMM for what its disks lack, and keeps account of which it has.
+//! Asks a running VMM for what its devices lack, and keeps account of which disks it has.
 
 use super::{
+    nic_plan::NicAsk,
+    nic_plugging::NicPlugging,
+    owner::Wish,
     plug::{self, Ask, Trouble},
     record::Record,
 };
@@ -24,7 +27,7 @@ const SOON_MS: u64 = 200;
 /// Otherwise: counters grow old.
 const LATER_MS: u64 = 5_000;
 
-/// Sees to the disks of one running VMM.
+/// Sees to the disks and, through [`NicPlugging`], network interfaces of one running VMM.
 #[derive(Debug)]
 pub struct Plugging {
     host: Arc<Host>,
@@ -37,12 +40,14 @@ pub struct Plugging {
     /// Troubles of disks that could not be noted as events yet: a full host has no room for these
     /// either.
     untold: Vec<(String, Trouble)>,
+    nics: NicPlugging,
 }
 
 impl Plugging {
     /// For the VMM behind `client`.
     pub fn new(host: Arc<Host>, instance_id: &str, client: VmmClient) -> Self {
         Self {
+            nics: NicPlugging::new(Arc::clone(&host), instance_id, client.clone()),
             host,
             instance_id: instance_id.to_owned(),
             client,
@@ -52,9 +57,10 @@ impl Plugging {
         }
     }
 
-    /// A VMM lives that has, or may have, these disks; what it says of them comes later.
-    pub fn presume(&self, disks: &[String]) {
-        let disks = DisksOfVmm::presumed(disks);
+    /// A VMM lives that has, or may have, the devices of the record; what it says of them comes later.
+    pub fn presume(&self, record: &Record) {
+        self.nics.presume(&record.enis);
+        let disks = DisksOfVmm::presumed(&record.disks);
         if self.host.disks.attachments().set(&self.instance_id, disks) {
             self.host.board.touch();
         }
@@ -62,18 +68,19 @@ impl Plugging {
 
     /// The VMM is gone, and with it what was asked of it.
     pub fn forget(&mut self) {
+        self.nics.forget();
         self.asked_ms.clear();
         self.problems.clear();
         self.host.disks.attachments().clear(&self.instance_id);
         self.host.board.touch();
     }
 
-    /// One look at the VMM's disks and what follows from it. Answers when to look again,
+    /// One look at the VMM's devices and what follows from it. Answers when to look again,
     /// milliseconds since 1970.
     ///
     /// # Errors
-    /// When the record cannot be written. What the VMM refuses is told of with the disk.
-    pub async fn tend(&mut self, wanted: &[DiskSpec], record: &mut Record) -> Result<u64> {
+    /// When the record cannot be written. What the VMM refuses is told of with the device.
+    pub async fn tend(&mut self, wish: &Wish, record: &mut Record) -> Result<u64> {
         let info = match self.client.info().await {
             Ok(info) => info,
             Err(e) => {
@@ -82,8 +89,10 @@ impl Plugging {
             }
         };
         let now = now_ms();
-        let asked = self.ask_for_what_lacks(now, &info, wanted, record).await;
+        let asked = self.ask_for_what_lacks(now, &info, &wish.disks, record).await;
         let mut busy = *asked.as_ref().unwrap_or(&false) || info.disks.iter().any(|d| d.detaching);
+        let asked_nics = self.ask_for_nics(now, &info, wish, record).await;
+        busy |= *asked_nics.as_ref().unwrap_or(&false) || info.nics.iter().any(|n| n.detaching);
         for disk in info.disks.iter().filter(|d| !d.detaching) {
             busy |= self.switch_layers(disk).await;
         }
@@ -93,8 +102,10 @@ impl Plugging {
             Vec::new()
         };
         self.publish(now, &info, &stats);
-        // A host without room for the record tells of its disks all the same.
+        self.nics.tell(now, &info);
+        // A host without room for the record tells of its devices all the same.
         asked?;
+        asked_nics?;
         Ok(now_ms() + if busy { SOON_MS } else { LATER_MS })
     }
 
@@ -115,6 +126,36 @@ impl Plugging {
         });
         for ask in &asks {
             self.ask(ask, wanted, record, now).await?;
+        }
+        Ok(!asks.is_empty())
+    }
+
+    /// True if there was anything.
+    async fn ask_for_nics(
+        &mut self,
+        now: u64,
+        info: &Info,
+        wish: &Wish,
+        record: &mut Record,
+    ) -> Result<bool> {
+        let has: Vec<String> = info.nics.iter().map(|nic| nic.eni_id.clone()).collect();
+        if record.enis != has {
+            record.enis = has;
+            record.save(&self.host.layout)?;
+        }
+        // Before the networks follow the same spec an ENI may have no tap yet, or one that goes.
+        if self.host.applied.borrow().revision < wish.revision {
+            return Ok(true);
+        }
+        let asks = self.nics.lacks(now, info, wish.instance.as_deref()).await;
+        let Some(instance) = &wish.instance else { return Ok(false) };
+        for ask in &asks {
+            if let NicAsk::Attach { eni_id } = ask {
+                // Before it is asked: an agent that dies now must know that the VMM may have it.
+                record.enis.push(eni_id.clone());
+                record.save(&self.host.layout)?;
+            }
+            self.nics.ask(ask, instance, now).await;
         }
         Ok(!asks.is_empty())
     }

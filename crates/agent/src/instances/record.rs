@@ -41,6 +41,8 @@ pub struct Record {
     pub last_code: String,
     /// Disks that the last VMM had, or may have had; the first is its system disk.
     pub disks: Vec<String>,
+    /// ENIs that the last VMM had, or may have had.
+    pub enis: Vec<String>,
     /// A crash may have left the disks in disorder, and they have not been put in order since.
     pub disks_suspect: bool,
 }

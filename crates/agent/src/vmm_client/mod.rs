@@ -7,13 +7,14 @@ use crate::{
     error::{Error, Result},
 };
 use api::vmm::{
-    AttachDisk, DetachDisk, Disk, DiskLayer, DiskLimit, FileRef, GetInfo, GetStats, Info,
-    PowerButton, Request, ResizeDisk, Response, SetDiskLimit, Stats, SwitchLayers, Terminate,
-    file_ref::Source, request::Op, response,
+    AttachDisk, AttachNic, DetachDisk, DetachNic, Disk, DiskLayer, DiskLimit, FileRef, GetInfo,
+    GetStats, Info, Nic, PowerButton, Request, ResizeDisk, Response, SetDiskLimit, Stats,
+    SwitchLayers, SwitchTaps, Terminate, file_ref::Source, request::Op, response,
 };
 use prost::Message as _;
 use std::{
     fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -122,6 +123,49 @@ impl VmmClient {
     pub async fn detach_disk(&self, disk_id: &str) -> Result<()> {
         let request = DetachDisk { disk_id: disk_id.to_owned(), force: false };
         self.request_with(Op::DetachDisk(request), &[], DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Plugs a network interface in.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn attach_nic(
+        &self,
+        nic: Nic,
+        taps: Vec<OwnedFd>,
+        vhost: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let mut positions = 0i32..;
+        let tap_fds = positions.by_ref().take(taps.len()).collect();
+        let vhost_fds = positions.take(vhost.len()).collect();
+        let op = Op::AttachNic(AttachNic { nic: Some(Nic { tap_fds, vhost_fds, ..nic }) });
+        let files: Vec<File> = taps.into_iter().chain(vhost).map(File::from).collect();
+        self.request_with(op, &files, DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Asks the guest to let a network interface go.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn detach_nic(&self, eni_id: &str) -> Result<()> {
+        let request = DetachNic { eni_id: eni_id.to_owned(), force: false };
+        self.request_with(Op::DetachNic(request), &[], DISK_PATIENCE).await.map(drop)
+    }
+
+    /// Lets a network interface go on with other taps.
+    ///
+    /// # Errors
+    /// When the VMM does not answer or refuses.
+    pub async fn switch_taps(
+        &self,
+        eni_id: &str,
+        tap_epoch: u64,
+        taps: Vec<OwnedFd>,
+    ) -> Result<()> {
+        let tap_fds = (0i32..).take(taps.len()).collect();
+        let op = Op::SwitchTaps(SwitchTaps { eni_id: eni_id.to_owned(), tap_epoch, tap_fds });
+        let files: Vec<File> = taps.into_iter().map(File::from).collect();
+        self.request_with(op, &files, DISK_PATIENCE).await.map(drop)
     }
 
     /// Grows a disk.

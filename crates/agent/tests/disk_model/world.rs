@@ -12,10 +12,12 @@ use agent::{
     host::{Board, Host, Settings},
     images::Images,
     instances::{
+        owner::Wish,
         plugging::Plugging,
         record::{Phase, Record},
         slots::UidSlots,
     },
+    interfaces::Interfaces,
     layout::Layout,
     networks::Networks,
     pools::Pools,
@@ -170,7 +172,10 @@ impl World {
             jail_uid_base: 2_000_000,
             boot_id: "boot".into(),
         };
-        let netns = self.outside.path().join("netns");
+        let network_options = network::Options {
+            namespace_dir: self.outside.path().join("netns"),
+            ..network::Options::default()
+        };
         let host = self.runtime.block_on(async {
             let client =
                 controller_link::client("http://127.0.0.1:9", JoinToken::new("t").unwrap());
@@ -178,7 +183,8 @@ impl World {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
                 disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
-                networks: Networks::open(&layout, &netns).await.unwrap(),
+                networks: Networks::open(&layout, network_options).await.unwrap(),
+                interfaces: Interfaces::default(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
                 events: EventLog::open(&layout.events()).unwrap(),
                 slots: UidSlots::load(&layout, 2_000_000).unwrap(),
@@ -197,7 +203,7 @@ impl World {
         let client = VmmClient::new(INSTANCE, &self.layout.control_socket(INSTANCE));
         let plugging = Plugging::new(Arc::clone(&host), INSTANCE, client);
         if self.machine.is_some() {
-            plugging.presume(&self.record.disks);
+            plugging.presume(&self.record);
         }
         self.host = Some(host);
         self.plugging = Some(plugging);
@@ -218,7 +224,7 @@ impl World {
         let to_take = self.to_take();
         let mut cut = false;
         if self.machine.is_some() {
-            let wanted: Vec<DiskSpec> = self.wanted();
+            let wanted = Wish { disks: self.wanted().into(), ..Wish::default() };
             let plugging = self.plugging.as_mut().unwrap();
             let tending = plugging.tend(&wanted, &mut self.record);
             let tended = self.runtime.block_on(async {
@@ -382,7 +388,7 @@ impl World {
                 return false;
             }
         }
-        self.plugging.as_ref().unwrap().presume(&ids);
+        self.plugging.as_ref().unwrap().presume(&self.record);
         drop(files);
         for disk in config.disks {
             self.chains.insert(disk.disk_id, disk.chain_epoch);

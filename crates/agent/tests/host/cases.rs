@@ -12,6 +12,12 @@ use crate::{
         snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
     },
     fixture::Host,
+    nic_cases::{
+        a_guest_goes_on_with_a_new_tap_when_somebody_removes_its_own,
+        a_stopped_instance_has_its_interfaces_at_its_next_start,
+        an_interface_comes_and_goes_while_the_guest_runs,
+        an_interface_the_guest_keeps_is_told_of_and_passes_nothing,
+    },
     pool_cases::a_second_pool_is_told_of_and_has_its_disks,
 };
 use api::host::{
@@ -63,6 +69,10 @@ cases![
     a_disk_moves_only_after_the_guest_has_let_it_go,
     a_stopped_instance_has_its_disks_at_its_next_start,
     a_snapshots_content_is_one_file,
+    an_interface_comes_and_goes_while_the_guest_runs,
+    an_interface_the_guest_keeps_is_told_of_and_passes_nothing,
+    a_stopped_instance_has_its_interfaces_at_its_next_start,
+    a_guest_goes_on_with_a_new_tap_when_somebody_removes_its_own,
     snapshots_of_a_running_guest_survive_agents_killed_at_any_moment,
 ];
 

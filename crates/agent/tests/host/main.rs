@@ -9,9 +9,11 @@ mod cases;
 mod controller_double;
 mod disk_cases;
 mod fixture;
+mod nic_cases;
 mod pool_cases;
 mod vmm_double;
 mod vmm_double_disks;
+mod vmm_double_nics;
 
 use libtest_mimic::{Arguments, Trial};
 use std::path::Path;

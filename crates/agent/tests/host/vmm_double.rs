@@ -1,9 +1,9 @@
 //! Speaks the control socket of `ecs-vmm` without a guest. Signals stand for what guests do:
 //! USR1 powers off, USR2 resets, HUP faults. An instance with "deaf" in its id does not listen to
-//! its power button, one with "mute" ignores Terminate too, one with "clinging" lets no disk go while
-//! the file `cling` is there.
+//! its power button, one with "mute" ignores Terminate too, one with "clinging" lets no disk and
+//! no network interface go while the file `cling` is there.
 
-use crate::vmm_double_disks::Disks;
+use crate::{vmm_double_disks::Disks, vmm_double_nics::Nics};
 use api::vmm::{
     Ack, ExitCode, Info, Request, Response, VmConfig, VmState, file_ref, request, response,
 };
@@ -45,11 +45,12 @@ pub fn main() -> ! {
     });
     serve_console(&config, console);
     let listener = UnixListener::bind(&config.control_socket).unwrap();
-    let disks = Arc::new(Mutex::new(Disks::new(&config, &root)));
+    let devices = (Disks::new(&config, &root), Nics::new(&config, &root));
+    let devices = Arc::new(Mutex::new(devices));
     thread::spawn(move || {
         for stream in listener.incoming() {
-            let (config, disks) = (config.clone(), Arc::clone(&disks));
-            thread::spawn(move || serve(&config, &disks, stream.unwrap()));
+            let (config, devices) = (config.clone(), Arc::clone(&devices));
+            thread::spawn(move || serve(&config, &devices, stream.unwrap()));
         }
     });
     let [mut off, mut reset, mut fault] = signals;
@@ -110,14 +111,15 @@ fn serve_console(config: &VmConfig, mut log: File) {
     });
 }
 
-fn serve(config: &VmConfig, disks: &Mutex<Disks>, mut stream: UnixStream) -> Option<()> {
+fn serve(config: &VmConfig, devices: &Mutex<(Disks, Nics)>, mut stream: UnixStream) -> Option<()> {
     loop {
         let (request, files) = read_frame(&mut stream).ok()?;
         let id = request.id;
         let mut end = false;
-        let mut disks = disks.lock().unwrap();
+        let mut devices = devices.lock().unwrap();
+        let (disks, nics) = &mut *devices;
         let result = match request.op? {
-            request::Op::GetInfo(_) => response::Result::Info(info(config, &mut disks)),
+            request::Op::GetInfo(_) => response::Result::Info(info(config, disks, nics)),
             request::Op::GetStats(_) => response::Result::Stats(disks.stats()),
             request::Op::PowerButton(_) => {
                 let id = &config.instance_id;
@@ -137,9 +139,12 @@ fn serve(config: &VmConfig, disks: &Mutex<Disks>, mut stream: UnixStream) -> Opt
                 disks.change(&request.disk_id, |d| d.limit = request.limit)
             }
             request::Op::SwitchLayers(request) => disks.switch(&request, files),
+            request::Op::AttachNic(request) => nics.attach(&request.nic.unwrap(), files),
+            request::Op::DetachNic(request) => nics.detach(&request.eni_id),
+            request::Op::SwitchTaps(request) => nics.switch(&request, files),
             _ => ack(),
         };
-        drop(disks);
+        drop(devices);
         let frame = Response { id, result: Some(result) }.encode_length_delimited_to_vec();
         stream.write_all(&frame).ok()?;
         if end {
@@ -152,9 +157,10 @@ pub fn ack() -> response::Result {
     response::Result::Ack(Ack {})
 }
 
-fn info(config: &VmConfig, disks: &mut Disks) -> Info {
+fn info(config: &VmConfig, disks: &mut Disks, nics: &mut Nics) -> Info {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     disks.let_go();
+    nics.let_go();
     Info {
         instance_id: config.instance_id.clone(),
         pid: std::process::id(),
@@ -163,7 +169,7 @@ fn info(config: &VmConfig, disks: &mut Disks) -> Info {
         started_unix_ms: u64::try_from(now).unwrap(),
         version: "double".into(),
         disks: disks.all.iter().map(|(disk, _)| disk.clone()).collect(),
-        ..Info::default()
+        nics: nics.all.iter().map(|(nic, _)| nic.clone()).collect(),
     }
 }
 

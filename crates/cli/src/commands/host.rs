@@ -40,9 +40,10 @@ impl Row for Host {
         "LAST SEEN",
         "KVM",
         "ACCESS",
+        "UNDERLAY",
         "VERSION",
     ];
-    const WIDE: usize = 3;
+    const WIDE: usize = 4;
     fn id(&self) -> String {
         self.host_id.clone()
     }
@@ -59,6 +60,7 @@ impl Row for Host {
             self.last_seen.clone(),
             self.kvm.clone(),
             self.access_endpoint.clone(),
+            self.underlay_ip.clone(),
             self.version.clone(),
         ]
     }

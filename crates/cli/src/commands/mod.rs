@@ -3,13 +3,18 @@
 pub(crate) mod catalog;
 pub(crate) mod connect;
 pub(crate) mod disk;
+pub(crate) mod eip;
 pub(crate) mod eni;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod key_pair;
+pub(crate) mod nat_gateway;
+pub(crate) mod net;
 mod pages;
 pub(crate) mod pool;
+pub(crate) mod prefix_list;
+pub(crate) mod route_table;
 pub(crate) mod security_group;
 pub(crate) mod snapshot;
 pub(crate) mod snapshot_policy;
@@ -43,7 +48,8 @@ pub(crate) struct Context {
 impl Context {
     async fn connect(global: Global) -> Result<Self> {
         let cloud = Cloud::connect(global.endpoint.as_deref()).await?;
-        Ok(Self { cloud, region: global.region, format: global.output, endpoint: global.endpoint })
+        let format = global.output.format();
+        Ok(Self { cloud, region: global.region, format, endpoint: global.endpoint })
     }
 
     /// Says what an order did: the answer as JSON, the ids by name, or a sentence.
@@ -64,7 +70,11 @@ fn tag(text: &str) -> std::result::Result<Tag, String> {
 
 /// Runs one command.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
-    let format = arguments.global.output;
+    let format = arguments.global.output.format();
+    let svg = arguments.global.output.is_svg();
+    if svg && !matches!(&arguments.command, Command::Net(command) if command.draws()) {
+        return Err(Error::Local("only `ecsctl net topology` draws; leave -o svg out".to_owned()));
+    }
     // Connects when it is awaited, which what needs no cloud does not do.
     let context = Context::connect(arguments.global);
     let done = match arguments.command {
@@ -72,6 +82,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Console(arguments) => return connect::console(&context.await?, arguments).await,
         Command::Ssh(arguments) => return connect::ssh(&context.await?, arguments).await,
         Command::Tunnel(arguments) => return connect::tunnel(&context.await?, arguments).await,
+        Command::Net(command) => return net::run(&context.await?, command, svg).await,
         Command::Completion { shell } => completion(shell),
         Command::Image(ImageCommand::Build { images, rebuild }) => image::build(&images, rebuild),
         Command::Image(ImageCommand::OfTheCloud(command)) => {
@@ -88,6 +99,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Disk(command) => disk::run(&context.await?, command).await,
         Command::Snapshot(command) => snapshot::run(&context.await?, command).await,
         Command::SnapshotPolicy(command) => snapshot_policy::run(&context.await?, command).await,
+        Command::RouteTable(command) => route_table::run(&context.await?, command).await,
+        Command::Eip(command) => eip::run(&context.await?, command).await,
+        Command::NatGateway(command) => nat_gateway::run(&context.await?, command).await,
+        Command::PrefixList(command) => prefix_list::run(&context.await?, command).await,
         Command::Eni(command) => eni::run(&context.await?, command).await,
         Command::Host(command) => host::run(&context.await?, command).await,
         Command::Pool(command) => pool::run(&context.await?, command).await,

@@ -3,10 +3,13 @@
 use super::{Context, pages};
 use crate::{
     client::client_token,
-    error::Result,
+    error::{Error, Result},
     output::table::{self, Row},
 };
-use api::v1::{CreateVpcRequest, DeleteVpcRequest, DescribeVpcsRequest, Vpc};
+use api::v1::{
+    AssociateVpcCidrBlockRequest, CreateVpcRequest, DeleteVpcRequest, DescribeVpcsRequest,
+    ModifyVpcAttributeRequest, UnassociateVpcCidrBlockRequest, Vpc,
+};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -27,6 +30,9 @@ pub(crate) enum VpcCommand {
         /// Only check the order
         #[arg(long)]
         dry_run: bool,
+        /// With IPv6: the VPC gets a /56
+        #[arg(long)]
+        ipv6: bool,
     },
     /// Lists VPCs
     #[command(after_help = "Example:\n  ecsctl vpc list --name web")]
@@ -36,15 +42,44 @@ pub(crate) enum VpcCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         name: String,
     },
+    /// Shows a VPC and what is in it
+    #[command(after_help = "Example:\n  ecsctl vpc show vpc-1")]
+    Show { id: String },
+    /// Changes a VPC's name, description or IPv6
+    #[command(after_help = "Example:\n  ecsctl vpc modify vpc-1 --name prod --ipv6 true")]
+    Modify {
+        id: String,
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long)]
+        description: Option<String>,
+        #[arg(long, value_name = "BOOL")]
+        ipv6: Option<bool>,
+    },
+    /// Adds a secondary CIDR block
+    #[command(after_help = "Example:\n  ecsctl vpc add-cidr vpc-1 192.168.0.0/16")]
+    AddCidr { id: String, cidr: String },
+    /// Removes a secondary CIDR block that no VSwitch is in
+    #[command(after_help = "Example:\n  ecsctl vpc remove-cidr vpc-1 192.168.0.0/16")]
+    RemoveCidr { id: String, cidr: String },
     /// Deletes an empty VPC
     #[command(after_help = "Example:\n  ecsctl vpc delete vpc-1")]
     Delete { id: String },
 }
 
 impl Row for Vpc {
-    const COLUMNS: &'static [&'static str] =
-        &["ID", "NAME", "CIDR", "STATUS", "VSWITCHES", "CREATED", "DESCRIPTION"];
-    const WIDE: usize = 2;
+    const COLUMNS: &'static [&'static str] = &[
+        "ID",
+        "NAME",
+        "CIDR",
+        "STATUS",
+        "VSWITCHES",
+        "SECONDARY",
+        "IPV6",
+        "CREATED",
+        "DESCRIPTION",
+    ];
+    const WIDE: usize = 4;
     fn id(&self) -> String {
         self.vpc_id.clone()
     }
@@ -55,6 +90,8 @@ impl Row for Vpc {
             self.cidr_block.clone(),
             self.status.clone(),
             self.v_switch_ids.len().to_string(),
+            self.secondary_cidr_blocks.join(" "),
+            self.ipv6_cidr_block.clone(),
             self.creation_time.clone(),
             self.description.clone(),
         ]
@@ -65,7 +102,7 @@ pub(crate) async fn run(context: &Context, command: VpcCommand) -> Result<()> {
     let mut service = context.cloud.vpcs();
     let region_id = context.region.clone();
     match command {
-        VpcCommand::Create { cidr, name, description, client_token: token, dry_run } => {
+        VpcCommand::Create { cidr, name, description, client_token: token, dry_run, ipv6 } => {
             let request = CreateVpcRequest {
                 region_id,
                 cidr_block: cidr,
@@ -73,6 +110,7 @@ pub(crate) async fn run(context: &Context, command: VpcCommand) -> Result<()> {
                 description,
                 client_token: client_token(token),
                 dry_run,
+                enable_ipv6: ipv6,
             };
             let answer = service.create_vpc(request).await?.into_inner();
             let id = answer.vpc_id.clone();
@@ -92,6 +130,45 @@ pub(crate) async fn run(context: &Context, command: VpcCommand) -> Result<()> {
             })
             .await?;
             table::print(context.format, &vpcs);
+        }
+        VpcCommand::Show { id } => {
+            let request =
+                DescribeVpcsRequest { region_id, vpc_id: id.clone(), ..Default::default() };
+            let answer = service.describe_vpcs(request).await?.into_inner();
+            let vpc = answer.vpcs.first().ok_or_else(|| {
+                Error::NotFound(format!("VPC {id} does not exist; `ecsctl vpc list`"))
+            })?;
+            table::print_one(context.format, vpc);
+        }
+        VpcCommand::Modify { id, name, description, ipv6 } => {
+            let request = ModifyVpcAttributeRequest {
+                region_id,
+                vpc_id: id.clone(),
+                vpc_name: name,
+                description,
+                enable_ipv6: ipv6,
+            };
+            let answer = service.modify_vpc_attribute(request).await?.into_inner();
+            context.done(&answer, std::slice::from_ref(&id), &format!("VPC {id} changed"));
+        }
+        VpcCommand::AddCidr { id, cidr } => {
+            let request = AssociateVpcCidrBlockRequest {
+                region_id,
+                vpc_id: id.clone(),
+                secondary_cidr_block: cidr.clone(),
+            };
+            let answer = service.associate_vpc_cidr_block(request).await?.into_inner();
+            context.done(&answer, std::slice::from_ref(&id), &format!("VPC {id} has {cidr} too"));
+        }
+        VpcCommand::RemoveCidr { id, cidr } => {
+            let request = UnassociateVpcCidrBlockRequest {
+                region_id,
+                vpc_id: id.clone(),
+                secondary_cidr_block: cidr.clone(),
+            };
+            let answer = service.unassociate_vpc_cidr_block(request).await?.into_inner();
+            let sentence = format!("VPC {id} has {cidr} no more");
+            context.done(&answer, &[id], &sentence);
         }
         VpcCommand::Delete { id } => {
             let request = DeleteVpcRequest { region_id, vpc_id: id.clone() };

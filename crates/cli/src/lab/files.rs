@@ -51,6 +51,7 @@ pub(crate) struct HostSettings<'a> {
 fn agent_script(settings: &HostSettings<'_>) -> String {
     format!(
         "#!/bin/sh\n. /run/lab.env\nexport NO_COLOR=1\n\
+         [ ! -e /sys/class/net/eth1 ] || export ECS_UNDERLAY_IP=$peer\n\
          exec taskset -c 1-{vcpus} /lab/bin/ecs-agent --controller http://10.0.2.2:{port} \
          --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
          --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \

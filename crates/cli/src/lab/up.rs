@@ -23,6 +23,10 @@ pub(super) const NATIVE_AGENT: &str = "agent";
 /// Emulated hosts are slow, and so are their guests' shutdowns.
 const LEASE_SECONDS: &str = "30";
 const STOP_TIMEOUT_SECONDS: &str = "180";
+/// A range for documentation (RFC 5737): nobody's, so that the lab takes no address from anyone.
+const EIP_RANGE: &str = "203.0.113.0/24";
+/// Where emulated hosts reach this machine, with the controller on it, and each other.
+const HOST_NETWORKS: &str = "10.0.2.0/24,10.111.0.0/24";
 
 /// Says on standard error what it does and finds; the answer is the caller's.
 pub(super) async fn up(layout: &Layout, arguments: &UpArguments) -> Result<Record> {
@@ -184,6 +188,10 @@ fn start_controller(layout: &Layout, record: &Record, programs: &Programs) -> Re
         LEASE_SECONDS.to_owned(),
         "--stop-timeout-seconds".to_owned(),
         STOP_TIMEOUT_SECONDS.to_owned(),
+        "--eip-range".to_owned(),
+        EIP_RANGE.to_owned(),
+        "--protected-cidr".to_owned(),
+        HOST_NETWORKS.to_owned(),
     ];
     process::start_supervised(&pid, &layout.controller_log(), &command)
 }

@@ -261,6 +261,8 @@ mod tests {
                 dns_servers: Vec::new(),
                 ntp_servers: Vec::new(),
                 owner_account_id: String::new(),
+                eip_ranges: Vec::new(),
+                protected_cidrs: Vec::new(),
             },
         ));
         let header = ImportImageHeader { image_name: "left".to_owned(), ..Default::default() };

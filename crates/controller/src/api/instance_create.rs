@@ -4,13 +4,12 @@ use super::{
     Api,
     image::family_not_found,
     instance_disks::{self, at_instance},
-    request,
+    instance_interfaces::Interfaces,
+    instance_public_ip, request,
 };
 use crate::{
     cloud::CloudOptions,
-    ecs_error::{
-        dry_run, group_not_found, invalid, missing, refuse, unsupported, vswitch_not_found,
-    },
+    ecs_error::{dry_run, missing, refuse, unsupported},
     ids, image_state, instance_state,
     scheduler::{self, DiskNeed, Needs},
     timestamp::now_ms,
@@ -20,17 +19,12 @@ use api::v1::{
     CreateInstanceRequest, CreateInstanceResponse, RunInstancesRequest, RunInstancesResponse,
 };
 use prost::Message as _;
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::collections::BTreeSet;
 use store::{
-    CreateLookup, CreatePlan, CreateView, EniRecord, HostRecord, ImageRecord, InstanceRecord,
-    KeyPairRecord, NewEni, NewInstance, Refusal, VSwitchRecord,
+    CreateLookup, CreatePlan, CreateView, EipRecord, HostRecord, ImageRecord, InstanceRecord,
+    KeyPairRecord, NewInstance, Refusal, VSwitchRecord,
 };
 use uuid::Uuid;
-
-const MOST_GROUPS: usize = 10;
-/// Private addresses in one security group.
-const GROUP_MEMBERS: u64 = 2000;
-const ENTERPRISE_GROUP_MEMBERS: u64 = 65_536;
 
 impl Api {
     pub(super) async fn run_instances(
@@ -47,10 +41,11 @@ impl Api {
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, true)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id_sets =
                 instances.iter().map(|new| new.instance.instance_id.clone()).collect();
             let answer = RunInstancesResponse { request_id: String::new(), instance_id_sets };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -83,16 +78,20 @@ impl Api {
             http_tokens: request.http_tokens,
             tag: request.tag,
             deletion_protection: request.deletion_protection,
+            internet_max_bandwidth_out: request.internet_max_bandwidth_out,
+            internet_charge_type: request.internet_charge_type,
+            network_interface: request.network_interface,
             ..Default::default()
         })?;
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
             let instances = order.plan(view, &options, false)?;
+            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id =
                 instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
             let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
-            Ok(CreatePlan { instances, answer: answer.encode_to_vec() })
+            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -105,18 +104,14 @@ struct Order {
     instance_type: &'static catalog::InstanceType,
     user_data: Vec<u8>,
     tags: Vec<(String, String)>,
-    address: Option<Ipv4Addr>,
+    interfaces: Interfaces,
     min_amount: u32,
 }
 
 impl Order {
     fn check(request: RunInstancesRequest) -> Result<Self, Refusal> {
-        for (name, value) in
-            [("instance_type", &request.instance_type), ("v_switch_id", &request.v_switch_id)]
-        {
-            if value.is_empty() {
-                return Err(missing(name));
-            }
+        if request.instance_type.is_empty() {
+            return Err(missing("instance_type"));
         }
         match (request.image_id.as_str(), request.image_family.as_str()) {
             ("", "") => return Err(missing("image_id")),
@@ -154,29 +149,7 @@ impl Order {
             ));
         }
         let min_amount = if request.min_amount == 0 { request.amount } else { request.min_amount };
-        let mut groups = request.security_group_ids.clone();
-        if !request.security_group_id.is_empty() {
-            if !groups.is_empty() {
-                return Err(refuse(
-                    400,
-                    "InvalidParameter.Conflict",
-                    "give security_group_id or security_group_ids, not both",
-                ));
-            }
-            groups.push(request.security_group_id.clone());
-        }
-        let mut seen = BTreeSet::new();
-        groups.retain(|group_id| seen.insert(group_id.clone()));
-        if groups.is_empty() {
-            return Err(missing("security_group_id"));
-        }
-        if groups.len() > MOST_GROUPS {
-            return Err(refuse(
-                400,
-                "JoinedGroupLimitExceed",
-                format!("{} security groups given; an interface is in at most 10", groups.len()),
-            ));
-        }
+        let interfaces = Interfaces::check(&request, instance_type)?;
         validation::display_name(
             "InvalidInstanceName.Malformed",
             "instance name",
@@ -215,25 +188,14 @@ impl Order {
                 "passwords are not supported; give a key_pair_name or set one in user_data",
             ));
         }
-        let address = match request.private_ip_address.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|_| {
-                refuse(
-                    400,
-                    "InvalidPrivateIpAddress.Malformed",
-                    format!("private_ip_address {text:?} is not an IPv4 address"),
-                )
-            })?),
-        };
-        if address.is_some() && request.amount > 1 {
-            return Err(invalid("private_ip_address is for one instance; set amount to 1"));
-        }
         instance_disks::check_count(request.data_disk.len(), instance_type)?;
+        instance_public_ip::check(&request)?;
         let lookup = CreateLookup {
             image_id: request.image_id.clone(),
             image_family: request.image_family.clone(),
-            vswitch_id: request.v_switch_id.clone(),
-            security_group_ids: groups,
+            vswitch_ids: interfaces.vswitch_ids(),
+            security_group_ids: interfaces.group_ids(),
+            eni_ids: interfaces.eni_ids(),
             key_pair_name: request.key_pair_name.clone(),
             snapshot_ids: request
                 .data_disk
@@ -243,16 +205,27 @@ impl Order {
                 .collect::<BTreeSet<_>>()
                 .into_iter()
                 .collect(),
+            public_addresses: request.internet_max_bandwidth_out > 0,
         };
         Ok(Self {
             user_data: validation::user_data(&request.user_data)?,
             tags: validation::tags(&request.tag)?,
             lookup,
             instance_type,
-            address,
+            interfaces,
             min_amount,
             request,
         })
+    }
+
+    /// A static public address for each, if the order wants them.
+    fn public_ips(
+        &self,
+        view: &CreateView,
+        options: &CloudOptions,
+        instances: &[NewInstance],
+    ) -> Result<Vec<EipRecord>, Refusal> {
+        instance_public_ip::allocate(&self.request, view, &options.eip_ranges, instances)
     }
 
     /// Everything that is to be made, placed.
@@ -268,8 +241,9 @@ impl Order {
         }
         let (image_id, kind) = (&self.lookup.image_id, &self.instance_type.id);
         let image = image_state::bootable(view.image.as_ref(), image_id, kind)?;
-        let vswitch = self.vswitch(view)?;
-        self.check_groups(view, vswitch)?;
+        let amount = self.request.amount;
+        let vswitch = self.interfaces.vswitch(view, &self.request.zone_id)?;
+        self.interfaces.check_groups(view, &vswitch.vpc_id, amount)?;
         let key_pair = self.key_pair(view)?;
         if let Some(reason) = self.instance_type.family().requires.missing_on_kvm_x86() {
             return Err(refuse(
@@ -306,23 +280,11 @@ impl Order {
                 .map(|disk| DiskNeed { gib: disk.size_gib, pool_id: disk.pool_id.clone() })
                 .collect(),
         };
-        let amount = self.request.amount;
         let mut places = scheduler::place(&candidates, &needs, amount, now);
         if places.len() < self.min_amount as usize {
             return Err(scheduler::no_stock(&candidates, &needs, amount, places.len(), now));
         }
-        let free = usize::try_from(view.free_addresses).unwrap_or(usize::MAX);
-        if free < self.min_amount as usize {
-            return Err(refuse(
-                403,
-                "InvalidVSwitchId.IpNotEnough",
-                format!(
-                    "VSwitch {} has {free} free addresses, {} needed; use another VSwitch",
-                    vswitch.vswitch_id, self.min_amount
-                ),
-            ));
-        }
-        places.truncate(free);
+        places.truncate(self.interfaces.room(view, self.min_amount)?);
         if self.request.dry_run {
             return Err(dry_run());
         }
@@ -344,20 +306,8 @@ impl Order {
                     at_instance(disk, ids::disk(), &instance.instance_id, &place.host_id, pool_id)
                 })
                 .collect();
-            let eni = EniRecord {
-                eni_id: ids::eni(),
-                instance_id: instance.instance_id.clone(),
-                vpc_id: vswitch.vpc_id.clone(),
-                vswitch_id: vswitch.vswitch_id.clone(),
-                zone_id: vswitch.zone_id.clone(),
-                mac: String::new(),
-                private_ip: Ipv4Addr::UNSPECIFIED,
-                primary: true,
-                security_group_ids: self.lookup.security_group_ids.clone(),
-                created_ms: now,
-            };
-            let enis = vec![NewEni { eni, address: self.address }];
-            instances.push(NewInstance { instance, disks, enis });
+            let (enis, attach) = self.interfaces.of(&instance, view)?;
+            instances.push(NewInstance { instance, disks, enis, attach });
         }
         tracing::debug!(options.region_id, count = instances.len(), "instances planned");
         Ok(instances)
@@ -427,73 +377,6 @@ impl Order {
         };
         instance_state::refresh(&mut instance);
         instance
-    }
-
-    fn vswitch<'a>(&self, view: &'a CreateView) -> Result<&'a VSwitchRecord, Refusal> {
-        let vswitch =
-            view.vswitch.as_ref().ok_or_else(|| vswitch_not_found(&self.lookup.vswitch_id))?;
-        let zone_id = &self.request.zone_id;
-        if !zone_id.is_empty() && *zone_id != vswitch.zone_id {
-            return Err(refuse(
-                400,
-                "InvalidParameter.Mismatch",
-                format!(
-                    "VSwitch {} is in zone {}, not {zone_id}; leave zone_id out",
-                    vswitch.vswitch_id, vswitch.zone_id
-                ),
-            ));
-        }
-        if let Some(address) = self.address
-            && !(vswitch.first_ip..=vswitch.last_ip).contains(&address)
-        {
-            return Err(refuse(
-                400,
-                "InvalidPrivateIpAddress",
-                format!(
-                    "{address} is not among the addresses {} to {} of VSwitch {}",
-                    vswitch.first_ip, vswitch.last_ip, vswitch.vswitch_id
-                ),
-            ));
-        }
-        Ok(vswitch)
-    }
-
-    fn check_groups(&self, view: &CreateView, vswitch: &VSwitchRecord) -> Result<(), Refusal> {
-        for group_id in &self.lookup.security_group_ids {
-            let found = view.security_groups.iter().find(|(group, _)| group.group_id == *group_id);
-            let Some((group, members)) = found else {
-                return Err(group_not_found(group_id));
-            };
-            if group.vpc_id != vswitch.vpc_id {
-                return Err(refuse(
-                    400,
-                    "InvalidParameter.Mismatch",
-                    format!(
-                        "security group {group_id} is in VPC {}, VSwitch {} in VPC {}; use a \
-                         group of the same VPC",
-                        group.vpc_id, vswitch.vswitch_id, vswitch.vpc_id
-                    ),
-                ));
-            }
-            let limit = if group.enterprise { ENTERPRISE_GROUP_MEMBERS } else { GROUP_MEMBERS };
-            if members + u64::from(self.request.amount) > limit {
-                return Err(refuse(
-                    403,
-                    "SecurityGroupInstanceLimitExceed",
-                    format!("security group {group_id} has {members} members of at most {limit}"),
-                ));
-            }
-        }
-        let mut kinds = view.security_groups.iter().map(|(group, _)| group.enterprise);
-        let first = kinds.next();
-        if kinds.any(|kind| Some(kind) != first) {
-            return Err(refuse(
-                400,
-                "InvalidParameter.Conflict",
-                "normal and enterprise security groups cannot be mixed on one interface",
-            ));
-        }
-        Ok(())
     }
 
     fn key_pair<'a>(&self, view: &'a CreateView) -> Result<Option<&'a KeyPairRecord>, Refusal> {

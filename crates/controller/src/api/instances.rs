@@ -1,8 +1,9 @@
 //! What instances there are and how they are.
 
-use super::{Api, paging, request::at_most_100, service};
+use super::{Api, instance_public_ip, paging, request::at_most_100, service};
 use crate::{
     ecs_error::{from_store, instance_not_found, invalid, missing, refuse},
+    eni_state,
     hosts::ask,
     instance_state, timestamp,
 };
@@ -204,6 +205,8 @@ impl Api {
     }
 
     fn describe(&self, details: InstanceDetails) -> Instance {
+        let (public_ip_address, eip_address, internet_max_bandwidth_out) =
+            instance_public_ip::describe(&details);
         let record = details.instance;
         let status_reason = match details.host_lost_since_ms {
             None => record.status_reason,
@@ -246,7 +249,12 @@ impl Api {
                     network_interface_id: eni.eni_id.clone(),
                     mac_address: eni.mac.clone(),
                     primary_ip_address: eni.private_ip.to_string(),
-                    r#type: if eni.primary { "Primary" } else { "Secondary" }.to_owned(),
+                    r#type: eni_state::kind(eni).to_owned(),
+                    secondary_private_ip_address: eni
+                        .secondary_private_ips
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
                 })
                 .collect(),
             metadata_options: Some(MetadataOptions {
@@ -281,6 +289,9 @@ impl Api {
             os_name: String::new(),
             status_reason,
             host_id: record.host_id,
+            public_ip_address,
+            eip_address,
+            internet_max_bandwidth_out,
         }
     }
 }

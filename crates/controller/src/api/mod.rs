@@ -8,6 +8,7 @@ mod disk_modify;
 mod disk_monitor;
 mod disk_shape;
 mod disks;
+mod eips;
 mod events;
 mod image;
 mod image_create;
@@ -15,22 +16,40 @@ mod image_export;
 mod image_import;
 mod instance_create;
 mod instance_disks;
+mod instance_interfaces;
 mod instance_modify;
 mod instance_power;
+mod instance_public_ip;
 mod instance_types;
 mod instances;
 mod key_pairs;
+mod nat_entries;
+mod nat_gateways;
+mod network_interface_attach;
+mod network_interface_create;
+mod network_interface_ips;
+mod network_interface_modify;
+mod network_interfaces;
 mod networks;
 mod operator;
 mod paging;
+mod prefix_lists;
+mod reachability;
 mod request;
+mod route_entries;
+mod route_tables;
+mod security_group_members;
+mod security_group_modify;
 mod security_group_rules;
 mod security_groups;
 mod snapshot_policies;
 mod snapshots;
 mod storage_pools;
+mod vpc_attributes;
 
 use crate::cloud::Cloud;
+use prost::Message;
+use store::{ClientToken, EdgeLookup, EdgePlan, EdgeView, Refusal};
 
 /// Implements a generated service trait by handlers of the same names.
 macro_rules! service {
@@ -73,5 +92,21 @@ impl Api {
     /// The API of a cloud.
     pub fn new(cloud: Cloud) -> Self {
         Self { cloud }
+    }
+
+    /// Changes what VPCs have and what leads out of them. The plan's answer is the response, an empty
+    /// one that of a response without fields.
+    async fn change_edge<M: Message + Default>(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: impl Fn(&EdgeView) -> Result<EdgePlan, Refusal> + Send + Sync + 'static,
+    ) -> Result<M, Refusal> {
+        request::response(self.cloud.store.change_edge(token, lookup, Box::new(decide)).await)
+    }
+
+    /// Reads what VPCs have and what leads out of them.
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, Refusal> {
+        self.cloud.store.edge(lookup).await.map_err(crate::ecs_error::from_store)
     }
 }

@@ -1,18 +1,18 @@
-//! VPCs, VSwitches and network interfaces.
+//! VPCs and VSwitches.
 
-use super::{Api, paging, request, service};
+use super::{Api, paging, request, service, vpc_attributes};
 use crate::{
     ecs_error::{dry_run, from_store, missing, refuse, vpc_not_found, vswitch_not_found},
-    ids, timestamp,
+    ids,
     timestamp::now_ms,
     validation,
 };
 use api::v1::{vpc_service_server::VpcService, *};
 use ipnet::Ipv4Net;
 use prost::Message as _;
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 use store::{
-    EniFilter, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter, VpcRecord,
+    EdgeLookup, Planned, Refusal, VSwitchFilter, VSwitchRecord, VSwitchView, VpcFilter, VpcRecord,
     VpcView,
 };
 
@@ -23,16 +23,21 @@ const MOST_VSWITCHES: usize = 150;
 service!(VpcService => Api {
     create_vpc: CreateVpcRequest => CreateVpcResponse;
     describe_vpcs: DescribeVpcsRequest => DescribeVpcsResponse;
+    describe_vpc_attribute: DescribeVpcAttributeRequest => DescribeVpcAttributeResponse;
+    modify_vpc_attribute: ModifyVpcAttributeRequest => ModifyVpcAttributeResponse;
+    associate_vpc_cidr_block: AssociateVpcCidrBlockRequest => AssociateVpcCidrBlockResponse;
+    unassociate_vpc_cidr_block: UnassociateVpcCidrBlockRequest => UnassociateVpcCidrBlockResponse;
     delete_vpc: DeleteVpcRequest => DeleteVpcResponse;
     create_v_switch: CreateVSwitchRequest => CreateVSwitchResponse;
     describe_v_switches: DescribeVSwitchesRequest => DescribeVSwitchesResponse;
+    describe_v_switch_attributes:
+        DescribeVSwitchAttributesRequest => DescribeVSwitchAttributesResponse;
+    modify_v_switch_attribute: ModifyVSwitchAttributeRequest => ModifyVSwitchAttributeResponse;
     delete_v_switch: DeleteVSwitchRequest => DeleteVSwitchResponse;
-    describe_network_interfaces:
-        DescribeNetworkInterfacesRequest => DescribeNetworkInterfacesResponse;
 });
 
 /// A range written as its network address.
-fn parse_cidr(text: &str) -> Result<Ipv4Net, Refusal> {
+pub(super) fn parse_cidr(text: &str) -> Result<Ipv4Net, Refusal> {
     let malformed = |hint: String| {
         refuse(400, "InvalidCidrBlock.Malformed", format!("CIDR block {text:?} {hint}"))
     };
@@ -79,11 +84,17 @@ fn vswitch_cidr(text: &str, vpc: &VpcRecord, others: &[VSwitchRecord]) -> Result
             format!("a VSwitch's CIDR block is /16 to /29; {net} is not"),
         ));
     }
-    if !vpc.cidr.contains(&net) {
+    let mut blocks = std::iter::once(&vpc.cidr).chain(&vpc.secondary_cidrs);
+    if !blocks.any(|block| block.contains(&net)) {
+        let secondary: String =
+            vpc.secondary_cidrs.iter().map(|cidr| format!(", {cidr}")).collect();
         return Err(refuse(
             400,
             "InvalidCidrBlock",
-            format!("{net} does not lie in the block {} of VPC {}", vpc.cidr, vpc.vpc_id),
+            format!(
+                "{net} does not lie in the block {}{secondary} of VPC {}",
+                vpc.cidr, vpc.vpc_id
+            ),
         ));
     }
     let overlap =
@@ -114,9 +125,18 @@ impl Api {
             description: request.description,
             cidr,
             vni: 0,
+            secondary_cidrs: Vec::new(),
+            // The store puts the VPC's own in its place.
+            ipv6_cidr: request.enable_ipv6.then(|| VpcRecord::ipv6_range(0)),
+            system_route_table_id: ids::route_table(),
             created_ms: now_ms(),
         };
-        let answer = CreateVpcResponse { request_id: String::new(), vpc_id: record.vpc_id.clone() };
+        let answer = CreateVpcResponse {
+            request_id: String::new(),
+            vpc_id: record.vpc_id.clone(),
+            v_router_id: vpc_attributes::router_id(&record.vpc_id),
+            route_table_id: record.system_route_table_id.clone(),
+        };
         let planned = Planned { record, answer: answer.encode_to_vec() };
         request::response(self.cloud.store.create_vpc(token, planned).await)
     }
@@ -138,22 +158,15 @@ impl Api {
         request::at_most_100("vpc_id", vpc_ids.len())?;
         let filter = VpcFilter { vpc_ids, name: request.vpc_name };
         let listed = self.cloud.store.vpcs(filter, page).await.map_err(from_store)?;
+        let lookup = EdgeLookup::of(listed.items.iter().map(|(vpc, _)| vpc.vpc_id.as_str()));
+        let view = self.edge(lookup).await?;
         Ok(DescribeVpcsResponse {
             request_id: String::new(),
             vpcs: listed
                 .items
-                .into_iter()
-                .map(|(vpc, v_switch_ids)| Vpc {
-                    vpc_id: vpc.vpc_id,
-                    vpc_name: vpc.name,
-                    description: vpc.description,
-                    region_id: self.cloud.options.region_id.clone(),
-                    cidr_block: vpc.cidr.to_string(),
-                    status: "Available".to_owned(),
-                    creation_time: timestamp::second(vpc.created_ms),
-                    v_switch_ids,
-                    is_default: false,
-                })
+                .iter()
+                .filter_map(|(vpc, _)| view.vpc(&vpc.vpc_id))
+                .map(|network| self.describe_vpc(network))
                 .collect(),
             total_count: paging::total(listed.total),
             page_number,
@@ -186,6 +199,12 @@ impl Api {
                 return in_use(
                     "DependencyViolation.SecurityGroup",
                     format!("{} security groups", view.security_groups),
+                );
+            }
+            if !view.route_tables.is_empty() {
+                return in_use(
+                    "DependencyViolation.RouteTable",
+                    format!("route tables {}", view.route_tables.join(", ")),
                 );
             }
             Ok(())
@@ -225,6 +244,10 @@ impl Api {
             }
             let cidr = vswitch_cidr(&request.cidr_block, vpc, &view.vswitches)?;
             let (first_ip, last_ip, gateway_ip) = usable(cidr);
+            let ipv6_cidr = request
+                .ipv6_cidr_block
+                .map(|byte| vpc_attributes::ipv6_block(vpc, &view.vswitches, byte))
+                .transpose()?;
             let record = VSwitchRecord {
                 vswitch_id: ids::vswitch(),
                 vpc_id: vpc.vpc_id.clone(),
@@ -235,6 +258,8 @@ impl Api {
                 first_ip,
                 last_ip,
                 gateway_ip,
+                route_table_id: vpc.system_route_table_id.clone(),
+                ipv6_cidr,
                 created_ms: now_ms(),
             };
             let v_switch_id = record.vswitch_id.clone();
@@ -255,27 +280,20 @@ impl Api {
             vpc_id: request.vpc_id,
             vswitch_id: request.v_switch_id,
             zone_id: request.zone_id,
+            route_table_id: request.route_table_id,
+            name: request.v_switch_name,
         };
         let listed = self.cloud.store.vswitches(filter, page).await.map_err(from_store)?;
+        let vpc_ids: BTreeSet<&str> =
+            listed.items.iter().map(|(vswitch, _)| vswitch.vpc_id.as_str()).collect();
+        let lookup = EdgeLookup::of(vpc_ids);
+        let view = self.edge(lookup).await?;
         Ok(DescribeVSwitchesResponse {
             request_id: String::new(),
             v_switches: listed
                 .items
                 .into_iter()
-                .map(|(vswitch, enis)| {
-                    let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip));
-                    VSwitch {
-                        v_switch_id: vswitch.vswitch_id,
-                        v_switch_name: vswitch.name,
-                        description: vswitch.description,
-                        vpc_id: vswitch.vpc_id,
-                        zone_id: vswitch.zone_id,
-                        cidr_block: vswitch.cidr.to_string(),
-                        status: "Available".to_owned(),
-                        available_ip_address_count: (all + 1).saturating_sub(enis),
-                        creation_time: timestamp::second(vswitch.created_ms),
-                    }
-                })
+                .map(|(vswitch, enis)| vpc_attributes::describe_vswitch(vswitch, enis, &view))
                 .collect(),
             total_count: paging::total(listed.total),
             page_number,
@@ -296,12 +314,22 @@ impl Api {
             if view.vswitch.is_none() {
                 return Err(vswitch_not_found(&id));
             }
+            for (users, code, what) in [
+                (&view.nat_gateways, "DependencyViolation.NatGateway", "NAT gateways"),
+                (&view.snat_entries, "DependencyViolation.SnatEntry", "SNAT entries"),
+            ] {
+                if !users.is_empty() {
+                    let users = users.join(", ");
+                    let message = format!("VSwitch {id} has {what} {users}; delete them first");
+                    return Err(refuse(403, code, message));
+                }
+            }
             if view.enis > 0 {
                 return Err(refuse(
                     403,
                     "DependencyViolation",
                     format!(
-                        "VSwitch {id} has {} network interfaces; delete their instances first",
+                        "VSwitch {id} has {} network interfaces; delete them and their instances first",
                         view.enis
                     ),
                 ));
@@ -314,49 +342,6 @@ impl Api {
             .await
             .map_err(from_store)?;
         Ok(DeleteVSwitchResponse::default())
-    }
-
-    async fn describe_network_interfaces(
-        &self,
-        request: DescribeNetworkInterfacesRequest,
-    ) -> Result<DescribeNetworkInterfacesResponse, Refusal> {
-        self.cloud.check_region(&request.region_id)?;
-        let (page, page_number, page_size) =
-            paging::numbered(request.page_number, request.page_size, 100)?;
-        request::at_most_100("network_interface_id", request.network_interface_id.len())?;
-        let filter = EniFilter {
-            eni_ids: request.network_interface_id,
-            instance_id: request.instance_id,
-            vswitch_id: request.v_switch_id,
-            vpc_id: request.vpc_id,
-            security_group_id: request.security_group_id,
-        };
-        let listed = self.cloud.store.enis(filter, page).await.map_err(from_store)?;
-        Ok(DescribeNetworkInterfacesResponse {
-            request_id: String::new(),
-            network_interface_sets: listed
-                .items
-                .into_iter()
-                .map(|eni| NetworkInterface {
-                    network_interface_id: eni.eni_id,
-                    network_interface_name: String::new(),
-                    description: String::new(),
-                    mac_address: eni.mac,
-                    private_ip_address: eni.private_ip.to_string(),
-                    r#type: if eni.primary { "Primary" } else { "Secondary" }.to_owned(),
-                    status: "InUse".to_owned(),
-                    instance_id: eni.instance_id,
-                    vpc_id: eni.vpc_id,
-                    v_switch_id: eni.vswitch_id,
-                    zone_id: eni.zone_id,
-                    security_group_ids: eni.security_group_ids,
-                    creation_time: timestamp::second(eni.created_ms),
-                })
-                .collect(),
-            total_count: paging::total(listed.total),
-            page_number,
-            page_size,
-        })
     }
 }
 

@@ -47,6 +47,7 @@ impl Api {
                     instances: u32::try_from(instances).unwrap_or(u32::MAX),
                     version: host.version,
                     access_endpoint: host.access_endpoint,
+                    underlay_ip: host.underlay_ip,
                 })
                 .collect(),
         })

@@ -4,11 +4,17 @@ use crate::{
     ecs_error::{invalid, refuse},
     timestamp,
     timestamp::now_ms,
-    validation,
 };
 use api::v1::Permission;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
 use store::{Refusal, RuleRecord, SecurityGroupRecord};
+
+const PROTOCOLS: [&str; 6] = ["tcp", "udp", "icmp", "icmpv6", "gre", "all"];
+const LONGEST_DESCRIPTION: usize = 512;
 
 /// Checks a permission. The rule has no id yet.
 pub(super) fn parse(
@@ -17,7 +23,7 @@ pub(super) fn parse(
     egress: bool,
 ) -> Result<RuleRecord, Refusal> {
     let protocol = permission.ip_protocol.to_ascii_lowercase();
-    if !["tcp", "udp", "icmp", "gre", "all"].contains(&protocol.as_str()) {
+    if !PROTOCOLS.contains(&protocol.as_str()) {
         let code = if protocol.is_empty() {
             "MissingParameter"
         } else {
@@ -27,8 +33,9 @@ pub(super) fn parse(
             400,
             code,
             format!(
-                "ip_protocol is {:?}; it must be tcp, udp, icmp, gre or all",
-                permission.ip_protocol
+                "ip_protocol is {:?}; it must be one of {}",
+                permission.ip_protocol,
+                PROTOCOLS.join(", ")
             ),
         ));
     }
@@ -64,8 +71,15 @@ pub(super) fn parse(
             format!("nic_type is {:?}; in a VPC it is intranet", permission.nic_type),
         ));
     }
-    validation::description("InvalidSecurityGroupDiscription.Malformed", &permission.description)?;
-    let (cidr, peer_group_id) = peer(permission, egress)?;
+    if permission.description.chars().count() > LONGEST_DESCRIPTION {
+        return Err(refuse(
+            400,
+            "InvalidSecurityGroupDiscription.Malformed",
+            format!("the description of a rule has at most {LONGEST_DESCRIPTION} characters"),
+        ));
+    }
+    let peer = peer(permission, egress)?;
+    check_family(&protocol, peer.cidr)?;
     Ok(RuleRecord {
         rule_id: String::new(),
         group_id: group_id.to_owned(),
@@ -74,8 +88,9 @@ pub(super) fn parse(
         port_from,
         port_to,
         source_ports,
-        cidr,
-        peer_group_id,
+        cidr: peer.cidr,
+        peer_group_id: peer.group_id,
+        prefix_list_id: peer.prefix_list_id,
         priority,
         drop,
         description: permission.description.clone(),
@@ -128,58 +143,92 @@ fn source_ports(protocol: &str, text: &str) -> Result<String, Refusal> {
     }
 }
 
-fn peer(
-    permission: &Permission,
-    egress: bool,
-) -> Result<(Option<Ipv4Net>, Option<String>), Refusal> {
-    let (cidr, group, other_cidr, other_group, what) = if egress {
-        let p = permission;
-        (&p.dest_cidr_ip, &p.dest_group_id, &p.source_cidr_ip, &p.source_group_id, "dest")
-    } else {
-        let p = permission;
-        (&p.source_cidr_ip, &p.source_group_id, &p.dest_cidr_ip, &p.dest_group_id, "source")
-    };
-    if !other_cidr.is_empty() || !other_group.is_empty() {
-        return Err(invalid(format!(
-            "this direction is judged by {what}_cidr_ip or {what}_group_id only"
-        )));
-    }
-    match (cidr.as_str(), group.as_str()) {
-        ("", "") => Err(refuse(
-            400,
-            "MissingParameter.Source",
-            format!("give {what}_cidr_ip or {what}_group_id"),
-        )),
-        ("", group) => Ok((None, Some(group.to_owned()))),
-        (text, "") => {
-            let code = if egress {
-                "InvalidDestCidrIp.Malformed"
-            } else {
-                "InvalidSourceCidrIp.Malformed"
-            };
-            let net = if text.contains('/') {
-                text.parse::<Ipv4Net>().ok()
-            } else {
-                text.parse::<std::net::Ipv4Addr>().ok().map(Ipv4Net::from)
-            };
-            let net = net.ok_or_else(|| {
-                refuse(
-                    400,
-                    code,
-                    format!("{what}_cidr_ip is {text:?}; it must be like 10.0.0.0/8 or 10.0.0.1"),
-                )
-            })?;
-            Ok((Some(net.trunc()), None))
-        }
-        _ => Err(refuse(
-            400,
-            "InvalidParamter.Conflict",
-            format!("give {what}_cidr_ip or {what}_group_id, not both"),
-        )),
-    }
+/// Who is on the other side: one of these.
+#[derive(Debug, Default)]
+struct Peer {
+    cidr: Option<IpNet>,
+    group_id: Option<String>,
+    prefix_list_id: String,
 }
 
-/// The group a rule names must be in the same VPC; enterprise groups cannot name groups.
+fn peer(permission: &Permission, egress: bool) -> Result<Peer, Refusal> {
+    let p = permission;
+    let source =
+        [&p.source_cidr_ip, &p.ipv6_source_cidr_ip, &p.source_group_id, &p.source_prefix_list_id];
+    let dest = [&p.dest_cidr_ip, &p.ipv6_dest_cidr_ip, &p.dest_group_id, &p.dest_prefix_list_id];
+    let (mine, other, what) =
+        if egress { (dest, source, "dest") } else { (source, dest, "source") };
+    let names =
+        format!("{what}_cidr_ip, ipv6_{what}_cidr_ip, {what}_group_id or {what}_prefix_list_id");
+    if other.iter().any(|text| !text.is_empty()) {
+        return Err(invalid(format!("this direction is judged by {names} only")));
+    }
+    if mine.iter().filter(|text| !text.is_empty()).count() > 1 {
+        return Err(refuse(
+            400,
+            "InvalidParamter.Conflict",
+            format!("give one of {names}, not several"),
+        ));
+    }
+    let [cidr, ipv6_cidr, group_id, prefix_list_id] = mine;
+    let mut peer = Peer::default();
+    if !cidr.is_empty() {
+        let code =
+            if egress { "InvalidDestCidrIp.Malformed" } else { "InvalidSourceCidrIp.Malformed" };
+        let net = range::<Ipv4Net, Ipv4Addr>(cidr).ok_or_else(|| {
+            let like = "10.0.0.0/8 or 10.0.0.1";
+            refuse(400, code, format!("{what}_cidr_ip is {cidr:?}; it must be like {like}"))
+        })?;
+        peer.cidr = Some(IpNet::V4(net.trunc()));
+    } else if !ipv6_cidr.is_empty() {
+        let code =
+            if egress { "InvalidParam.Ipv6DestCidrIp" } else { "InvalidParam.Ipv6SourceCidrIp" };
+        let net = range::<Ipv6Net, Ipv6Addr>(ipv6_cidr).ok_or_else(|| {
+            let like = "2001:db8::/32 or 2001:db8::1";
+            refuse(
+                400,
+                code,
+                format!("ipv6_{what}_cidr_ip is {ipv6_cidr:?}; it must be like {like}"),
+            )
+        })?;
+        peer.cidr = Some(IpNet::V6(net.trunc()));
+    } else if !group_id.is_empty() {
+        peer.group_id = Some(group_id.clone());
+    } else if !prefix_list_id.is_empty() {
+        peer.prefix_list_id.clone_from(prefix_list_id);
+    } else {
+        let code = if egress { "MissingParameter.Dest" } else { "MissingParameter.Source" };
+        return Err(refuse(400, code, format!("give {names}")));
+    }
+    Ok(peer)
+}
+
+/// A range, or a single address as one.
+fn range<N: FromStr + From<A>, A: FromStr>(text: &str) -> Option<N> {
+    text.parse().ok().or_else(|| text.parse::<A>().ok().map(N::from))
+}
+
+/// ICMP is of one family of addresses.
+fn check_family(protocol: &str, cidr: Option<IpNet>) -> Result<(), Refusal> {
+    let (code, hint) = match (protocol, cidr) {
+        ("icmp", Some(IpNet::V6(_))) => {
+            ("InvalidParam.Ipv4ProtocolConflictWithIpv6Address", "icmpv6 is that of IPv6")
+        }
+        ("icmpv6", Some(IpNet::V4(_))) => {
+            ("InvalidParam.Ipv6ProtocolConflictWithIpv4Address", "icmp is that of IPv4")
+        }
+        _ => return Ok(()),
+    };
+    Err(refuse(400, code, format!("ip_protocol {protocol} does not go with this address; {hint}")))
+}
+
+/// What a rule names: a group or a prefix list.
+pub(super) fn peers(rule: &RuleRecord) -> impl Iterator<Item = String> {
+    let list = Some(rule.prefix_list_id.clone()).filter(|id| !id.is_empty());
+    rule.peer_group_id.clone().into_iter().chain(list)
+}
+
+/// The group a rule names must be in the same VPC; advanced groups name none and are named by none.
 pub(super) fn check_peer(
     rule: &RuleRecord,
     group: &SecurityGroupRecord,
@@ -196,21 +245,26 @@ pub(super) fn check_peer(
     })?;
     if peer.vpc_id != group.vpc_id {
         return Err(refuse(
-            403,
-            "InvalidNetworkType.Conflict",
+            400,
+            if rule.egress {
+                "InvalidDestGroupId.Mismatch"
+            } else {
+                "InvalidSourceGroupId.Mismatch"
+            },
             format!(
                 "security group {peer_id} is in VPC {}, {} in {}; a rule names groups of its VPC",
                 peer.vpc_id, group.group_id, group.vpc_id
             ),
         ));
     }
-    if group.enterprise {
+    if let Some(advanced) = [group, peer].into_iter().find(|one| one.enterprise) {
         return Err(refuse(
             400,
             "InvalidOperation.SecurityGroupType",
             format!(
-                "rules of enterprise group {} cannot name a group; give CIDR blocks",
-                group.group_id
+                "rules of advanced (enterprise) groups name no group, and are named by none: {} is \
+                 one; give CIDR blocks",
+                advanced.group_id
             ),
         ));
     }
@@ -225,14 +279,20 @@ pub(super) fn same(a: &RuleRecord, b: &RuleRecord) -> bool {
         && a.source_ports == b.source_ports
         && a.cidr == b.cidr
         && a.peer_group_id == b.peer_group_id
+        && a.prefix_list_id == b.prefix_list_id
         && a.priority == b.priority
         && a.drop == b.drop
 }
 
 /// A rule as answers have it.
 pub(super) fn describe(rule: &RuleRecord) -> Permission {
-    let cidr = rule.cidr.map(|cidr| cidr.to_string()).unwrap_or_default();
+    let (cidr, ipv6_cidr) = match rule.cidr {
+        Some(IpNet::V4(net)) => (net.to_string(), String::new()),
+        Some(IpNet::V6(net)) => (String::new(), net.to_string()),
+        None => Default::default(),
+    };
     let group = rule.peer_group_id.clone().unwrap_or_default();
+    let prefix_list = rule.prefix_list_id.clone();
     let mut permission = Permission {
         policy: if rule.drop { "Drop" } else { "Accept" }.to_owned(),
         priority: rule.priority.to_string(),
@@ -250,9 +310,11 @@ pub(super) fn describe(rule: &RuleRecord) -> Permission {
         ..Default::default()
     };
     if rule.egress {
-        (permission.dest_cidr_ip, permission.dest_group_id) = (cidr, group);
+        (permission.dest_cidr_ip, permission.ipv6_dest_cidr_ip) = (cidr, ipv6_cidr);
+        (permission.dest_group_id, permission.dest_prefix_list_id) = (group, prefix_list);
     } else {
-        (permission.source_cidr_ip, permission.source_group_id) = (cidr, group);
+        (permission.source_cidr_ip, permission.ipv6_source_cidr_ip) = (cidr, ipv6_cidr);
+        (permission.source_group_id, permission.source_prefix_list_id) = (group, prefix_list);
     }
     permission
 }
@@ -284,6 +346,39 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_peer_survives_the_way_there_and_back() {
+        let on = |change: fn(&mut Permission)| {
+            let mut one = Permission { ip_protocol: "all".to_owned(), ..Default::default() };
+            change(&mut one);
+            one
+        };
+        let ingress = [
+            on(|one| one.source_cidr_ip = "10.0.0.1".to_owned()),
+            on(|one| one.ipv6_source_cidr_ip = "2001:db8::1/32".to_owned()),
+            on(|one| one.source_group_id = "sg-2".to_owned()),
+            on(|one| one.source_prefix_list_id = "pl-1".to_owned()),
+        ];
+        let egress = [
+            on(|one| one.dest_cidr_ip = "0.0.0.0/0".to_owned()),
+            on(|one| one.ipv6_dest_cidr_ip = "::/0".to_owned()),
+            on(|one| one.dest_group_id = "sg-2".to_owned()),
+            on(|one| one.dest_prefix_list_id = "pl-1".to_owned()),
+        ];
+        for (permissions, out) in [(ingress, false), (egress, true)] {
+            let mut rules = Vec::new();
+            for permission in permissions {
+                let rule = parse("sg-1", &permission, out).unwrap();
+                assert!(same(&rule, &parse("sg-1", &describe(&rule), out).unwrap()));
+                assert!(rules.iter().all(|other| !same(other, &rule)), "{rules:?}");
+                let other_way = parse("sg-1", &permission, !out).unwrap_err();
+                assert_eq!(other_way.code, "InvalidParameter");
+                rules.push(rule);
+            }
+            assert_eq!(rules[1].cidr.unwrap().prefix_len(), if out { 0 } else { 32 });
+        }
+    }
+
+    #[test]
     fn mistakes_have_their_codes() {
         let code = |permission: &Permission| parse("sg-1", permission, false).unwrap_err().code;
         assert_eq!(code(&permission("ip", "", "0.0.0.0/0")), "InvalidIpProtocol.ValueNotSupported");
@@ -299,6 +394,18 @@ mod tests {
         let mut both = permission("tcp", "22/22", "10.0.0.0/8");
         both.source_group_id = "sg-2".to_owned();
         assert_eq!(code(&both), "InvalidParamter.Conflict");
+        assert_eq!(
+            code(&permission("icmpv6", "", "10.0.0.0/8")),
+            "InvalidParam.Ipv6ProtocolConflictWithIpv4Address"
+        );
+        let mut six = permission("icmp", "", "");
+        six.ipv6_source_cidr_ip = "2001:db8::/32".to_owned();
+        assert_eq!(code(&six), "InvalidParam.Ipv4ProtocolConflictWithIpv6Address");
+        six.ipv6_source_cidr_ip = "10.0.0.0/8".to_owned();
+        assert_eq!(code(&six), "InvalidParam.Ipv6SourceCidrIp");
+        let mut wordy = permission("tcp", "22/22", "10.0.0.0/8");
+        wordy.description = "x".repeat(513);
+        assert_eq!(code(&wordy), "InvalidSecurityGroupDiscription.Malformed");
         let mut late = permission("tcp", "22/22", "10.0.0.0/8");
         late.priority = "101".to_owned();
         assert_eq!(code(&late), "InvalidPriority.ValueNotSupported");

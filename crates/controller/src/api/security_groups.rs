@@ -1,8 +1,9 @@
 //! Security groups.
 
-use super::{Api, paging, request, security_group_rules as rules, service};
+use super::{Api, paging, prefix_lists, request, security_group_rules as rules, service};
 use crate::{
-    ecs_error::{from_store, group_not_found, invalid, missing, refuse, vpc_not_found},
+    ecs_error::{dry_run, from_store, group_not_found, invalid, missing, refuse, vpc_not_found},
+    group_membership::{self, MOST_ENI_RULES},
     ids, timestamp,
     timestamp::now_ms,
     validation,
@@ -10,11 +11,14 @@ use crate::{
 use api::v1::{security_group_service_server::SecurityGroupService, *};
 use prost::Message as _;
 use store::{
-    GroupFilter, GroupView, Planned, Refusal, RulePlan, RuleRecord, SecurityGroupRecord, VpcView,
+    GroupFilter, GroupPlan, GroupSummary, GroupView, Planned, Refusal, RuleRecord,
+    SecurityGroupRecord, VpcView,
 };
 
 /// Rules of one group, both directions together.
 const MOST_RULES: usize = 200;
+/// Rules of one group that name a group.
+const MOST_GROUP_RULES: usize = 20;
 const MOST_PERMISSIONS: usize = 100;
 
 service!(SecurityGroupService => Api {
@@ -29,6 +33,18 @@ service!(SecurityGroupService => Api {
     revoke_security_group: RevokeSecurityGroupRequest => RevokeSecurityGroupResponse;
     revoke_security_group_egress:
         RevokeSecurityGroupEgressRequest => RevokeSecurityGroupEgressResponse;
+    modify_security_group_rule:
+        ModifySecurityGroupRuleRequest => ModifySecurityGroupRuleResponse;
+    modify_security_group_egress_rule:
+        ModifySecurityGroupEgressRuleRequest => ModifySecurityGroupEgressRuleResponse;
+    modify_security_group_attribute:
+        ModifySecurityGroupAttributeRequest => ModifySecurityGroupAttributeResponse;
+    modify_security_group_policy:
+        ModifySecurityGroupPolicyRequest => ModifySecurityGroupPolicyResponse;
+    join_security_group: JoinSecurityGroupRequest => JoinSecurityGroupResponse;
+    leave_security_group: LeaveSecurityGroupRequest => LeaveSecurityGroupResponse;
+    describe_security_group_references:
+        DescribeSecurityGroupReferencesRequest => DescribeSecurityGroupReferencesResponse;
 });
 
 impl Api {
@@ -94,7 +110,8 @@ impl Api {
                     403,
                     "DependencyViolation",
                     format!(
-                        "security group {group_id} has {} members; delete their instances first",
+                        "security group {group_id} has {} network interfaces in it; take them out or \
+                         delete them and their instances first",
                         view.members
                     ),
                 ));
@@ -121,44 +138,67 @@ impl Api {
 
     async fn describe_security_groups(
         &self,
-        request: DescribeSecurityGroupsRequest,
+        mut request: DescribeSecurityGroupsRequest,
     ) -> Result<DescribeSecurityGroupsResponse, Refusal> {
         self.cloud.check_region(&request.region_id)?;
+        let (number, size) = (request.page_number, request.page_size);
+        let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
+        (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
         let (page, page_number, page_size) =
-            paging::numbered(request.page_number, request.page_size, 100)?;
+            paging::either((number, size), (&token, max_results), 100, &request)?;
+        let by_token = page_size == 0;
         request::at_most_100("security_group_ids", request.security_group_ids.len())?;
+        if !["", "vpc"].contains(&request.network_type.as_str()) {
+            return Err(invalid(format!(
+                "network_type is {:?}; every security group is of vpc",
+                request.network_type
+            )));
+        }
+        let mut group_ids = request.security_group_ids.clone();
+        if !request.security_group_id.is_empty() {
+            if !group_ids.is_empty() {
+                return Err(refuse(
+                    400,
+                    "InvalidParameter.Conflict",
+                    "give security_group_id or security_group_ids, not both",
+                ));
+            }
+            group_ids.push(request.security_group_id.clone());
+        }
+        let name = &request.security_group_name;
+        if name.contains('*') && !request.fuzzy_query {
+            return Err(invalid(format!(
+                "security_group_name {name:?} has a wildcard; set fuzzy_query for one"
+            )));
+        }
+        if request.dry_run {
+            return Err(dry_run());
+        }
         let filter = GroupFilter {
-            group_ids: request.security_group_ids,
-            vpc_id: request.vpc_id,
-            name: request.security_group_name,
+            group_ids,
+            vpc_id: request.vpc_id.clone(),
+            name: name.clone(),
             enterprise: match request.security_group_type.as_str() {
                 "" => None,
-                kind => Some(kind == "enterprise"),
+                "normal" => Some(false),
+                "enterprise" => Some(true),
+                other => {
+                    return Err(invalid(format!(
+                        "security_group_type is {other:?}; it must be normal or enterprise"
+                    )));
+                }
             },
+            tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
         };
         let listed = self.cloud.store.security_groups(filter, page).await.map_err(from_store)?;
         Ok(DescribeSecurityGroupsResponse {
             request_id: String::new(),
             region_id: self.cloud.options.region_id.clone(),
-            security_groups: listed
-                .items
-                .into_iter()
-                .map(|(group, members)| SecurityGroup {
-                    inner_access_policy: inner_access_policy(&group),
-                    security_group_id: group.group_id,
-                    security_group_name: group.name,
-                    description: group.description,
-                    vpc_id: group.vpc_id,
-                    security_group_type: if group.enterprise { "enterprise" } else { "normal" }
-                        .to_owned(),
-                    creation_time: timestamp::second(group.created_ms),
-                    ecs_count: u32::try_from(members).unwrap_or(u32::MAX),
-                    tags: group.tags.into_iter().map(|(key, value)| Tag { key, value }).collect(),
-                })
-                .collect(),
+            security_groups: listed.items.into_iter().map(describe).collect(),
             total_count: paging::total(listed.total),
             page_number,
             page_size,
+            next_token: paging::next_token(listed.next.filter(|_| by_token), &request),
         })
     }
 
@@ -257,12 +297,13 @@ impl Api {
         if wanted.is_empty() {
             return Err(missing("permissions"));
         }
-        let peers = wanted.iter().filter_map(|rule| rule.peer_group_id.clone()).collect();
+        let peers = wanted.iter().flat_map(rules::peers).collect();
         let id = group_id.clone();
         let decide = move |view: &GroupView| {
             let group = view.group.as_ref().ok_or_else(|| group_not_found(&id))?;
             for rule in &wanted {
                 rules::check_peer(rule, group, &view.peers)?;
+                prefix_lists::check_named(rule, &view.prefix_lists)?;
             }
             let mut insert: Vec<RuleRecord> = Vec::new();
             for rule in &wanted {
@@ -271,23 +312,12 @@ impl Api {
                     insert.push(RuleRecord { rule_id: ids::rule(), ..rule.clone() });
                 }
             }
-            if view.rules.len() + insert.len() > MOST_RULES {
-                return Err(refuse(
-                    403,
-                    "AuthorizationLimitExceed",
-                    format!(
-                        "security group {id} has {} rules and would get {} more; at most \
-                         {MOST_RULES} are allowed",
-                        view.rules.len(),
-                        insert.len()
-                    ),
-                ));
-            }
-            Ok(RulePlan { insert, ..Default::default() })
+            check_limits(&id, view, &insert)?;
+            Ok(GroupPlan { insert, ..Default::default() })
         };
         self.cloud
             .store
-            .change_rules(token, &group_id, peers, Box::new(decide))
+            .change_security_group(token, &group_id, peers, Box::new(decide))
             .await
             .map_err(from_store)?;
         Ok(())
@@ -331,14 +361,85 @@ impl Api {
                 })
                 .map(|rule| rule.rule_id.clone())
                 .collect();
-            Ok(RulePlan { delete, ..Default::default() })
+            Ok(GroupPlan { delete, ..Default::default() })
         };
         self.cloud
             .store
-            .change_rules(token, &group_id, Vec::new(), Box::new(decide))
+            .change_security_group(token, &group_id, Vec::new(), Box::new(decide))
             .await
             .map_err(from_store)?;
         Ok(())
+    }
+}
+
+/// That a group and each of its members may have these rules more.
+fn check_limits(group_id: &str, view: &GroupView, insert: &[RuleRecord]) -> Result<(), Refusal> {
+    let more = insert.iter().map(|rule| prefix_lists::weight(rule, &view.prefix_lists)).sum();
+    check_rule_count(group_id, view, more)?;
+    check_group_rules(group_id, view.rules.iter().chain(insert))
+}
+
+/// That a group and each of its members may have so many rules more. A rule that names a prefix list
+/// counts as many as that may have entries.
+pub(super) fn check_rule_count(
+    group_id: &str,
+    view: &GroupView,
+    more: usize,
+) -> Result<(), Refusal> {
+    let exceeded = |message: String| Err(refuse(403, "AuthorizationLimitExceed", message));
+    let has: usize =
+        view.rules.iter().map(|rule| prefix_lists::weight(rule, &view.prefix_lists)).sum();
+    if more > 0 && has + more > MOST_RULES {
+        return exceeded(format!(
+            "security group {group_id} has {has} rules and would get {more} more; at most \
+             {MOST_RULES} are allowed"
+        ));
+    }
+    let of_members = view.most_member_rules + more as u64;
+    if more > 0 && of_members > MOST_ENI_RULES {
+        return exceeded(format!(
+            "a network interface in security group {group_id} would have {of_members} rules of all \
+             its groups; at most {MOST_ENI_RULES} are allowed"
+        ));
+    }
+    Ok(())
+}
+
+/// That of all the rules a group is to have, not too many name groups.
+pub(super) fn check_group_rules<'a>(
+    group_id: &str,
+    rules: impl Iterator<Item = &'a RuleRecord>,
+) -> Result<(), Refusal> {
+    let naming = rules.filter(|rule| rule.peer_group_id.is_some()).count();
+    if naming <= MOST_GROUP_RULES {
+        return Ok(());
+    }
+    Err(refuse(
+        403,
+        "AuthorizationLimitExceed",
+        format!(
+            "{naming} rules of security group {group_id} would name groups; at most \
+             {MOST_GROUP_RULES} may"
+        ),
+    ))
+}
+
+fn describe(summary: GroupSummary) -> SecurityGroup {
+    let GroupSummary { group, instances, addresses, rules, group_rules } = summary;
+    let room = group_membership::capacity(group.enterprise).saturating_sub(addresses);
+    SecurityGroup {
+        inner_access_policy: inner_access_policy(&group),
+        security_group_id: group.group_id,
+        security_group_name: group.name,
+        description: group.description,
+        vpc_id: group.vpc_id,
+        security_group_type: if group.enterprise { "enterprise" } else { "normal" }.to_owned(),
+        creation_time: timestamp::second(group.created_ms),
+        ecs_count: paging::total(instances),
+        tags: group.tags.into_iter().map(|(key, value)| Tag { key, value }).collect(),
+        available_instance_amount: paging::total(room),
+        rule_count: paging::total(rules),
+        group_to_group_rule_count: paging::total(group_rules),
     }
 }
 

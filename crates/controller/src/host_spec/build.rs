@@ -1,14 +1,16 @@
 //! From a snapshot to the spec.
 
+use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
-    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, Power, PublicKey,
-    RuleSpec, SecurityGroupSpec, SnapshotSpec, VSwitchSpec, VpcSpec,
+    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
+    PrefixListSpec, PublicKey, RemoteHost, RuleSpec, SecurityGroupSpec, SnapshotSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
-    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails, RuleRecord,
-    SnapshotRecord, VSwitchRecord, VpcRecord,
+    DiskRecord, EniRecord, GroupMembers, HostSnapshot, ImageRecord, InstanceDetails,
+    NatGatewayRecord, PrefixListRecord, RemoteEnis, RuleRecord, SnapshotRecord, VSwitchRecord,
+    VpcNetwork, VpcRecord,
 };
 
 /// The spec a snapshot means.
@@ -23,23 +25,30 @@ pub fn build(snapshot: &HostSnapshot, options: &CloudOptions) -> HostSpec {
         instances: snapshot
             .instances
             .iter()
-            .map(|details| instance(details, &vpcs, &vswitches, options))
+            .map(|details| instance(details, (&vpcs, &vswitches), &snapshot.networks, options))
             .collect(),
         disks: snapshot.disks.iter().map(disk).collect(),
-        vpcs: snapshot.vpcs.iter().map(|record| vpc(record, &snapshot.vswitches)).collect(),
+        vpcs: snapshot.networks.iter().map(|network| vpc(network, snapshot)).collect(),
         security_groups: snapshot.groups.iter().map(group).collect(),
         images: snapshot.images.iter().map(image).collect(),
         region_id: options.region_id.clone(),
         zone_id: snapshot.host.zone_id.clone(),
         snapshots: snapshot.snapshots.iter().map(disk_snapshot).collect(),
-        ..HostSpec::default()
+        prefix_lists: snapshot.prefix_lists.iter().map(prefix_list).collect(),
+        protected_cidrs: options.protected_cidrs.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// Where the host of a NAT gateway is; empty: it is on none.
+fn underlay_ip(snapshot: &HostSnapshot, gateway: &NatGatewayRecord) -> String {
+    let host = snapshot.gateway_hosts.iter().find(|host| host.host_id == gateway.host_id);
+    host.map(|host| host.underlay_ip.clone()).unwrap_or_default()
 }
 
 fn instance(
     details: &InstanceDetails,
-    vpcs: &HashMap<&str, &VpcRecord>,
-    vswitches: &HashMap<&str, &VSwitchRecord>,
+    (vpcs, vswitches): (&HashMap<&str, &VpcRecord>, &HashMap<&str, &VSwitchRecord>),
+    networks: &[VpcNetwork],
     options: &CloudOptions,
 ) -> InstanceSpec {
     let record = &details.instance;
@@ -61,7 +70,14 @@ fn instance(
         memory_mib: record.memory_mib,
         instance_type: record.instance_type.clone(),
         disk_ids: details.disks.iter().map(|disk| disk.disk_id.clone()).collect(),
-        enis: details.enis.iter().map(|record| eni(record, vpcs, vswitches)).collect(),
+        enis: details
+            .enis
+            .iter()
+            .map(|record| EniSpec {
+                eips: edge::eips_of_interface(networks, &record.vpc_id, &record.eni_id),
+                ..eni(record, vpcs, vswitches)
+            })
+            .collect(),
         metadata: Some(InstanceMetadata {
             hostname: record.host_name.clone(),
             instance_name: record.name.clone(),
@@ -84,11 +100,23 @@ fn instance(
                 .collect(),
         }),
         nic_queues: record.nic_queues,
-        ..InstanceSpec::default()
+        network_limit: network_limit(&record.instance_type),
     }
 }
 
-fn eni(
+/// What the instance type may send and receive. A figure that nobody publishes limits nothing.
+fn network_limit(instance_type: &str) -> Option<NetworkLimit> {
+    let network = catalog::instance_type(instance_type)?.network;
+    let limited = network.base_kbps.is_some() || network.pps.is_some();
+    limited.then(|| NetworkLimit {
+        kbits_per_second: network.base_kbps.unwrap_or(0),
+        burst_kbits_per_second: network.burst_kbps.unwrap_or(0),
+        packets_per_second: network.pps.unwrap_or(0),
+    })
+}
+
+/// An interface as hosts need it, but for its public addresses.
+pub(crate) fn eni(
     record: &EniRecord,
     vpcs: &HashMap<&str, &VpcRecord>,
     vswitches: &HashMap<&str, &VSwitchRecord>,
@@ -106,6 +134,14 @@ fn eni(
         security_group_ids: record.security_group_ids.clone(),
         primary: record.primary,
         vpc_cidr: vpc.map(|vpc| vpc.cidr.to_string()).unwrap_or_default(),
+        generation: record.generation,
+        secondary_private_ips: record
+            .secondary_private_ips
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        no_source_check: !record.source_dest_check,
+        queues: record.queues,
         ..EniSpec::default()
     }
 }
@@ -140,26 +176,35 @@ fn disk_snapshot(record: &SnapshotRecord) -> SnapshotSpec {
     }
 }
 
-fn vpc(record: &VpcRecord, vswitches: &[VSwitchRecord]) -> VpcSpec {
+fn vpc(network: &VpcNetwork, snapshot: &HostSnapshot) -> VpcSpec {
+    let remotes = snapshot.remotes.iter().filter(|remote| remote.vpc_id == network.vpc.vpc_id);
     VpcSpec {
-        vpc_id: record.vpc_id.clone(),
-        cidr: record.cidr.to_string(),
-        vni: record.vni,
-        vswitches: vswitches
-            .iter()
-            .filter(|vswitch| vswitch.vpc_id == record.vpc_id)
-            .map(|vswitch| VSwitchSpec {
-                vswitch_id: vswitch.vswitch_id.clone(),
-                cidr: vswitch.cidr.to_string(),
-                gateway_ip: vswitch.gateway_ip.to_string(),
-                ..VSwitchSpec::default()
-            })
-            .collect(),
-        ..VpcSpec::default()
+        remote_hosts: remotes.map(remote_host).collect(),
+        ..edge::vpc(
+            network,
+            |gateway| gateway.host_id == snapshot.host.host_id,
+            |gateway| underlay_ip(snapshot, gateway),
+        )
     }
 }
 
-fn group(members: &GroupMembers) -> SecurityGroupSpec {
+fn remote_host(remote: &RemoteEnis) -> RemoteHost {
+    RemoteHost {
+        underlay_ip: remote.underlay_ip.clone(),
+        addresses: remote.addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A prefix list as hosts need it.
+pub(crate) fn prefix_list(record: &PrefixListRecord) -> PrefixListSpec {
+    PrefixListSpec {
+        prefix_list_id: record.prefix_list_id.clone(),
+        cidrs: record.entries.iter().map(|(cidr, _)| cidr.to_string()).collect(),
+    }
+}
+
+/// A group as hosts need it.
+pub(crate) fn group(members: &GroupMembers) -> SecurityGroupSpec {
     SecurityGroupSpec {
         security_group_id: members.group.group_id.clone(),
         vpc_id: members.group.vpc_id.clone(),
@@ -181,7 +226,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         priority: record.priority,
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
-        ..RuleSpec::default()
+        prefix_list_id: record.prefix_list_id.clone(),
     }
 }
 

@@ -87,14 +87,17 @@ impl Concerns {
         let mut ids = HashSet::new();
         ids.extend(snapshot.vpcs.iter().map(|vpc| vpc.vpc_id.clone()));
         ids.extend(snapshot.groups.iter().map(|members| members.group.group_id.clone()));
+        ids.extend(snapshot.prefix_lists.iter().map(|list| list.prefix_list_id.clone()));
+        // Where a NAT gateway's host is.
+        ids.extend(snapshot.gateway_hosts.iter().map(|host| host.host_id.clone()));
         ids.extend(snapshot.images.iter().map(|image| image.image_id.clone()));
         Self { host_id: snapshot.host.host_id.clone(), ids }
     }
 
     fn include(&self, change: &Change) -> bool {
         // What a host reports is in no spec.
-        let reported =
-            ["disk_status", "instance_status", "snapshot_status"].contains(&change.kind.as_str());
+        let reported = ["disk_status", "eni_status", "instance_status", "snapshot_status"]
+            .contains(&change.kind.as_str());
         let of_host = change.host_id == self.host_id && !reported;
         of_host || self.ids.contains(&change.id)
     }

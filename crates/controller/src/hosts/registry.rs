@@ -15,6 +15,7 @@ use api::host::{
 };
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
+use std::net::IpAddr;
 use store::{HostRecord, HostRegistration, HostReport, Refusal};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -63,6 +64,13 @@ impl Registry {
                 request.host_id, capacity.vcpus, capacity.memory_mib
             )));
         }
+        let underlay: Result<IpAddr, _> = request.underlay_ip.parse();
+        if !request.underlay_ip.is_empty() && underlay.is_err() {
+            return Err(invalid(format!(
+                "underlay_ip {:?} of host {} is not an IP address",
+                request.underlay_ip, request.host_id
+            )));
+        }
         let now = now_ms();
         let limit = f64::from(capacity.vcpus) * self.cloud.options.cpu_overcommit;
         let factor = self.cloud.options.disk_overcommit;
@@ -72,6 +80,7 @@ impl Registry {
             hostname: request.hostname,
             zone_id: request.zone_id,
             access_endpoint: request.access_endpoint,
+            underlay_ip: request.underlay_ip,
             vcpus: capacity.vcpus,
             vcpu_limit: limit.floor().clamp(1.0, f64::from(u32::MAX)) as u32,
             memory_mib: capacity.memory_mib,

@@ -23,7 +23,9 @@ macro_rules! ids {
 
 ids!(
     instance "i", disk "d", snapshot "s", snapshot_policy "sp", eni "eni", vpc "vpc", vswitch "vsw", security_group "sg",
-    rule "sgr", key_pair "skp", image "m", event "e"
+    rule "sgr", key_pair "skp", image "m", event "e", route_table "vtb", route_entry "rte", eip "eip",
+    nat_gateway "ngw", snat_table "stb", forward_table "ftb", snat_entry "snat", forward_entry "fwd",
+    prefix_list "pl"
 );
 
 /// Id of one call of the API.

@@ -24,6 +24,7 @@ impl Site {
             hostname: String::new(),
             zone_id: "z".to_owned(),
             access_endpoint: String::new(),
+            underlay_ip: String::new(),
             vcpus: 4,
             vcpu_limit: 4,
             memory_mib: 1024,
@@ -70,6 +71,8 @@ impl Site {
                 dns_servers: Vec::new(),
                 ntp_servers: Vec::new(),
                 owner_account_id: String::new(),
+                eip_ranges: Vec::new(),
+                protected_cidrs: Vec::new(),
             },
         ))
     }

@@ -2,6 +2,7 @@
 //! wanted only if it speaks of the boot and the generation that are wanted now.
 
 mod disks;
+mod enis;
 mod snapshots;
 
 use crate::{ids, instance_state, snapshot_state};
@@ -15,6 +16,7 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
         report.instances.iter().map(|status| (status.instance_id.as_str(), status)).collect();
     let mut plan = StatusPlan::default();
     let mut disks_now = disks::take_in(&view.disks, report, &mut plan.purge_disks);
+    let mut enis_now = enis::take_in(&view.enis, report);
     snapshots::take_in(&view.snapshots, report, &mut plan);
 
     for old in &view.instances {
@@ -24,8 +26,10 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
             && report.observed_revision >= old.released_revision
             && status.is_none()
             && !disks::anything_left(old, &view.disks, report)
+            && !enis::anything_left(old, report)
         {
             disks::set_free(&mut disks_now, &old.instance_id, now_ms);
+            enis::set_free(&mut enis_now, &old.instance_id);
             let gone = disks_now.iter().filter(|disk| disk.instance_id == old.instance_id);
             let with_them = gone.flat_map(|disk| snapshot_state::going_with(disk, &view.snapshots));
             plan.update_snapshots.extend(with_them);
@@ -58,6 +62,8 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
 
     let changed = disks_now.into_iter().zip(&view.disks).filter(|(new, old)| new != *old);
     plan.update_disks = changed.map(|(new, _)| new).collect();
+    let changed = enis_now.into_iter().zip(&view.enis).filter(|(new, old)| new != *old);
+    plan.update_enis = changed.map(|(new, _)| new).collect();
     plan
 }
 

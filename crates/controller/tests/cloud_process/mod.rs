@@ -8,6 +8,7 @@ use api::{
         catalog_service_client::CatalogServiceClient, disk_service_client::DiskServiceClient,
         image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
         key_pair_service_client::KeyPairServiceClient,
+        network_interface_service_client::NetworkInterfaceServiceClient,
         operator_service_client::OperatorServiceClient,
         security_group_service_client::SecurityGroupServiceClient,
         snapshot_service_client::SnapshotServiceClient, vpc_service_client::VpcServiceClient, *,
@@ -102,6 +103,10 @@ impl CloudProcess {
 
     pub fn vpcs(&self) -> VpcServiceClient<Channel> {
         VpcServiceClient::new(self.channel())
+    }
+
+    pub fn network_interfaces(&self) -> NetworkInterfaceServiceClient<Channel> {
+        NetworkInterfaceServiceClient::new(self.channel())
     }
 
     pub fn groups(&self) -> SecurityGroupServiceClient<Channel> {

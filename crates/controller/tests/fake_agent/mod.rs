@@ -4,9 +4,9 @@
 
 use crate::cloud_process::{CloudProcess, ZONE};
 use api::host::{
-    DiskMetrics, DiskStatus, HostCapacity, HostEvent, HostSpec, HostStatus, InstanceState,
-    InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, StoragePool, WatchHostSpecRequest,
-    host_registry_client::HostRegistryClient,
+    DiskMetrics, DiskStatus, EniStatus, HostCapacity, HostEvent, HostSpec, HostStatus,
+    InstanceState, InstanceStatus, Power, RegisterHostRequest, SnapshotStatus, StoragePool,
+    WatchHostSpecRequest, host_registry_client::HostRegistryClient,
 };
 use std::{
     collections::BTreeMap,
@@ -73,6 +73,10 @@ pub struct Behaviour {
     pub disks: BTreeMap<String, FakeDisk>,
     /// Disks whose guest does not let go of them, with a reason.
     pub holding: BTreeMap<String, String>,
+    /// Network interfaces on the host: generation, and the instance that has them.
+    pub enis: BTreeMap<String, (u64, String)>,
+    /// Network interfaces whose guest does not let go of them, with a reason.
+    pub holding_enis: BTreeMap<String, String>,
     /// Snapshots on the host, by the disk they are of.
     pub snapshots: BTreeMap<String, String>,
     /// Takes no snapshots while set.
@@ -199,6 +203,7 @@ fn reconcile(
     guests.retain(|id, _| spec.instances.iter().any(|wanted| wanted.instance_id == *id));
     take_snapshots(behaviour, &spec);
     take_disks(behaviour, &spec, guests);
+    take_enis(behaviour, &spec);
     for wanted in &spec.instances {
         let id = &wanted.instance_id;
         let guest = guests.entry(id.clone()).or_insert_with(|| InstanceStatus {
@@ -264,7 +269,53 @@ fn reconcile(
         complete: true,
         snapshots: snapshot_statuses(behaviour, &spec),
         pools: behaviour.pools.clone(),
-        ..HostStatus::default()
+        enis: behaviour
+            .enis
+            .iter()
+            .map(|(eni_id, (generation, instance_id))| {
+                let held = behaviour.holding_enis.get(eni_id);
+                EniStatus {
+                    eni_id: eni_id.clone(),
+                    observed_generation: *generation,
+                    attached_instance_id: instance_id.clone(),
+                    code: held.map(|_| "DetachNotAnswered".to_owned()).unwrap_or_default(),
+                    message: held.cloned().unwrap_or_default(),
+                }
+            })
+            .collect(),
+    }
+}
+
+/// Plugs the network interfaces of the spec, and unplugs others.
+fn take_enis(behaviour: &mut Behaviour, spec: &HostSpec) {
+    let mut wanted = BTreeMap::new();
+    for instance in &spec.instances {
+        for eni in &instance.enis {
+            let place = (eni.generation, instance.instance_id.clone());
+            if wanted.insert(eni.eni_id.clone(), place).is_some() {
+                behaviour.faults.push(format!("{} is to be at two instances", eni.eni_id));
+            }
+        }
+        if instance.enis.iter().filter(|eni| eni.primary).count() != 1 || !instance.enis[0].primary
+        {
+            behaviour.faults.push(format!("{} has not one primary first", instance.instance_id));
+        }
+    }
+    let there = |id: &String| spec.instances.iter().any(|instance| instance.instance_id == *id);
+    let holding = &behaviour.holding_enis;
+    // A guest that is gone holds nothing.
+    behaviour.enis.retain(|id, (_, at)| {
+        let stays = wanted.get(id).is_some_and(|(_, instance_id)| instance_id == at);
+        stays || (holding.contains_key(id) && there(at))
+    });
+    for (id, place) in wanted {
+        match behaviour.enis.get_mut(&id) {
+            Some(has) if has.1 == place.1 => *has = place,
+            Some(_) => {}
+            None => {
+                behaviour.enis.insert(id, place);
+            }
+        }
     }
 }
 

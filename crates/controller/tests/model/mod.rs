@@ -52,6 +52,7 @@ pub fn host() -> HostRecord {
         hostname: String::new(),
         zone_id: String::new(),
         access_endpoint: String::new(),
+        underlay_ip: String::new(),
         vcpus: 1,
         vcpu_limit: 1,
         memory_mib: 1,

@@ -7,13 +7,17 @@
 //! packet that answers is judged by the same rules, mirrored: it is its flow that is allowed or not.
 
 use super::{
-    policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Verdict},
+    policy::{BrokenRule, Direction, Match, Peers, Policy, PortSet, Protocol, Reference, Verdict},
     ruleset::{Chain, Family, GENERATION, Ruleset, Set, Table},
 };
 use crate::{
-    METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS,
+    METADATA_ADDRESS, METADATA_PORT, SERVICE_ADDRESS, TABLE_NAME,
+    edge::{self, EDGE_LINK},
+    names::{self, VXLAN_LINK, vxlan_mac},
     plan::{Eni, Vpc, mac_text},
+    shaping::class_numbers,
 };
+use ipnet::Ipv4Net;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,24 +68,47 @@ pub(crate) fn compile(vpc: &Vpc) -> Compiled {
     for gateway in &vpc.gateways {
         element(&mut inet, "gateways", gateway.to_string(), String::new());
     }
+    admit_peers(&mut inet, vpc);
+    admit_world(&mut inet, vpc);
+    edge::add_nat(&mut inet, vpc);
+    add_limits(&mut inet, vpc);
+    let arp = arp(vpc);
+    let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
+    let ruleset = Ruleset { name: TABLE_NAME.to_owned(), tables };
+    Compiled { ruleset, broken, without_group }
+}
+
+/// Who may speak ARP. A router may in the name of others, as it asks in the name of who it forwards
+/// for; but every name costs a neighbour entry, of which all of the host have a common number.
+fn arp(vpc: &Vpc) -> Table {
     let mut arp = Table::default();
     let mut senders = set("ifname . ether_addr . ipv4_addr");
+    let mut routers = set("ifname . ether_addr");
     for eni in &vpc.enis {
-        for address in [eni.address, std::net::Ipv4Addr::UNSPECIFIED] {
-            let key = format!("{} . {} . {address}", quoted(&eni.tap), mac_text(eni.mac));
-            senders.elements.insert(key, String::new());
+        let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
+        let unset = std::net::Ipv4Addr::UNSPECIFIED;
+        for address in eni.addresses.iter().copied().chain([unset]) {
+            senders.elements.insert(format!("{port} . {address}"), String::new());
+        }
+        if eni.is_router {
+            routers.elements.insert(port, String::new());
         }
     }
     arp.sets.insert("senders".to_owned(), senders);
+    arp.sets.insert("routers".to_owned(), routers);
+    arp.sets.insert("router_rate".to_owned(), rates("ifname"));
     arp.chains.insert(
         "input".to_owned(),
         chain(
-            "type filter hook input priority filter; policy drop",
-            ["iifname . arp saddr ether . arp saddr ip @senders accept"],
+            "type filter hook input priority 0; policy drop",
+            [
+                "iifname . arp saddr ether . arp saddr ip @senders accept",
+                "iifname . arp saddr ether @routers \
+                 update @router_rate { iifname limit rate 5/second burst 10 packets } accept",
+            ],
         ),
     );
-    let tables = BTreeMap::from([(Family::Inet, inet), (Family::Arp, arp)]);
-    Compiled { ruleset: Ruleset { tables }, broken, without_group }
+    arp
 }
 
 /// What every VPC has. Chains that a map leads to are entered by `goto`, so that the end of one is
@@ -93,13 +120,23 @@ fn base() -> Table {
         "ct direction reply ct state established ip daddr {SERVICE_ADDRESS} \
          iifname vmap @ingress_reply"
     );
+    // A source that is not its own earns no answer of the host.
+    let router = format!(
+        "iifname . ether saddr @routers ip daddr != {{ {METADATA_ADDRESS}, {SERVICE_ADDRESS} }} \
+         ip daddr != @gateways accept"
+    );
+    let beyond =
+        format!("iifname {VXLAN_LINK} ip saddr != @subnets ether saddr . ip saddr @beyond accept");
+    // None of the VPC's own addresses comes from the world.
+    let world = format!("iifname {EDGE_LINK} ip saddr != @blocks accept");
+    let back = format!("iifname {VXLAN_LINK} oifname {VXLAN_LINK} drop");
     let live = format!("ct state established,related ct mark {GENERATION} accept");
     let pass = format!("ct mark set {GENERATION} accept");
     let chains = BTreeMap::from([
         (
             "prerouting".to_owned(),
             chain(
-                "type filter hook prerouting priority raw; policy drop",
+                "type filter hook prerouting priority -300; policy drop",
                 [
                     "iifname lo accept",
                     "meta nfproto != ipv4 drop",
@@ -108,15 +145,22 @@ fn base() -> Table {
                     "iifname . ether saddr . ip saddr @sources accept",
                     "iifname . ether saddr @ports ip saddr 0.0.0.0 ip daddr 255.255.255.255 \
                      udp sport 68 udp dport 67 accept",
+                    router.as_str(),
+                    beyond.as_str(),
+                    world.as_str(),
                 ],
             ),
         ),
         (
             "forward".to_owned(),
             chain(
-                "type filter hook forward priority filter; policy drop",
+                "type filter hook forward priority 0; policy drop",
                 [
                     "ct state invalid drop",
+                    // A host that is wrong about where an address is must not make a loop.
+                    back.as_str(),
+                    // Who does not know how long packets may be on the way learns it here.
+                    "tcp flags syn tcp option maxseg size set rt mtu",
                     "jump live",
                     // An ICMP error of a flow that has to be judged anew: only its own packets tell
                     // whose it is.
@@ -134,7 +178,7 @@ fn base() -> Table {
         (
             "input".to_owned(),
             chain(
-                "type filter hook input priority filter; policy drop",
+                "type filter hook input priority 0; policy drop",
                 [
                     "iifname lo accept",
                     // Before all that accepts: a guest that has its address renews it in a flow that
@@ -155,11 +199,13 @@ fn base() -> Table {
         (
             "output".to_owned(),
             chain(
-                "type filter hook output priority filter; policy drop",
+                "type filter hook output priority 0; policy drop",
                 [
                     "oifname lo accept",
                     "ct direction reply ct state established,related accept",
                     "jump live",
+                    // Of a packet too long to go on, whose flow there is not yet.
+                    "icmp type destination-unreachable icmp code frag-needed accept",
                     "udp sport 67 udp dport 68 accept",
                     from_host.as_str(),
                 ],
@@ -171,39 +217,151 @@ fn base() -> Table {
         declaration: vec!["type ifname : verdict".to_owned()],
         elements: BTreeMap::new(),
     };
-    let mut dhcp_rate = set("ifname");
-    let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
-    dhcp_rate.declaration.extend(options.map(str::to_owned));
     let sets = BTreeMap::from([
         ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
         ("ports".to_owned(), set("ifname . ether_addr")),
+        ("routers".to_owned(), set("ifname . ether_addr")),
+        ("subnets".to_owned(), intervals("ipv4_addr")),
+        ("blocks".to_owned(), intervals("ipv4_addr")),
+        ("beyond".to_owned(), intervals("ether_addr . ipv4_addr")),
         ("gateways".to_owned(), set("ipv4_addr")),
-        (DHCP_RATE_SET.to_owned(), dhcp_rate),
+        (DHCP_RATE_SET.to_owned(), rates("ifname")),
         ("ingress".to_owned(), verdicts()),
         ("egress".to_owned(), verdicts()),
         ("ingress_reply".to_owned(), verdicts()),
         ("egress_reply".to_owned(), verdicts()),
     ]);
-    Table { sets, chains }
+    Table { sets, chains, ..Table::default() }
 }
 
 /// The addresses an ENI may send from.
 fn admit(inet: &mut Table, eni: &Eni) {
     let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
-    element(inet, "sources", format!("{port} . {}", eni.address), String::new());
+    for address in &eni.addresses {
+        element(inet, "sources", format!("{port} . {address}"), String::new());
+    }
+    if eni.is_router {
+        element(inet, "routers", port.clone(), String::new());
+    }
     element(inet, "ports", port, String::new());
+}
+
+/// What may come from and go to other hosts. Each judges by the groups of its own ENIs: the sender's
+/// what leaves, the receiver's what arrives.
+fn admit_peers(inet: &mut Table, vpc: &Vpc) {
+    if vpc.peers.is_empty() {
+        return;
+    }
+    let link = quoted(VXLAN_LINK);
+    judge_nothing(inet, VXLAN_LINK);
+    for (host, peer) in &vpc.peers {
+        let mac = mac_text(vxlan_mac(*host));
+        for address in &peer.addresses {
+            element(inet, "sources", format!("{link} . {mac} . {address}"), String::new());
+        }
+        let beyond: Vec<_> = peer.beyond.iter().copied().collect();
+        for block in Ipv4Net::aggregate(&beyond) {
+            element(inet, "beyond", format!("{mac} . {block}"), String::new());
+        }
+    }
+    let subnets = vpc.vswitches.values().map(|vswitch| vswitch.subnet);
+    let subnets: Vec<_> = subnets.chain(vpc.enis.iter().map(|eni| eni.subnet)).collect();
+    for subnet in Ipv4Net::aggregate(&subnets) {
+        element(inet, "subnets", subnet.to_string(), String::new());
+    }
+}
+
+/// What may come from the world, once it is for a private address.
+fn admit_world(inet: &mut Table, vpc: &Vpc) {
+    if !vpc.has_edge() {
+        return;
+    }
+    judge_nothing(inet, EDGE_LINK);
+    let blocks: Vec<_> = vpc.blocks.iter().copied().collect();
+    for block in Ipv4Net::aggregate(&blocks) {
+        element(inet, "blocks", block.to_string(), String::new());
+    }
+}
+
+/// Packets per second, and which class what leaves for the world is of.
+fn add_limits(inet: &mut Table, vpc: &Vpc) {
+    let map = |kind: &str| Set {
+        is_map: true,
+        declaration: vec![format!("type {kind}")],
+        elements: BTreeMap::new(),
+    };
+    let mut rules = Vec::new();
+    let packets: Vec<_> = vpc.limits.iter().filter(|limit| limit.packets > 0).collect();
+    if !packets.is_empty() {
+        for (way, side) in [("out", "iifname"), ("in", "oifname")] {
+            let mut limits = map("ifname : limit");
+            for limit in &packets {
+                // Of another name when it is of another rate: one in use cannot be changed.
+                let name = names::hashed(&format!("packets_{way}_"), &limit.instance);
+                let name = format!("{name}_{}", limit.packets);
+                let burst = (limit.packets / 10).clamp(64, 100_000);
+                let text = format!("rate over {}/second burst {burst} packets", limit.packets);
+                inet.limits.insert(name.clone(), text);
+                for tap in &limit.taps {
+                    limits.elements.insert(quoted(tap), quoted(&name));
+                }
+            }
+            let set = format!("packets_{way}");
+            let rule = format!("limit name {side} map @{set} drop");
+            match way {
+                "in" => rules.push(rule),
+                _ => {
+                    if let Some(chain) = inet.chains.get_mut("prerouting") {
+                        chain.rules.insert(0, rule);
+                    }
+                }
+            }
+            inet.sets.insert(set, limits);
+        }
+    }
+    let classes = class_numbers(&vpc.eips);
+    if !classes.is_empty() {
+        let mut of_address = map("ipv4_addr : classid");
+        for (address, number) in classes {
+            of_address.elements.insert(address.to_string(), format!("1:{number:x}"));
+        }
+        inet.sets.insert("eip_class".to_owned(), of_address);
+        // Where addresses are public again.
+        rules.push(format!("oifname {EDGE_LINK} meta priority set ip saddr map @eip_class"));
+    }
+    if !rules.is_empty() {
+        let hook = "type filter hook postrouting priority 200; policy accept".to_owned();
+        inet.chains.insert("limits".to_owned(), Chain { hook, rules });
+    }
+}
+
+/// A link that no ENI is behind: only those at the other end judge.
+fn judge_nothing(inet: &mut Table, link: &str) {
+    for (map, verdict) in [
+        ("egress", "goto to_guest"),
+        ("ingress", "goto pass"),
+        ("egress_reply", "goto from_guest"),
+        ("ingress_reply", "goto pass"),
+    ] {
+        element(inet, map, quoted(link), verdict.to_owned());
+    }
 }
 
 fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec<BrokenRule> {
     let specs: Vec<_> = groups.iter().filter_map(|id| vpc.groups.get(id)).collect();
-    let known = |id: &str| vpc.groups.contains_key(id);
+    let known = |reference: Reference<'_>| match reference {
+        Reference::Group(id) => vpc.groups.contains_key(id),
+        Reference::PrefixList(id) => vpc.prefix_lists.contains_key(id),
+    };
     let mut broken = Vec::new();
     for (direction, prefix) in [(Direction::Ingress, "in"), (Direction::Egress, "out")] {
         let (policy, some_broken) = Policy::merge(&specs, direction, known);
         broken.extend(some_broken);
         for clause in &policy.clauses {
-            if let Peers::Group(id) = &clause.matches.peers {
-                members(inet, id, vpc);
+            match &clause.matches.peers {
+                Peers::Group(id) => members(inet, id, vpc),
+                Peers::PrefixList(id) => prefixes(inet, id, vpc),
+                Peers::Any | Peers::Blocks(_) => {}
             }
         }
         for (travel, suffix) in [(Travel::Original, ""), (Travel::Reply, "_reply")] {
@@ -225,7 +383,7 @@ fn add_chains(inet: &mut Table, name: &str, groups: &[String], vpc: &Vpc) -> Vec
 }
 
 fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
-    let name = member_set(group);
+    let name = named_set("members", group);
     if inet.sets.contains_key(&name) {
         return;
     }
@@ -237,6 +395,14 @@ fn members(inet: &mut Table, group: &str, vpc: &Vpc) {
         }
     }
     inet.sets.insert(name, members);
+}
+
+fn prefixes(inet: &mut Table, list: &str, vpc: &Vpc) {
+    let mut prefixes = intervals("ipv4_addr");
+    for block in vpc.prefix_lists.get(list).into_iter().flatten() {
+        prefixes.elements.insert(block.to_string(), String::new());
+    }
+    inet.sets.insert(named_set("prefixes", list), prefixes);
 }
 
 /// Which way a packet goes in its flow. The direction of rules is that of the flow's first packet.
@@ -257,7 +423,8 @@ fn conditions(matches: &Match, direction: Direction, travel: Travel) -> String {
     };
     let mut text = match &matches.peers {
         Peers::Any => String::new(),
-        Peers::Group(group) => format!("{field} @{} ", member_set(group)),
+        Peers::Group(group) => format!("{field} @{} ", named_set("members", group)),
+        Peers::PrefixList(list) => format!("{field} @{} ", named_set("prefixes", list)),
         Peers::Blocks(blocks) => {
             let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
             format!("{field} {{ {} }} ", blocks.join(", "))
@@ -301,13 +468,13 @@ fn verdict(verdict: Verdict, direction: Direction, travel: Travel) -> &'static s
     }
 }
 
-/// The set of a group's members. Ids of ECS's form are kept readable.
-fn member_set(group: &str) -> String {
-    let plain = group.len() <= 40 && group.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+/// The set of a group or a prefix list. Ids of ECS's form are kept readable.
+fn named_set(kind: &str, id: &str) -> String {
+    let plain = id.len() <= 40 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if plain {
-        format!("members_{}", group.replace('-', "_"))
+        format!("{kind}_{}", id.replace('-', "_"))
     } else {
-        format!("members_of_{}", short_hash(group))
+        format!("{kind}_of_{}", short_hash(id))
     }
 }
 
@@ -321,6 +488,20 @@ fn quoted(name: &str) -> String {
 
 fn set(kind: &str) -> Set {
     Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
+}
+
+/// A limit per key, kept for as long as it is used.
+fn rates(kind: &str) -> Set {
+    let mut set = set(kind);
+    let options = ["size 65535", "flags dynamic,timeout", "timeout 1m"];
+    set.declaration.extend(options.map(str::to_owned));
+    set
+}
+
+fn intervals(kind: &str) -> Set {
+    let mut set = set(kind);
+    set.declaration.push("flags interval".to_owned());
+    set
 }
 
 fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) -> Chain {

@@ -68,6 +68,17 @@ pub enum Peers {
     Blocks(Vec<Ipv4Net>),
     /// Members of the group with this id.
     Group(String),
+    /// Addresses of the prefix list with this id.
+    PrefixList(String),
+}
+
+/// What a rule may name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference<'a> {
+    /// A security group, by id.
+    Group(&'a str),
+    /// A prefix list, by id.
+    PrefixList(&'a str),
 }
 
 /// Port numbers, as disjoint sorted ranges. Empty stands for all.
@@ -166,11 +177,11 @@ pub struct BrokenRule {
 }
 
 impl Policy {
-    /// Merges groups. `known` tells whether a group that a rule names is part of the desired state.
+    /// Merges groups. `known` tells whether what a rule names is part of the desired state.
     pub fn merge(
         groups: &[&SecurityGroupSpec],
         direction: Direction,
-        known: impl Fn(&str) -> bool,
+        known: impl Fn(Reference<'_>) -> bool,
     ) -> (Self, Vec<BrokenRule>) {
         let mut broken = Vec::new();
         let mut levels: BTreeMap<(u32, Verdict), Vec<Match>> = BTreeMap::new();
@@ -220,7 +231,8 @@ impl Policy {
         (Self { clauses, default }, broken)
     }
 
-    /// The verdict on a packet. `is_member` tells whether an address belongs to a group.
+    /// The verdict on a packet. `is_member` tells whether an address belongs to a group or a prefix
+    /// list, by its id.
     pub fn evaluate(&self, packet: &Packet, is_member: impl Fn(&str, Ipv4Addr) -> bool) -> Verdict {
         self.clauses
             .iter()
@@ -234,7 +246,7 @@ impl Match {
         let peer = match &self.peers {
             Peers::Any => true,
             Peers::Blocks(blocks) => blocks.iter().any(|block| block.contains(&packet.peer)),
-            Peers::Group(group) => is_member(group, packet.peer),
+            Peers::Group(id) | Peers::PrefixList(id) => is_member(id, packet.peer),
         };
         peer && self.protocol.contains(packet.protocol)
             && self.source_ports.contains(packet.source_port)

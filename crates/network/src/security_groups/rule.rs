@@ -1,6 +1,6 @@
 //! One rule of a security group, read from its spec.
 
-use super::policy::{Match, Peers, PortSet, Protocol};
+use super::policy::{Match, Peers, PortSet, Protocol, Reference};
 use api::host::RuleSpec;
 use ipnet::Ipv4Net;
 use std::net::Ipv4Addr;
@@ -16,8 +16,8 @@ pub(crate) enum Reading {
     Broken { widest: Match, reason: String },
 }
 
-/// Reads a rule. `known` tells whether a group is part of the desired state.
-pub(crate) fn read(rule: &RuleSpec, known: impl Fn(&str) -> bool) -> Reading {
+/// Reads a rule. `known` tells whether what it names is part of the desired state.
+pub(crate) fn read(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Reading {
     let mut broken = Vec::new();
     let (protocol, ipv6) = match rule.ip_protocol.to_ascii_lowercase().as_str() {
         "tcp" => (Protocol::Tcp, false),
@@ -64,13 +64,18 @@ pub(crate) fn read(rule: &RuleSpec, known: impl Fn(&str) -> bool) -> Reading {
 }
 
 /// The other side of a rule; none if it is IPv6.
-fn peers(rule: &RuleSpec, known: impl Fn(&str) -> bool) -> Result<Option<Peers>, String> {
+fn peers(rule: &RuleSpec, known: impl Fn(Reference<'_>) -> bool) -> Result<Option<Peers>, String> {
     if rule.cidr.is_empty() {
-        let group = &rule.peer_group_id;
-        return match group.as_str() {
-            "" => Err("neither a CIDR block nor a group is given".to_owned()),
-            _ if known(group) => Ok(Some(Peers::Group(group.clone()))),
-            _ => Err(format!("group {group} is not known on this host")),
+        let (group, list) = (&rule.peer_group_id, &rule.prefix_list_id);
+        return match (group.as_str(), list.as_str()) {
+            ("", "") => Err("no CIDR block, group or prefix list is given".to_owned()),
+            (id, "") if known(Reference::Group(id)) => Ok(Some(Peers::Group(group.clone()))),
+            ("", id) if known(Reference::PrefixList(id)) => {
+                Ok(Some(Peers::PrefixList(list.clone())))
+            }
+            (id, "") => Err(format!("group {id} is not known on this host")),
+            ("", id) => Err(format!("prefix list {id} is not known on this host")),
+            _ => Err(format!("both group {group} and prefix list {list} are given")),
         };
     }
     if rule.cidr.contains(':') {

@@ -13,6 +13,8 @@ pub(crate) enum Family {
 }
 
 impl Family {
+    const ALL: [Self; 2] = [Self::Inet, Self::Arp];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Inet => "inet",
@@ -42,6 +44,8 @@ pub(crate) struct Chain {
 /// One table, named like all of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Table {
+    /// Named limits, from names to what comes in braces.
+    pub(crate) limits: BTreeMap<String, String>,
     pub(crate) sets: BTreeMap<String, Set>,
     pub(crate) chains: BTreeMap<String, Chain>,
 }
@@ -49,10 +53,79 @@ pub(crate) struct Table {
 /// Stands in rules for the generation the flows they accept are stamped with.
 pub(crate) const GENERATION: &str = "$generation";
 
-/// All rules of a namespace.
+/// All rules of a namespace, in tables of one name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Ruleset {
+    pub(crate) name: String,
     pub(crate) tables: BTreeMap<Family, Table>,
+}
+
+/// What tables a namespace has, as far as replacing them needs to know.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    /// Those of the ruleset's name. Declarations and rules are not what they are.
+    pub(crate) tables: BTreeMap<Family, Table>,
+    /// Family and name of those that can only be deleted whole.
+    ours_to_delete: BTreeSet<(String, String)>,
+    others: BTreeSet<(String, String)>,
+}
+
+impl Listed {
+    /// From what `nft -j list ruleset` prints.
+    pub(crate) fn parse(listing: &serde_json::Value, name: &str) -> Self {
+        const UNKNOWN: &str = "unknown";
+        let mut listed = Self::default();
+        for object in listing["nftables"].as_array().into_iter().flatten() {
+            let Some((kind, object)) = object.as_object().and_then(|o| o.iter().next()) else {
+                continue;
+            };
+            if kind == "metainfo" {
+                continue;
+            }
+            let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+            let table = text(if kind == "table" { "name" } else { "table" });
+            let family = Family::ALL.into_iter().find(|f| f.as_str() == text("family"));
+            let (Some(family), true) = (family, table == name) else {
+                listed.others.insert((text("family"), table));
+                continue;
+            };
+            let entry = listed.tables.entry(family).or_default();
+            match kind.as_str() {
+                "table" | "rule" => {}
+                "chain" => {
+                    let hook = match object["hook"].as_str() {
+                        None => String::new(),
+                        Some(hook) => format!(
+                            "type {} hook {hook} priority {}; policy {}",
+                            text("type"),
+                            object["prio"],
+                            text("policy"),
+                        ),
+                    };
+                    let rules = vec![UNKNOWN.to_owned()];
+                    entry.chains.insert(text("name"), Chain { hook, rules });
+                }
+                "set" | "map" => {
+                    let set = Set {
+                        is_map: kind == "map",
+                        declaration: vec![UNKNOWN.to_owned()],
+                        elements: BTreeMap::new(),
+                    };
+                    entry.sets.insert(text("name"), set);
+                }
+                "limit" => {
+                    entry.limits.insert(text("name"), UNKNOWN.to_owned());
+                }
+                _ => {
+                    listed.ours_to_delete.insert((text("family"), table));
+                }
+            }
+        }
+        listed.tables.retain(|family, _| {
+            !listed.ours_to_delete.iter().any(|(other, _)| other == family.as_str())
+        });
+        listed
+    }
 }
 
 /// nft reads long lines, but the errors it prints quote them.
@@ -78,10 +151,17 @@ impl Ruleset {
         stamped
     }
 
-    /// Commands that replace everything in a namespace by this ruleset, in one transaction.
-    pub(crate) fn replace_all(&self) -> String {
-        let mut script = String::from("flush ruleset\n");
-        script.push_str(&self.changes_from(&Self::default()));
+    /// Commands that make this ruleset of what is listed, in one transaction; with `alone`, other
+    /// tables go. Base chains stay where they can: one that is removed is for a moment a chain
+    /// without rules, which drops everything.
+    pub(crate) fn replace(&self, listed: &Listed, alone: bool) -> String {
+        let mut script = String::new();
+        let others = listed.others.iter().filter(|_| alone);
+        for (family, name) in listed.ours_to_delete.iter().chain(others) {
+            let _ = writeln!(script, "delete table {family} {name}");
+        }
+        let old = Self { name: self.name.clone(), tables: listed.tables.clone() };
+        script.push_str(&self.changes_from(&old));
         script
     }
 
@@ -90,14 +170,14 @@ impl Ruleset {
         let mut script = String::new();
         let none = Table::default();
         for (family, table) in &self.tables {
-            let at = format!("{} {}", family.as_str(), crate::TABLE_NAME);
+            let at = format!("{} {}", family.as_str(), self.name);
             if !old.tables.contains_key(family) {
                 let _ = writeln!(script, "add table {at}");
             }
             table.changes_from(old.tables.get(family).unwrap_or(&none), &at, &mut script);
         }
         for family in old.tables.keys().filter(|family| !self.tables.contains_key(family)) {
-            let _ = writeln!(script, "delete table {} {}", family.as_str(), crate::TABLE_NAME);
+            let _ = writeln!(script, "delete table {} {}", family.as_str(), self.name);
         }
         script
     }
@@ -133,10 +213,20 @@ impl Table {
                 let _ = writeln!(out, "delete {} {at} {name}", set.keyword());
             }
         }
+        for (name, limit) in &old.limits {
+            if self.limits.get(name) != Some(limit) {
+                let _ = writeln!(out, "delete limit {at} {name}");
+            }
+        }
         for name in old.chains.keys() {
             let gone = self.chains.get(name).is_none_or(|new| new.hook != old.chains[name].hook);
             if gone {
                 let _ = writeln!(out, "delete chain {at} {name}");
+            }
+        }
+        for (name, limit) in &self.limits {
+            if old.limits.get(name) != Some(limit) {
+                let _ = writeln!(out, "add limit {at} {name} {{ {limit}; }}");
             }
         }
         for (name, set) in &self.sets {

@@ -2,8 +2,9 @@
 
 use crate::guest::{Cable, Guest};
 use api::host::{EniSpec, RuleSpec, SecurityGroupSpec, VSwitchSpec, VpcSpec};
-use network::{Desired, HostNetwork, Options, Report};
-use std::net::Ipv4Addr;
+use network::{Desired, HostNetwork, Options, Report, namespace_name};
+use nix::sched::{CloneFlags, setns};
+use std::{fs::File, net::Ipv4Addr, process::Command};
 use tempfile::TempDir;
 
 /// The networks of one test.
@@ -17,12 +18,17 @@ pub struct Cloud {
 
 impl Cloud {
     pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut Options)) -> Self {
         let dir = TempDir::new().expect("a directory");
-        let options = Options {
+        let mut options = Options {
             namespace_dir: dir.path().join("netns"),
             dns_servers: vec![Ipv4Addr::new(100, 100, 2, 136)],
             ..Options::default()
         };
+        change(&mut options);
         let network = HostNetwork::new(options.clone())
             .await
             .expect("these tests make network namespaces: run them as root (make test does)");
@@ -110,6 +116,21 @@ impl Cloud {
     pub async fn cable(&self, eni: &EniSpec) -> Cable {
         let mut taps = self.network.open_tap(eni, 1).await.expect("open the tap");
         Cable::new(taps.pop().expect("one descriptor"))
+    }
+
+    /// Runs a command inside a VPC's namespace, as a person would.
+    pub fn by_hand(&self, vni: u32, command: &str) -> String {
+        let file = File::open(self.options.namespace_dir.join(namespace_name(vni))).expect("netns");
+        let line = command.to_owned();
+        let output = std::thread::spawn(move || {
+            setns(file, CloneFlags::CLONE_NEWNET).expect("enter");
+            Command::new("sh").args(["-c", &line]).output().expect("run sh")
+        })
+        .join()
+        .expect("a thread");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command}: {errors}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Removes everything and checks that nothing is left.

@@ -208,6 +208,27 @@ impl Guest {
     }
 }
 
+/// Tells everybody who connects from which address.
+pub fn tell_names(listener: TcpListener) {
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let name = stream.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+}
+
+/// What a server of [`tell_names`] says; nothing if it is not reached.
+pub fn ask_name(to: Ipv4Addr, port: u16) -> String {
+    let to = SocketAddr::V4(SocketAddrV4::new(to, port));
+    let mut name = String::new();
+    if let Ok(mut stream) = TcpStream::connect_timeout(&to, Duration::from_millis(1200)) {
+        stream.set_read_timeout(Some(Duration::from_secs(2))).expect("set a timeout");
+        let _ = stream.read_to_string(&mut name);
+    }
+    name
+}
+
 /// Whether a connection to a server of [`Guest::echo`] still carries a word there and back.
 pub fn echoes(mut stream: &TcpStream) -> bool {
     let mut answer = [0; 4];
@@ -215,7 +236,7 @@ pub fn echoes(mut stream: &TcpStream) -> bool {
     stream.write_all(b"word").is_ok() && stream.read_exact(&mut answer).is_ok()
 }
 
-fn ip(command: &str) {
+pub fn ip(command: &str) {
     let output = Command::new("ip").args(command.split(' ')).output().expect("run ip (iproute2)");
     assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,22 +1,20 @@
 //! Made, repaired, taken over after a restart, removed.
 
-use crate::cloud::{Cloud, GATEWAY, accept_tcp, address};
+use crate::{
+    cloud::{Cloud, GATEWAY, accept_tcp, address},
+    fabric::{Fabric, introduce},
+    guest::Guest,
+};
 use network::{ObjectKind, ResourceKind, namespace_name, tap_name};
-use nix::sched::{CloneFlags, setns};
-use std::{fs::File, os::unix::fs::MetadataExt as _, process::Command};
-
-/// Runs a command inside a VPC's namespace, as a person would by hand.
-fn by_hand(cloud: &Cloud, vni: u32, command: &str) {
-    let file = File::open(cloud.options.namespace_dir.join(namespace_name(vni))).expect("netns");
-    let command = command.to_owned();
-    std::thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).expect("enter");
-        let status = Command::new("sh").args(["-c", &command]).status().expect("run sh");
-        assert!(status.success(), "{command}");
-    })
-    .join()
-    .expect("a thread");
-}
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    os::unix::fs::MetadataExt as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reconciling_twice_changes_nothing_and_delete_leaves_nothing() {
@@ -83,7 +81,7 @@ async fn what_is_changed_by_hand_is_put_right() {
         "echo 0 > /proc/sys/net/ipv4/ip_forward".to_owned(),
         format!("echo 0 > /proc/sys/net/ipv4/conf/{tap}/proxy_arp"),
     ] {
-        by_hand(&cloud, 1, &damage);
+        cloud.by_hand(1, &damage);
         assert!(cloud.reconcile().await.changes > 0, "{damage}");
         // Whatever the guest has learnt in between.
         ga.ip("neigh flush dev eth0");
@@ -215,5 +213,144 @@ async fn specs_that_make_no_sense_are_reported_and_harm_nobody_else() {
     cloud.add_vpc(1);
     let report = cloud.network.reconcile(&cloud.desired).await;
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    cloud.demolish().await;
+}
+
+/// Sends a packet every millisecond while `work` is done; how many were sent, and how many of them
+/// were answered.
+async fn flood(
+    from: &Guest,
+    to: &Guest,
+    address: Ipv4Addr,
+    work: impl Future<Output = ()>,
+) -> (usize, usize) {
+    let any = |port| move || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("bind");
+    let (echo, socket) = (to.run(any(5000)), from.run(any(0)));
+    echo.set_read_timeout(Some(Duration::from_secs(2))).expect("set a timeout");
+    socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set a timeout");
+    let echoing = std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((bytes, from)) = echo.recv_from(&mut buffer) {
+            let _ = echo.send_to(&buffer[..bytes], from);
+        }
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flag, sender) = (Arc::clone(&stop), socket.try_clone().expect("a socket"));
+    let sending = std::thread::spawn(move || {
+        let mut sent = 0;
+        while !flag.load(Ordering::Relaxed) {
+            sender.send_to(b"ping", (address, 5000)).expect("send");
+            sent += 1;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    });
+    let receiving = std::thread::spawn(move || {
+        let mut answers = 0;
+        while socket.recv(&mut [0; 16]).is_ok() {
+            answers += 1;
+        }
+        answers
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    work.await;
+    stop.store(true, Ordering::Relaxed);
+    let sent = sending.join().expect("sent");
+    let answers = receiving.join().expect("received");
+    echoing.join().expect("echoed");
+    (sent, answers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_and_changes_for_others_drop_no_packet() {
+    let fabric = Fabric::new(2);
+    let (mut a, mut b) = (fabric.cloud(0).await, fabric.cloud(1).await);
+    for cloud in [&mut a, &mut b] {
+        cloud.add_vpc(7);
+        cloud.add_group(7, "sg-a", vec![]);
+        cloud.add_group(7, "sg-b", vec![]);
+    }
+    let (near, far) = (a.add_eni(7, 1, &["sg-a"]), b.add_eni(7, 2, &["sg-a"]));
+    introduce(&mut [&mut a, &mut b]);
+    a.reconcile().await;
+    b.reconcile().await;
+    let (one, two) = (a.boot(&near).await, b.boot(&far).await);
+    assert!(one.pings(address(2)));
+    let restarts = async {
+        for _ in 0..5 {
+            a.restart().await;
+            let report = a.reconcile().await;
+            // It does not know what the one before had done, so it blames nobody.
+            assert!(report.repairs.is_empty(), "{report:?}");
+            assert_eq!(a.reconcile().await.changes, 0);
+            b.restart().await;
+            b.reconcile().await;
+        }
+    };
+    let (sent, answers) = flood(&one, &two, address(2), restarts).await;
+    assert!(sent > 300, "{sent}");
+    assert_eq!(answers, sent, "restarts");
+
+    let changes = async {
+        for host in 10..20 {
+            a.add_eni(7, host, &["sg-b"]);
+            a.group("sg-b").rules = vec![accept_tcp(u32::from(host), "0.0.0.0/0")];
+            introduce(&mut [&mut a, &mut b]);
+            a.reconcile().await;
+            b.reconcile().await;
+        }
+    };
+    let (sent, answers) = flood(&one, &two, address(2), changes).await;
+    assert_eq!(answers, sent, "changes of {sent}");
+    drop((one, two));
+    a.demolish().await;
+    b.demolish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_sends_the_kernel_what_changed_and_nothing_else() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let (nft, log) = (dir.path().join("nft"), dir.path().join("log"));
+    let script = format!("#!/bin/sh\ntee -a {} | nft \"$@\"\n", log.display());
+    std::fs::write(&nft, script).expect("write");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&nft, mode).expect("chmod");
+    let mut cloud = Cloud::with(|options| options.nft = nft).await;
+    cloud.add_vpc(7);
+    let from_members = api::host::RuleSpec {
+        cidr: String::new(),
+        peer_group_id: "sg-many".to_owned(),
+        ..accept_tcp(80, "")
+    };
+    cloud.add_group(7, "sg-web", vec![from_members]);
+    cloud.add_group(7, "sg-many", vec![]);
+    cloud.add_eni(7, 1, &["sg-web"]);
+    let members = (0..10_000u32).map(|n| Ipv4Addr::from(0x0a01_0000 + n).to_string());
+    cloud.group("sg-many").member_ips = members.collect();
+    cloud.reconcile().await;
+    let written = |cloud: &Cloud| {
+        let _ = cloud;
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        std::fs::write(&log, "").expect("write");
+        text
+    };
+    assert!(written(&cloud).len() > 50_000);
+    assert_eq!(cloud.reconcile().await.changes, 0);
+    assert_eq!(written(&cloud), "");
+
+    cloud.group("sg-many").member_ips.push("10.9.9.9".to_owned());
+    let begun = std::time::Instant::now();
+    cloud.reconcile().await;
+    let took = begun.elapsed();
+    let text = written(&cloud);
+    assert!(text.contains("add element inet ecs members_sg_many { 10.9.9.9 }"), "{text}");
+    // Beside it, the two rules that say which flows were judged by the rules of today.
+    assert_eq!(text.matches("element").count(), 1, "{text}");
+    assert!(text.lines().count() <= 6, "{text}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    cloud.add_eni(7, 2, &["sg-web"]);
+    cloud.reconcile().await;
+    let text = written(&cloud);
+    assert!(text.lines().count() <= 20 && !text.contains("10.1.0."), "{text}");
     cloud.demolish().await;
 }

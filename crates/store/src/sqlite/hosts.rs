@@ -1,7 +1,7 @@
 //! Hosts, their leases, reports and events.
 
 use super::{
-    disk_snapshots, disks, instances, pools,
+    disk_snapshots, disks, enis, instances, pools,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -37,17 +37,22 @@ pub(super) fn register(
 ) -> Result<u64, StoreError> {
     let host = &registration.host;
     let revision = tx.revision()?;
+    let before: Vec<String> = query::column(
+        tx.conn,
+        "SELECT underlay_ip FROM hosts WHERE host_id = ?1",
+        [&host.host_id],
+    )?;
     let session: i64 = tx
         .conn
         .prepare_cached(
             "INSERT INTO hosts (host_id, revision, hostname, zone_id, access_endpoint, vcpus,
                  vcpu_limit, memory_mib, vcpus_used, memory_mib_used, kvm, version, session,
-                 lease_until_ms, lost, last_seen_ms, observed_revision)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, 1, ?11, 0, ?12, 0)
+                 lease_until_ms, lost, last_seen_ms, observed_revision, underlay_ip)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, 1, ?11, 0, ?12, 0, ?13)
              ON CONFLICT (host_id) DO UPDATE SET revision = ?2, hostname = ?3, zone_id = ?4,
                  access_endpoint = ?5, vcpus = ?6, vcpu_limit = ?7, memory_mib = ?8, kvm = ?9,
                  version = ?10, session = session + 1, lease_until_ms = ?11, lost = 0,
-                 last_seen_ms = ?12
+                 last_seen_ms = ?12, underlay_ip = ?13
              RETURNING session",
         )?
         .query_row(
@@ -63,12 +68,23 @@ pub(super) fn register(
                 host.kvm,
                 host.version,
                 registration.lease_until_ms,
-                registration.now_ms
+                registration.now_ms,
+                host.underlay_ip
             ],
             |row| row.get(0),
         )?;
     pools::register(tx, &host.host_id, &host.pools)?;
     tx.change("host", &host.host_id, &host.host_id)?;
+    if before.first() != Some(&host.underlay_ip) {
+        let vpc_ids: Vec<String> = query::column(
+            tx.conn,
+            "SELECT DISTINCT vpc_id FROM enis WHERE host_id = ?1 AND instance_id != ''",
+            [&host.host_id],
+        )?;
+        for vpc_id in vpc_ids {
+            tx.change("vpc", &vpc_id, "")?;
+        }
+    }
     Ok(session as u64)
 }
 
@@ -129,6 +145,7 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
         )?,
         disks: disks::on_host(tx.conn, &report.host_id)?,
         snapshots: disk_snapshots::on_host(tx.conn, &report.host_id)?,
+        enis: enis::on_host(tx.conn, &report.host_id)?,
         host,
     };
     let plan = (report.decide)(&view)?;
@@ -137,6 +154,9 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &HostReport) -> Result<u64, StoreE
     }
     for disk in &plan.update_disks {
         disks::update(tx, disk)?;
+    }
+    for eni in &plan.update_enis {
+        enis::update(tx, eni)?;
     }
     for snapshot in &plan.update_snapshots {
         disk_snapshots::update(tx, snapshot)?;

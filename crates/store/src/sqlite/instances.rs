@@ -2,7 +2,7 @@
 
 use super::{
     claims::{Claim, claim},
-    disk_snapshots, disks, hosts, images, key_pairs, networks,
+    disk_snapshots, disks, edge, enis, hosts, images, key_pairs, networks,
     query::{self, Conditions},
     rows::state_number,
     security_groups,
@@ -35,9 +35,11 @@ pub(super) fn details(
         "SELECT last_seen_ms FROM hosts WHERE host_id = ?1 AND lost",
         [&instance.host_id],
     )?;
+    let enis = enis::of_instance(conn, &instance.instance_id)?;
     Ok(InstanceDetails {
         disks: disks::of_instance(conn, &instance.instance_id)?,
-        enis: networks::enis_of(conn, &instance.instance_id)?,
+        eips: edge::eips_of(conn, &enis)?,
+        enis,
         host_lost_since_ms: lost.first().copied(),
         instance: with_tags(conn, instance)?,
     })
@@ -47,29 +49,26 @@ pub(super) fn create_view(
     conn: &Connection,
     lookup: &CreateLookup,
 ) -> Result<CreateView, StoreError> {
-    let vswitch = networks::vswitch(conn, &lookup.vswitch_id)?;
     let mut view = CreateView {
         image: images::to_make_instances(conn, lookup)?,
-        vpc: None,
-        free_addresses: 0,
+        vswitches: Vec::new(),
         security_groups: Vec::new(),
+        enis: enis::by_ids(conn, &lookup.eni_ids)?,
         key_pair: None,
         snapshots: Vec::new(),
         hosts: hosts::all(conn)?,
-        vswitch: None,
+        public_addresses: BTreeSet::new(),
     };
-    if let Some(vswitch) = vswitch {
-        view.vpc = networks::vpc(conn, &vswitch.vpc_id)?;
-        let all = u64::from(u32::from(vswitch.last_ip) - u32::from(vswitch.first_ip)) + 1;
-        view.free_addresses = all.saturating_sub(networks::eni_count(conn, &vswitch.vswitch_id)?);
-        view.vswitch = Some(vswitch);
+    if lookup.public_addresses {
+        view.public_addresses = edge::public_addresses(conn)?;
     }
-    for group_id in &lookup.security_group_ids {
-        if let Some(group) = security_groups::group(conn, group_id)? {
-            let members = security_groups::member_count(conn, group_id)?;
-            view.security_groups.push((group, members));
-        }
+    for vswitch_id in &lookup.vswitch_ids {
+        view.vswitches.extend(networks::room(conn, vswitch_id)?);
     }
+    let of_enis = view.enis.iter().flat_map(|eni| &eni.security_group_ids);
+    let group_ids: BTreeSet<String> =
+        lookup.security_group_ids.iter().chain(of_enis).cloned().collect();
+    view.security_groups = security_groups::uses(conn, group_ids)?;
     let of_image = view.image.iter().flat_map(|image| &image.disks).skip(1);
     let of_image = of_image.map(|disk| &disk.snapshot_id).filter(|id| !id.is_empty());
     let snapshot_ids: BTreeSet<String> =
@@ -84,7 +83,6 @@ pub(super) fn create_view(
 }
 
 pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreError> {
-    let mut groups = BTreeSet::new();
     for new in &plan.instances {
         let instance = &new.instance;
         claim(tx, &instance.host_id, &Claim::of(instance), 1)?;
@@ -94,13 +92,15 @@ pub(super) fn create(tx: &mut Tx<'_>, plan: &CreatePlan) -> Result<(), StoreErro
             disks::insert(tx, disk)?;
         }
         for new_eni in &new.enis {
-            groups.extend(new_eni.eni.security_group_ids.iter().cloned());
-            insert_eni(tx, new_eni)?;
+            enis::insert(tx, new_eni)?;
+        }
+        for eni in &new.attach {
+            enis::update(tx, eni)?;
         }
         tx.change("instance", &instance.instance_id, &instance.host_id)?;
     }
-    for group in groups {
-        tx.change("security_group", &group, "")?;
+    for eip in &plan.public_ips {
+        edge::insert_fixed(tx, eip)?;
     }
     Ok(())
 }
@@ -183,49 +183,6 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
     Ok(())
 }
 
-fn insert_eni(tx: &mut Tx<'_>, new: &NewEni) -> Result<(), StoreError> {
-    let eni = &new.eni;
-    let vswitch = networks::vswitch(tx.conn, &eni.vswitch_id)?
-        .ok_or_else(|| StoreError::Backend(format!("VSwitch {} is gone", eni.vswitch_id)))?;
-    let address = networks::allocate_address(tx.conn, &vswitch, new.address)?;
-    let mac = networks::allocate_mac(tx.conn)?;
-    let revision = tx.revision()?;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO enis (eni_id, revision, instance_id, vpc_id, vswitch_id, zone_id, mac,
-                 private_ip, is_primary, created_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?
-        .execute(params![
-            eni.eni_id,
-            revision as i64,
-            eni.instance_id,
-            eni.vpc_id,
-            eni.vswitch_id,
-            eni.zone_id,
-            mac,
-            u32::from(address),
-            eni.primary,
-            eni.created_ms
-        ])?;
-    count_enis(tx, &eni.vswitch_id, 1)?;
-    for (position, group_id) in eni.security_group_ids.iter().enumerate() {
-        tx.conn
-            .prepare_cached(
-                "INSERT INTO eni_groups (eni_id, position, group_id) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![eni.eni_id, position as i64, group_id])?;
-    }
-    Ok(())
-}
-
-fn count_enis(tx: &Tx<'_>, vswitch_id: &str, change: i64) -> Result<(), StoreError> {
-    tx.conn
-        .prepare_cached("UPDATE vswitches SET enis = enis + ?2 WHERE vswitch_id = ?1")?
-        .execute(params![vswitch_id, change])?;
-    Ok(())
-}
-
 pub(super) fn instances_view(
     conn: &Connection,
     instance_ids: &[String],
@@ -257,6 +214,10 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &InstanceRecord) -> Result<(), StoreE
     let mut new = new.clone();
     if new.releasing && !old.releasing {
         new.released_revision = tx.revision()?;
+        // From now on its addresses are nowhere.
+        for eni in enis::of_instance(tx.conn, &new.instance_id)? {
+            enis::reach_others(tx, &eni.vpc_id, &eni.security_group_ids)?;
+        }
     }
     write_mutable(tx, &new)?;
     let described = write_attributes(tx, &old, &new)?;
@@ -308,21 +269,14 @@ pub(super) fn purge(tx: &mut Tx<'_>, instance_id: &str) -> Result<(), StoreError
     for disk in disks::of_instance(tx.conn, instance_id)? {
         disks::remove(tx, &disk)?;
     }
-    let mut groups = BTreeSet::new();
-    for eni in networks::enis_of(tx.conn, instance_id)? {
-        tx.conn.prepare_cached("DELETE FROM enis WHERE eni_id = ?1")?.execute([&eni.eni_id])?;
-        count_enis(tx, &eni.vswitch_id, -1)?;
-        groups.extend(eni.security_group_ids);
+    for eni in enis::of_instance(tx.conn, instance_id)? {
+        enis::remove(tx, &eni)?;
     }
     tx.conn
         .prepare_cached("DELETE FROM instances WHERE instance_id = ?1")?
         .execute([instance_id])?;
     security_groups::delete_tags(tx, instance_id)?;
-    tx.change("instance", instance_id, &instance.host_id)?;
-    for group in groups {
-        tx.change("security_group", &group, "")?;
-    }
-    Ok(())
+    tx.change("instance", instance_id, &instance.host_id)
 }
 
 pub(super) fn list(
@@ -350,7 +304,10 @@ pub(super) fn list(
     if !filter.private_ips.is_empty() {
         let marks = vec!["?"; filter.private_ips.len()].join(",");
         conditions.and(
-            format!("instance_id IN (SELECT instance_id FROM enis WHERE private_ip IN ({marks}))"),
+            format!(
+                "instance_id IN (SELECT instance_id FROM enis JOIN eni_addresses USING (eni_id)
+                     WHERE address IN ({marks}))"
+            ),
             filter.private_ips.iter().map(|ip| u32::from(*ip).into()),
         );
     }

@@ -1,8 +1,11 @@
 //! The embedded backend: SQLite in WAL mode with `synchronous=FULL`.
 
+mod addresses;
 mod claims;
 mod disk_snapshots;
 mod disks;
+mod edge;
+mod enis;
 mod feed;
 mod hosts;
 mod images;
@@ -36,6 +39,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("images.sql"),
     include_str!("pools.sql"),
     include_str!("auto_disks.sql"),
+    include_str!("enis.sql"),
+    include_str!("edge.sql"),
 ];
 
 /// How to open a store.

@@ -1,6 +1,6 @@
 //! Records from and to rows.
 
-use crate::{disk_records::*, records::*};
+use crate::{disk_records::*, eni_records::*, records::*};
 use rusqlite::{Result, Row, types::Type};
 use std::{net::Ipv4Addr, str::FromStr};
 
@@ -9,20 +9,41 @@ pub(super) trait FromRow: Sized {
     fn from_row(row: &Row<'_>) -> Result<Self>;
 }
 
-fn num(row: &Row<'_>, column: &str) -> Result<u64> {
+pub(super) fn num(row: &Row<'_>, column: &str) -> Result<u64> {
     row.get::<_, i64>(column).map(|value| value as u64)
 }
 
-fn ip(row: &Row<'_>, column: &str) -> Result<Ipv4Addr> {
+pub(super) fn ip(row: &Row<'_>, column: &str) -> Result<Ipv4Addr> {
     row.get::<_, u32>(column).map(Ipv4Addr::from)
 }
 
-fn parsed<T: FromStr>(text: &str) -> Result<T>
+pub(super) fn parsed<T: FromStr>(text: &str) -> Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     text.parse()
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(error)))
+}
+
+/// Values with commas.
+pub(super) fn list<T: FromStr>(text: &str) -> Result<Vec<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    text.split(',').filter(|part| !part.is_empty()).map(parsed).collect()
+}
+
+/// Values with commas.
+pub(super) fn joined<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A value, or none if the text is empty.
+fn optional<T: FromStr>(text: &str) -> Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if text.is_empty() { Ok(None) } else { parsed(text).map(Some) }
 }
 
 impl FromRow for VpcRecord {
@@ -33,6 +54,9 @@ impl FromRow for VpcRecord {
             description: row.get("description")?,
             cidr: parsed(&row.get::<_, String>("cidr")?)?,
             vni: row.get("vni")?,
+            secondary_cidrs: list(&row.get::<_, String>("secondary_cidrs")?)?,
+            ipv6_cidr: optional(&row.get::<_, String>("ipv6_cidr")?)?,
+            system_route_table_id: row.get("system_route_table_id")?,
             created_ms: row.get("created_ms")?,
         })
     }
@@ -50,6 +74,8 @@ impl FromRow for VSwitchRecord {
             first_ip: ip(row, "first_ip")?,
             last_ip: ip(row, "last_ip")?,
             gateway_ip: ip(row, "gateway_ip")?,
+            route_table_id: row.get("route_table_id")?,
+            ipv6_cidr: optional(&row.get::<_, String>("ipv6_cidr")?)?,
             created_ms: row.get("created_ms")?,
         })
     }
@@ -83,6 +109,7 @@ impl FromRow for RuleRecord {
             source_ports: row.get("source_ports")?,
             cidr: cidr.as_deref().map(parsed).transpose()?,
             peer_group_id: row.get("peer_group_id")?,
+            prefix_list_id: row.get("prefix_list_id")?,
             priority: row.get("priority")?,
             drop: row.get("drops")?,
             description: row.get("description")?,
@@ -262,15 +289,34 @@ impl FromRow for EniRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             eni_id: row.get("eni_id")?,
-            instance_id: row.get("instance_id")?,
+            name: row.get("name")?,
+            description: row.get("description")?,
             vpc_id: row.get("vpc_id")?,
             vswitch_id: row.get("vswitch_id")?,
             zone_id: row.get("zone_id")?,
             mac: row.get("mac")?,
             private_ip: ip(row, "private_ip")?,
+            secondary_private_ips: Vec::new(),
             primary: row.get("is_primary")?,
             security_group_ids: Vec::new(),
+            delete_on_release: row.get("delete_on_release")?,
+            source_dest_check: row.get("source_dest_check")?,
+            queues: row.get("queues")?,
+            tags: Vec::new(),
             created_ms: row.get("created_ms")?,
+            instance_id: row.get("instance_id")?,
+            host_id: row.get("host_id")?,
+            position: row.get("position")?,
+            attached_ms: row.get("attached_ms")?,
+            attachment_revision: num(row, "attachment_revision")?,
+            generation: num(row, "generation")?,
+            reported: ReportedEni {
+                instance_id: row.get("reported_instance_id")?,
+                generation: num(row, "reported_generation")?,
+                code: row.get("reported_code")?,
+                message: row.get("reported_message")?,
+            },
+            status: row.get("status")?,
         })
     }
 }
@@ -282,6 +328,7 @@ impl FromRow for HostRecord {
             hostname: row.get("hostname")?,
             zone_id: row.get("zone_id")?,
             access_endpoint: row.get("access_endpoint")?,
+            underlay_ip: row.get("underlay_ip")?,
             vcpus: row.get("vcpus")?,
             vcpu_limit: row.get("vcpu_limit")?,
             memory_mib: num(row, "memory_mib")?,

@@ -1,6 +1,6 @@
 //! Everything one host's spec is made from.
 
-use super::{disk_snapshots, disks, hosts, images, instances, networks, query, security_groups};
+use super::{disk_snapshots, disks, edge, enis, hosts, images, instances, query, security_groups};
 use crate::*;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -40,9 +40,11 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         }
     }
     snapshots.retain(|snapshot| !snapshot.releasing);
+    let mut prefix_list_ids = BTreeSet::new();
     for group_id in group_ids.clone() {
         for rule in security_groups::rules_of(conn, &group_id)? {
             group_ids.extend(rule.peer_group_id);
+            prefix_list_ids.insert(rule.prefix_list_id);
         }
     }
     let mut snapshot = HostSnapshot {
@@ -53,12 +55,28 @@ pub(super) fn host(conn: &Connection, host_id: &str) -> Result<Option<HostSnapsh
         snapshots,
         vpcs: Vec::new(),
         vswitches: Vec::new(),
+        networks: Vec::new(),
+        gateway_hosts: Vec::new(),
+        prefix_lists: Vec::new(),
+        remotes: Vec::new(),
         groups: security_groups::with_members(conn, group_ids)?,
         images: Vec::new(),
     };
+    vpc_ids.extend(edge::vpcs_with_gateway_on(conn, host_id)?);
+    let mut gateway_hosts = BTreeSet::new();
     for vpc_id in vpc_ids {
-        snapshot.vpcs.extend(networks::vpc(conn, &vpc_id)?);
-        snapshot.vswitches.extend(networks::vswitches_of(conn, &vpc_id)?);
+        let Some(network) = edge::network(conn, &vpc_id)? else { continue };
+        gateway_hosts.extend(network.nat_gateways.iter().map(|gateway| gateway.host_id.clone()));
+        snapshot.vpcs.push(network.vpc.clone());
+        snapshot.vswitches.extend(network.vswitches.iter().cloned());
+        snapshot.networks.push(network);
+        snapshot.remotes.extend(enis::remotes(conn, &vpc_id, host_id)?);
+    }
+    for gateway_host in gateway_hosts {
+        snapshot.gateway_hosts.extend(hosts::host(conn, &gateway_host)?);
+    }
+    for prefix_list_id in prefix_list_ids {
+        snapshot.prefix_lists.extend(edge::prefix_list(conn, &prefix_list_id)?);
     }
     for image_id in image_ids {
         snapshot.images.extend(images::image(conn, &image_id)?);

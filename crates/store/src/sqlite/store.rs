@@ -1,8 +1,8 @@
 //! The trait, by the modules of this backend.
 
 use super::{
-    SqliteStore, disk_snapshots, disks, feed, hosts, images, instances, key_pairs, networks, pools,
-    security_groups, snapshot, tokens,
+    SqliteStore, disk_snapshots, disks, edge, enis, feed, hosts, images, instances, key_pairs,
+    networks, pools, security_groups, snapshot, tokens,
 };
 use crate::*;
 use async_trait::async_trait;
@@ -96,12 +96,12 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn change_rules(
+    async fn change_security_group(
         &self,
         token: Option<ClientToken>,
         group_id: &str,
         peers: Vec<String>,
-        decide: Decide<GroupView, RulePlan>,
+        decide: Decide<GroupView, GroupPlan>,
     ) -> Result<Answer, StoreError> {
         let group_id = group_id.to_owned();
         self.writer
@@ -110,7 +110,7 @@ impl Store for SqliteStore {
                     return Ok(answer);
                 }
                 let plan = decide(&security_groups::view(tx.conn, &group_id, &peers)?)?;
-                security_groups::apply_rules(tx, &group_id, &plan)?;
+                security_groups::apply(tx, &group_id, &plan)?;
                 tokens::keep(tx, token, plan.answer)
             })
             .await
@@ -224,6 +224,42 @@ impl Store for SqliteStore {
                 }
                 let plan = decide(&disks::view(tx.conn, &lookup)?)?;
                 disks::apply(tx, &plan)?;
+                tokens::keep(tx, token, plan.answer)
+            })
+            .await
+    }
+
+    async fn change_edge(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EdgeLookup,
+        decide: Decide<EdgeView, EdgePlan>,
+    ) -> Result<Answer, StoreError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = tokens::kept(tx.conn, token.as_ref())? {
+                    return Ok(answer);
+                }
+                let plan = decide(&edge::view(tx.conn, &lookup)?)?;
+                edge::apply(tx, &plan)?;
+                tokens::keep(tx, token, plan.answer)
+            })
+            .await
+    }
+
+    async fn change_enis(
+        &self,
+        token: Option<ClientToken>,
+        lookup: EnisLookup,
+        decide: Decide<EnisView, EnisPlan>,
+    ) -> Result<Answer, StoreError> {
+        self.writer
+            .run(move |tx| {
+                if let Some(answer) = tokens::kept(tx.conn, token.as_ref())? {
+                    return Ok(answer);
+                }
+                let plan = decide(&enis::view(tx.conn, &lookup)?)?;
+                enis::apply(tx, &plan)?;
                 tokens::keep(tx, token, plan.answer)
             })
             .await
@@ -344,7 +380,7 @@ impl Store for SqliteStore {
         &self,
         filter: GroupFilter,
         page: Page,
-    ) -> Result<Listed<(SecurityGroupRecord, u64)>, StoreError> {
+    ) -> Result<Listed<GroupSummary>, StoreError> {
         self.read(move |conn| security_groups::list(conn, &filter, page)).await
     }
 
@@ -393,8 +429,40 @@ impl Store for SqliteStore {
         self.read(move |conn| disk_snapshots::list_policies(conn, &filter, page)).await
     }
 
+    async fn edge(&self, lookup: EdgeLookup) -> Result<EdgeView, StoreError> {
+        self.read(move |conn| edge::view(conn, &lookup)).await
+    }
+
+    async fn route_tables(
+        &self,
+        filter: RouteTableFilter,
+        page: Page,
+    ) -> Result<Listed<(RouteTableRecord, Vec<String>)>, StoreError> {
+        self.read(move |conn| edge::route_tables(conn, &filter, page)).await
+    }
+
+    async fn eips(&self, filter: EipFilter, page: Page) -> Result<Listed<EipRecord>, StoreError> {
+        self.read(move |conn| edge::eips(conn, &filter, page)).await
+    }
+
+    async fn nat_gateways(
+        &self,
+        filter: NatGatewayFilter,
+        page: Page,
+    ) -> Result<Listed<NatGatewayRecord>, StoreError> {
+        self.read(move |conn| edge::nat_gateways(conn, &filter, page)).await
+    }
+
+    async fn prefix_lists(
+        &self,
+        filter: PrefixListFilter,
+        page: Page,
+    ) -> Result<Listed<(PrefixListRecord, u64)>, StoreError> {
+        self.read(move |conn| edge::prefix_lists(conn, &filter, page)).await
+    }
+
     async fn enis(&self, filter: EniFilter, page: Page) -> Result<Listed<EniRecord>, StoreError> {
-        self.read(move |conn| networks::list_enis(conn, &filter, page)).await
+        self.read(move |conn| enis::list(conn, &filter, page)).await
     }
 
     async fn events(

@@ -86,7 +86,7 @@ pub async fn a_wanted_address_is_given_once(backend: &impl Backend) {
     let wish = |id: &str| -> Decide<CreateView, CreatePlan> {
         let mut new = instance(id, "h-1");
         new.enis[0].address = Some("10.0.7.7".parse().unwrap());
-        Box::new(move |_| Ok(CreatePlan { instances: vec![new.clone()], answer: Vec::new() }))
+        Box::new(move |_| Ok(CreatePlan { instances: vec![new.clone()], ..CreatePlan::default() }))
     };
     store.create_instances(None, lookup(), wish("i-1")).await.unwrap();
     assert_eq!(listed(&*store).await[0].enis[0].private_ip.to_string(), "10.0.7.7");

@@ -4,7 +4,10 @@
 
 pub mod claims;
 pub mod disks;
+pub mod edge;
+pub mod enis;
 pub mod feed;
+pub mod groups;
 pub mod images;
 pub mod lists;
 pub mod pools;
@@ -40,6 +43,22 @@ macro_rules! suite {
             disks::a_kept_disk_outlives_its_instance,
             disks::two_disks_never_share_a_place,
             disks::lists_narrow,
+            edge::an_eip_is_settled_when_its_host_has_acted,
+            edge::an_address_is_given_once_and_a_private_one_has_one,
+            edge::what_an_instance_leaves_behind,
+            edge::a_gateway_is_told_to_both_of_its_hosts,
+            edge::lists_of_networks_narrow,
+            edge::a_token_repeats_a_change,
+            enis::addresses_are_taken_and_freed,
+            enis::concurrent_interfaces_share_no_address,
+            enis::an_interface_is_seen_with_its_instance,
+            enis::two_interfaces_never_share_a_place,
+            enis::a_kept_interface_outlives_its_instance,
+            enis::a_host_knows_what_others_have_of_its_vpcs,
+            enis::lists_of_interfaces_narrow,
+            groups::rules_of_every_kind_are_kept_and_changed,
+            groups::members_are_counted_by_their_addresses,
+            groups::rules_of_members_in_many_groups_are_counted,
             feed::the_feed_misses_nothing,
             feed::compaction_is_told,
             feed::refused_transactions_are_not_in_the_feed,

@@ -9,6 +9,9 @@ pub fn vpc(id: &str) -> Planned<VpcRecord> {
         description: String::new(),
         cidr: "10.0.0.0/8".parse().unwrap(),
         vni: 0,
+        secondary_cidrs: Vec::new(),
+        ipv6_cidr: None,
+        system_route_table_id: id.replacen("vpc", "vtb", 1),
         created_ms: 1,
     };
     Planned { record, answer: id.as_bytes().to_vec() }
@@ -25,6 +28,8 @@ pub fn vswitch(id: &str, vpc_id: &str, first: &str, last: &str) -> Planned<VSwit
         first_ip: first.parse().unwrap(),
         last_ip: last.parse().unwrap(),
         gateway_ip: "10.0.255.253".parse().unwrap(),
+        route_table_id: vpc_id.replacen("vpc", "vtb", 1),
+        ipv6_cidr: None,
         created_ms: 1,
     };
     Planned { record, answer: Vec::new() }
@@ -50,6 +55,7 @@ pub fn host(id: &str, vcpu_limit: u32, memory_mib: u64) -> HostRegistration {
         hostname: id.to_owned(),
         zone_id: "z".to_owned(),
         access_endpoint: String::new(),
+        underlay_ip: String::new(),
         vcpus: vcpu_limit,
         vcpu_limit,
         memory_mib,
@@ -142,19 +148,33 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         delete_with_instance: true,
         ..disk(&format!("d-{id}"))
     };
-    let eni = EniRecord {
-        eni_id: format!("eni-{id}"),
-        instance_id: id.to_owned(),
+    let eni = NewEni { eni: primary_eni(id, host_id), address: None, more_addresses: 0 };
+    NewInstance { instance, disks: vec![disk], enis: vec![eni], attach: Vec::new() }
+}
+
+fn primary_eni(instance_id: &str, host_id: &str) -> EniRecord {
+    EniRecord {
+        instance_id: instance_id.to_owned(),
+        host_id: host_id.to_owned(),
+        primary: true,
+        delete_on_release: true,
+        status: "InUse".to_owned(),
+        ..eni(&format!("eni-{instance_id}"))
+    }
+}
+
+/// An interface that is nowhere.
+pub fn eni(id: &str) -> EniRecord {
+    EniRecord {
+        eni_id: id.to_owned(),
         vpc_id: "vpc-1".to_owned(),
         vswitch_id: "vsw-1".to_owned(),
         zone_id: "z".to_owned(),
-        mac: String::new(),
-        private_ip: "0.0.0.0".parse().unwrap(),
-        primary: true,
         security_group_ids: vec!["sg-1".to_owned()],
         created_ms: 1,
-    };
-    NewInstance { instance, disks: vec![disk], enis: vec![NewEni { eni, address: None }] }
+        status: "Available".to_owned(),
+        ..Default::default()
+    }
 }
 
 pub fn token(name: &str, hash: u8) -> Option<ClientToken> {
@@ -186,17 +206,22 @@ pub async fn network(store: &dyn Store, first: &str, last: &str) {
 pub fn plan(ids: &[&str]) -> Decide<CreateView, CreatePlan> {
     let instances: Vec<NewInstance> = ids.iter().map(|id| instance(id, "h-1")).collect();
     let answer = ids.join(",").into_bytes();
-    Box::new(move |_| Ok(CreatePlan { instances: instances.clone(), answer: answer.clone() }))
+    Box::new(move |_| {
+        let (instances, answer) = (instances.clone(), answer.clone());
+        Ok(CreatePlan { instances, answer, ..CreatePlan::default() })
+    })
 }
 
 pub fn lookup() -> CreateLookup {
     CreateLookup {
         image_id: "m-1".to_owned(),
         image_family: String::new(),
-        vswitch_id: "vsw-1".to_owned(),
+        vswitch_ids: vec!["vsw-1".to_owned()],
         security_group_ids: vec!["sg-1".to_owned()],
+        eni_ids: Vec::new(),
         key_pair_name: String::new(),
         snapshot_ids: Vec::new(),
+        public_addresses: false,
     }
 }
 

@@ -73,6 +73,20 @@ pub fn check_disk_shape(name: &str, disk: &Disk) -> Result<(), ConfigError> {
 /// [`ConfigError::Field`] for the first field that is wrong.
 pub fn check_nic(name: &str, nic: &Nic) -> Result<NicShape, ConfigError> {
     let field = |part: &str| format!("{name}.{part}");
+    if let Some(fd) = nic.tap_fds.iter().chain(&nic.vhost_fds).find(|fd| **fd < 3) {
+        let problem = format!("descriptor {fd}");
+        return Err(bad(field("tap_fds"), problem, "pass descriptors 3 or above"));
+    }
+    check_nic_shape(name, nic)
+}
+
+/// Checks all of a network interface but the numbers of its descriptors, which are positions when the
+/// machine runs.
+///
+/// # Errors
+/// As [`check_nic`].
+pub fn check_nic_shape(name: &str, nic: &Nic) -> Result<NicShape, ConfigError> {
+    let field = |part: &str| format!("{name}.{part}");
     let mac = parse_mac(&nic.mac).ok_or_else(|| {
         let problem = format!("{:?} is no unicast MAC address", nic.mac);
         bad(field("mac"), problem, "give six bytes in hex, e.g. 00:16:3e:00:00:01")
@@ -87,10 +101,6 @@ pub fn check_nic(name: &str, nic: &Nic) -> Result<NicShape, ConfigError> {
     if nic.tap_name.len() > MAX_TAP_NAME || nic.tap_name.contains('\0') {
         let problem = format!("{:?} is no name of an interface", nic.tap_name);
         return Err(bad(field("tap_name"), problem, format!("give 1 to {MAX_TAP_NAME} bytes")));
-    }
-    if let Some(fd) = nic.tap_fds.iter().chain(&nic.vhost_fds).find(|fd| **fd < 3) {
-        let problem = format!("descriptor {fd}");
-        return Err(bad(field("tap_fds"), problem, "pass descriptors 3 or above"));
     }
     let pairs = nic.queue_pairs.max(1);
     if pairs > MAX_QUEUE_PAIRS {

@@ -7,7 +7,7 @@ mod files;
 pub use command_line::{DiskArgument, NicArgument, RunArguments, parse_size};
 pub use devices::{
     MAX_DEVICES, MAX_DISK_QUEUES, MAX_LAYERS, MAX_QUEUE_PAIRS, NicShape, check_disk,
-    check_disk_shape, check_nic,
+    check_disk_shape, check_nic, check_nic_shape,
 };
 pub use files::{FileError, inherited, open_file};
 

@@ -110,7 +110,10 @@ impl Session {
                 Answer::Ack(Ack {})
             }
             Some(op) => {
-                let takes_files = matches!(op, Op::AttachDisk(_) | Op::SwitchLayers(_));
+                let takes_files = matches!(
+                    op,
+                    Op::AttachDisk(_) | Op::SwitchLayers(_) | Op::AttachNic(_) | Op::SwitchTaps(_)
+                );
                 let files = if takes_files { self.files.pop_front() } else { None };
                 let files = files.unwrap_or_default();
                 if files.len() > MAX_FILES {
@@ -210,7 +213,7 @@ impl Desk {
         let (answer, pending) = mpsc::channel();
         let service = Arc::clone(&self.service);
         let wake = Wake(Arc::clone(&self.wake));
-        thread::spawn(ThreadKind::Disk, "request", move || {
+        thread::spawn(ThreadKind::Device, "request", move || {
             // Woken last: when the answer is there, or its sender gone.
             let _wake = wake;
             let answer = answer;

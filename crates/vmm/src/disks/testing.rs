@@ -1,12 +1,14 @@
-//! A machine whose disks can be asked for things.
+//! A machine whose devices can be asked for things.
 
 use super::Disks;
-use crate::{pci::hotplug::HotplugController, virtio::testing::Host};
+use crate::{devices::Devices, nics::Nics, pci::hotplug::HotplugController, virtio::testing::Host};
 use std::sync::Arc;
 
-/// Disks of a machine that has none yet.
-pub(crate) fn disks() -> Arc<Disks> {
-    machine().1
+/// Devices of a machine that has none yet.
+pub(crate) fn devices() -> Devices {
+    let (host, disks, hotplug) = machine();
+    let nics = Nics::new(&host.root, &host.memory, 2, &hotplug);
+    Devices::only(&host.root, disks, nics)
 }
 
 /// The machine, its disks, and the guest's way to let go of one.

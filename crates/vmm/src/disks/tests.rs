@@ -3,6 +3,7 @@ use crate::{
     bus::BusDevice as _,
     control::Files,
     pci::hotplug::{EJECT, HotplugController, PLUGGED, WANTED},
+    plugged::PlugError,
     virtio::testing::{Driver, DriverQueue, Host, eventually},
 };
 use api::vmm::{
@@ -61,23 +62,8 @@ fn vendor(host: &Host, slot: u8) -> u32 {
 
 /// What a guest's kernel and driver do with a slot that was filled.
 fn drive(host: Host, slot: u8) -> (Driver, DriverQueue) {
-    let bar = host.windows.mmio32.start + 0x10_0000;
-    let config = config(&host, slot);
     let queue = DriverQueue::new(&host.memory, 0);
-    let driver = Driver { host, config, bar };
-    assert_eq!(driver.config_read::<4>(0x10), [0; 4], "no address yet");
-    driver.config_write(0x10, &(bar as u32).to_le_bytes());
-    driver.config_write(4, &[6, 0]);
-    let msix = driver.capability(0x11)[0];
-    for vector in 0..2u64 {
-        let entry = driver.bar + 0x4000 + 16 * vector;
-        for (at, value) in [(0, 0xfee0_0000u32), (8, 0x40 + vector as u32), (12, 0)] {
-            driver.host.mmio.write(entry + at, &value.to_le_bytes());
-        }
-    }
-    driver.config_write(msix + 2, &[0, 0x80]);
-    driver.negotiate(driver.offered());
-    driver.write16(0x10, 0);
+    let driver = Driver::of_plugged(host, slot, 2, 0);
     driver.set_up(0, &queue);
     driver.write16(0x1a, 1);
     driver.driver_ok();
@@ -115,7 +101,7 @@ fn a_plugged_disk_works_and_is_closed_when_the_guest_lets_it_go() {
     assert!(info.detaching && info.detach_asked_unix_ms > 0);
     assert_eq!(read_sector(&driver, &mut queue, 4), 0, "until the guest lets go");
     let again = disks.plug(&request("d-1", 0), &mut files(vec![raw()]));
-    assert!(matches!(again, Err(DiskError::State { .. })), "{again:?}");
+    assert!(matches!(again, Err(DiskError::Plug(PlugError::State { .. }))), "{again:?}");
     disks.unplug("d-1", false).unwrap();
     assert_eq!(register(&hotplug, WANTED), 1 << 7, "asked again with each request");
     assert_eq!(disks.list()[0].detach_asked_unix_ms, info.detach_asked_unix_ms);
@@ -123,7 +109,7 @@ fn a_plugged_disk_works_and_is_closed_when_the_guest_lets_it_go() {
     eject(&hotplug, 1 << 7);
     assert_eq!(vendor(&driver.host, slot), u32::MAX);
     eventually(|| disks.list().is_empty());
-    assert!(matches!(disks.unplug("d-1", false), Err(DiskError::NotFound(_))));
+    assert!(matches!(disks.unplug("d-1", false), Err(DiskError::Plug(PlugError::NotFound(_)))));
 }
 
 #[test]
@@ -159,13 +145,16 @@ fn the_system_disk_stays_and_its_slot_is_no_guests_to_empty() {
     let system = Disk { disk_id: "d-sys".to_owned(), layers, ..Default::default() };
     disks.attach(&system, true).unwrap();
     for force in [false, true] {
-        assert!(matches!(disks.unplug("d-sys", force), Err(DiskError::State { .. })));
+        assert!(matches!(
+            disks.unplug("d-sys", force),
+            Err(DiskError::Plug(PlugError::State { .. }))
+        ));
     }
     eject(&hotplug, u32::MAX);
     assert_eq!(disks.list().len(), 1);
     assert!(!disks.list()[0].detaching);
     let slot = plug(&disks, "d-1", 0);
-    assert_eq!((slot, disks.changing_slots()), (2, !0b011));
+    assert_eq!((slot, disks.changing_slots()), (2, 1 << 2));
 }
 
 #[test]
@@ -180,7 +169,7 @@ fn by_force_a_disk_goes_and_its_driver_keeps_a_device_that_fails_until_it_lets_g
     assert!(disks.list().is_empty(), "closed when it is answered");
     assert_eq!(disks.rings.spare(), spare, "with all it had");
     assert_eq!(register(&hotplug, WANTED), 1 << slot);
-    assert!(matches!(disks.unplug("d-1", true), Err(DiskError::NotFound(_))));
+    assert!(matches!(disks.unplug("d-1", true), Err(DiskError::Plug(PlugError::NotFound(_)))));
     // Or else a driver waits for its answers for ever, and the guest's bus with it.
     assert_eq!(read_sector(&driver, &mut queue, 0), 1);
     assert_eq!(vendor(&driver.host, slot), 0x1042_1af4);
@@ -331,7 +320,9 @@ fn many_come_and_go() {
         } else {
             disks.unplug(&id, true).unwrap();
             eject(&hotplug, 1 << slot);
-            eventually(|| disks.husks().is_empty() && vendor(&driver.host, slot) == u32::MAX);
+            eventually(|| {
+                disks.plugged.husks().is_empty() && vendor(&driver.host, slot) == u32::MAX
+            });
         }
         host = driver.host;
         assert_eq!(ranges(&host), empty, "bus ranges");
@@ -387,11 +378,11 @@ fn disks_come_and_go_while_the_guest_scans_and_ejects_all_it_can() {
     for round in 0..200 {
         let id = format!("d-{}", round % 3);
         match disks.plug(&request(&id, 0), &mut files(vec![raw()])) {
-            Ok(()) | Err(DiskError::State { .. }) => {}
+            Ok(()) | Err(DiskError::Plug(PlugError::State { .. })) => {}
             Err(error) => panic!("{error}"),
         }
         match disks.unplug(&id, round % 5 == 0) {
-            Ok(()) | Err(DiskError::NotFound(_)) => {}
+            Ok(()) | Err(DiskError::Plug(PlugError::NotFound(_))) => {}
             Err(error) => panic!("{error}"),
         }
     }

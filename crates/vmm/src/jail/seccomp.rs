@@ -135,6 +135,7 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM, IOCTL_VHOST];
             requests.extend(TAP_REQUESTS);
             requests.extend([TCSETS, BLKGETSIZE64]);
+            calls.push(&[libc::SYS_dup3]);
         }
         ThreadKind::Vcpu => {
             // Registers of devices: doorbells, interrupts and queues are set up from here.
@@ -151,11 +152,13 @@ fn allowed(kind: ThreadKind) -> Allowed {
             drivers = &[IOCTL_KVM];
         }
         ThreadKind::Console => calls.extend([WAIT, FILES, SOCKETS]),
-        ThreadKind::Disk => {
+        ThreadKind::Device => {
             // Sets devices up and takes them down; its threads are made by the spawner.
             calls.extend([WAIT, FILES]);
-            drivers = &[IOCTL_KVM];
+            drivers = &[IOCTL_KVM, IOCTL_VHOST];
+            requests.extend(TAP_REQUESTS);
             requests.push(BLKGETSIZE64);
+            calls.push(&[libc::SYS_dup3]);
         }
     }
     Allowed { calls, drivers, requests }
@@ -258,7 +261,7 @@ mod tests {
         ThreadKind::VirtioWorker,
         ThreadKind::Control,
         ThreadKind::Console,
-        ThreadKind::Disk,
+        ThreadKind::Device,
     ];
 
     /// Runs `body` in a process of its own and returns its exit code.

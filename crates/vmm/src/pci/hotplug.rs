@@ -9,7 +9,7 @@ use crate::{acpi::GED_PCI, bus::BusDevice, layout, legacy::ged::EventDevice};
 use std::{
     io,
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, PoisonError, RwLock, Weak,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -24,8 +24,8 @@ const SLOTS: u8 = 32;
 
 /// Who decides what a guest's ejection of a slot means.
 pub trait Ejector: Send + Sync {
-    /// The guest let go of `slot`, which may be empty or not wanted back at all: it writes what it
-    /// likes. Called by a vCPU, so it must not take long.
+    /// The guest let go of `slot`, which may be another's, empty, or not wanted back at all: it writes
+    /// what it likes. Called by a vCPU, so it must not take long.
     fn ejected(&self, slot: u8);
 }
 
@@ -34,7 +34,7 @@ pub struct HotplugController {
     notices: Arc<EventDevice>,
     plugged: AtomicU32,
     wanted: AtomicU32,
-    ejector: OnceLock<Weak<dyn Ejector>>,
+    ejectors: RwLock<Vec<Weak<dyn Ejector>>>,
 }
 
 impl HotplugController {
@@ -49,13 +49,13 @@ impl HotplugController {
             notices,
             plugged: AtomicU32::new(0),
             wanted: AtomicU32::new(0),
-            ejector: OnceLock::new(),
+            ejectors: RwLock::default(),
         }
     }
 
-    /// From now on ejections go to `ejector`; the first one given stays.
+    /// From now on `ejector` too hears of every ejection.
     pub fn eject_to(&self, ejector: Weak<dyn Ejector>) {
-        let _ = self.ejector.set(ejector);
+        self.ejectors.write().unwrap_or_else(PoisonError::into_inner).push(ejector);
     }
 
     /// Tells the guest that `slot` was filled.
@@ -102,14 +102,13 @@ impl BusDevice for HotplugController {
         if offset != EJECT {
             return;
         }
-        let (Ok(data), Some(ejector)) =
-            (<[u8; 4]>::try_from(data), self.ejector.get().and_then(Weak::upgrade))
-        else {
-            return;
-        };
+        let Ok(data) = <[u8; 4]>::try_from(data) else { return };
         let slots = u32::from_le_bytes(data);
-        for slot in (0..SLOTS).filter(|&slot| slots & bit(slot) != 0) {
-            ejector.ejected(slot);
+        let ejectors = self.ejectors.read().unwrap_or_else(PoisonError::into_inner);
+        for ejector in ejectors.iter().filter_map(Weak::upgrade) {
+            for slot in (0..SLOTS).filter(|&slot| slots & bit(slot) != 0) {
+                ejector.ejected(slot);
+            }
         }
     }
 }

@@ -68,6 +68,13 @@ pub trait VirtioDevice: Send {
     /// Lets go of what the device works on, under its driver, which is told from then on that nothing
     /// works. Only for what can be taken out of a running machine.
     fn abandon(&mut self) {}
+    /// What the device works on was exchanged for its like.
+    ///
+    /// # Errors
+    /// If the host refuses to go on with it.
+    fn renew(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
     /// Gives up, after a reset, all the host gave: it is not activated any more. Only for what can be
     /// taken out of a running machine.
     fn close(&mut self) {}

@@ -26,7 +26,7 @@ pub use block::{
     DiskHandle, QUEUE_DEPTH, Rings, attach_disk, default_queues, layer_format, plug_disk,
 };
 pub use device::{Activation, ActiveQueue, VirtioDevice};
-pub use net::{NicHandle, attach_nic};
+pub use net::{NicHandle, attach_nic, plug_nic};
 pub use rng::{RngHandle, attach_rng};
 
 use crate::{config::ConfigError, pci::PciError};
@@ -56,10 +56,10 @@ pub enum DeviceError {
         /// What the image says.
         source: qcow2::Error,
     },
-    /// The disk is on its way out.
+    /// The device is on its way out.
     #[error("{disk} is being taken out of the machine")]
     Gone {
-        /// ECS id of the disk.
+        /// ECS id of the disk or network interface.
         disk: String,
     },
     /// There is no place on the bus.

@@ -71,6 +71,28 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    /// What a guest's kernel does with a slot that was filled, as far as it is the same for every
+    /// device: an address, its vectors, and all features but those a test does without.
+    pub(crate) fn of_plugged(host: Host, slot: u8, vectors: u64, without: u64) -> Self {
+        let bar = host.windows.mmio32.start + 0x10_0000;
+        let config = host.windows.ecam.start + (u64::from(slot) << 15);
+        let driver = Self { host, config, bar };
+        assert_eq!(driver.config_read::<4>(0x10), [0; 4], "no address yet");
+        driver.config_write(0x10, &(bar as u32).to_le_bytes());
+        driver.config_write(4, &[6, 0]);
+        let msix = driver.capability(0x11)[0];
+        for vector in 0..vectors {
+            let entry = driver.bar + 0x4000 + 16 * vector;
+            for (at, value) in [(0, 0xfee0_0000u32), (8, 0x40 + vector as u32), (12, 0)] {
+                driver.host.mmio.write(entry + at, &value.to_le_bytes());
+            }
+        }
+        driver.config_write(msix + 2, &[0, 0x80]);
+        driver.negotiate(driver.offered() & !without);
+        driver.write16(0x10, 0);
+        driver
+    }
+
     pub(crate) fn read<const N: usize>(&self, offset: u64) -> [u8; N] {
         let mut data = [0; N];
         self.host.mmio.read(self.bar + offset, &mut data);

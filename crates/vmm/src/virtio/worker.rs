@@ -57,6 +57,13 @@ pub trait Handler: Send {
     /// host gave for it. From now on the driver is only told that nothing works. Sources may be
     /// others afterwards.
     fn abandon(&mut self) {}
+    /// What a source is about was exchanged for its like, under the same descriptor.
+    ///
+    /// # Errors
+    /// If the host refuses to go on with it.
+    fn renew(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// The queues are gone: finish what is under way, then forget them.
     fn stop(&mut self);
 }
@@ -65,6 +72,7 @@ enum Order {
     Start(Box<Activation>),
     Interrupt(usize, QueueInterrupt),
     Abandon(mpsc::Sender<()>),
+    Renew(mpsc::Sender<io::Result<()>>),
     Stop(mpsc::Sender<()>),
     Exit,
 }
@@ -117,6 +125,17 @@ impl Worker {
     /// with errors.
     pub fn abandon(&self) {
         self.carry_out(Order::Abandon);
+    }
+
+    /// Goes on with what was put in the place of the device's own descriptors.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn renew(&self) -> io::Result<()> {
+        let (done, wait) = mpsc::channel();
+        self.order(Order::Renew(done));
+        // Without a thread there is nothing to go on with.
+        wait.recv().unwrap_or(Ok(()))
     }
 
     fn carry_out(&self, order: fn(mpsc::Sender<()>) -> Order) {
@@ -193,6 +212,17 @@ impl Service {
         }
     }
 
+    /// Who has gone from the descriptors is not waited for any more; who has come is.
+    fn renew(&mut self) -> io::Result<()> {
+        self.handler.renew()?;
+        for (fd, _) in self.handler.sources() {
+            let _ = self.epoll.ctl(ControlOperation::Delete, fd, EpollEvent::default());
+        }
+        self.listen()?;
+        self.more.fill(true);
+        Ok(())
+    }
+
     fn run(&mut self) {
         let mut events = [EpollEvent::default(); BATCH];
         loop {
@@ -261,6 +291,9 @@ impl Service {
                 Ok(Order::Abandon(done)) => {
                     self.abandon();
                     let _ = done.send(());
+                }
+                Ok(Order::Renew(done)) => {
+                    let _ = done.send(self.renew());
                 }
                 Ok(Order::Stop(done)) => {
                     self.halt();

@@ -30,7 +30,8 @@ pub fn run() -> Result<()> {
         Some("fio") => {
             let rates = argument(&cmdline, "bench_rates").unwrap_or_default();
             let waits = argument(&cmdline, "bench_waits").unwrap_or_default();
-            fio::run(&rates, &waits, duration)
+            let changes = argument(&cmdline, "bench_changes").unwrap_or_default();
+            fio::run(&rates, &waits, &changes, duration)
         }
         Some("net") => {
             let peer = argument(&cmdline, "bench_peer").context("bench_peer= is missing")?;
@@ -38,6 +39,14 @@ pub fn run() -> Result<()> {
         }
         other => bail!("no such load: bench={other:?}"),
     }
+}
+
+/// Marks what the guest asks of the host on its console: `ECS-BENCH-ASK what`.
+pub const ASK: &str = "ECS-BENCH-ASK ";
+
+/// Asks the host for something.
+pub fn ask(what: &str) {
+    println!("{ASK}{what}");
 }
 
 /// Prints one figure for the host to read.

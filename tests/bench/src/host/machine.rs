@@ -49,6 +49,8 @@ pub struct Guest {
     /// More disks, which QEMU is not given.
     pub limited: Vec<Limited>,
     pub tap: Option<String>,
+    /// Control socket, for ours.
+    pub control: Option<PathBuf>,
 }
 
 /// A disk of ours that is kept to a rate, or to none.
@@ -118,6 +120,7 @@ fn ours(
         disks: disks(guest, layers),
         nics: guest.tap.iter().map(|tap| nic(tap)).collect(),
         console: Some(Console { stdio: true, ..Console::default() }),
+        control_socket: guest.control.as_ref().map_or(String::new(), |p| p.display().to_string()),
         ..VmConfig::default()
     };
     fs::write(config, serde_json::to_vec_pretty(&vm)?)?;
@@ -237,12 +240,25 @@ impl Running {
 
     /// Waits for a line with `text`; gives the time from start and the lines up to it.
     pub fn wait_for(&mut self, text: &str, limit: Duration) -> Result<(Duration, Vec<String>)> {
+        self.wait_with(text, limit, |_| Ok(()))
+    }
+
+    /// The same; what the guest asks for meanwhile goes to `grant`.
+    fn wait_with(
+        &mut self,
+        text: &str,
+        limit: Duration,
+        mut grant: impl FnMut(&str) -> Result<()>,
+    ) -> Result<(Duration, Vec<String>)> {
         let mut seen = Vec::new();
         loop {
             let left = limit.saturating_sub(self.started.elapsed());
             let Ok((when, line)) = self.lines.recv_timeout(left) else {
                 bail!("no {text:?} on the console in {limit:?}; it said:\n{}", seen.join("\n"));
             };
+            if let Some((_, what)) = line.split_once(crate::guest::ASK) {
+                grant(what.trim())?;
+            }
             let found = line.contains(text);
             seen.push(line);
             if found {
@@ -253,7 +269,16 @@ impl Running {
 
     /// Waits until the load is done; gives its figures by name.
     pub fn figures(&mut self, limit: Duration) -> Result<BTreeMap<String, f64>> {
-        let (_, lines) = self.wait_for(DONE, limit)?;
+        self.figures_with(limit, |_| Ok(()))
+    }
+
+    /// The same; what the guest asks for meanwhile goes to `grant`.
+    pub fn figures_with(
+        &mut self,
+        limit: Duration,
+        grant: impl FnMut(&str) -> Result<()>,
+    ) -> Result<BTreeMap<String, f64>> {
+        let (_, lines) = self.wait_with(DONE, limit, grant)?;
         let mut figures = BTreeMap::new();
         for line in &lines {
             if let Some((_, rest)) = line.split_once(crate::guest::MARK)

@@ -8,10 +8,10 @@ use super::{
     machine::{Guest, Limited, Monitor, Running},
 };
 use crate::report::{Goal, Row};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use api::vmm::DiskLimit;
 use catalog::{DiskCategory, Performance, PerformanceLevel, disk_performance, size_range};
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command, time::Duration};
 
 /// A load that is to be limited by the disk: what the guest could do at least, over its rate.
 const HEADROOM: f64 = 1.3;
@@ -143,6 +143,64 @@ fn print_rate(
     Row::new("tiers", &name, unit, "the formula", Goal::RatioWithin(TOLERANCE), &[pair]).print()
 }
 
+/// A disk that is given another level while fio is at it: before and after.
+fn live_change(bench: &Bench, tiers: &[Tier], most_iops: f64) -> Result<()> {
+    let tier = |name: &str| {
+        let found = tiers.iter().find(|tier| tier.name.starts_with(name));
+        found.cloned().with_context(|| format!("there is no {name}"))
+    };
+    let levels = [tier("cloud_essd_PL0")?, tier("cloud_essd_PL1")?];
+    let shape = SHAPES[0];
+    let control = bench.options.work.join("bench-control.sock");
+    for (before, after) in [(&levels[0], &levels[1]), (&levels[1], &levels[0])] {
+        if most_iops < HEADROOM * goal(&levels[1], shape.1).0 {
+            eprintln!(
+                "not measured: a change to {}: the guest does {most_iops:.0}",
+                levels[1].name
+            );
+            return Ok(());
+        }
+        let file = bench.options.work.join("bench-change.qcow2");
+        fs::copy(&bench.base, &file).with_context(|| format!("write {}", file.display()))?;
+        let load = load(0, shape, 1);
+        let guest = Guest {
+            arguments: format!(
+                "bench=fio bench_seconds={} bench_changes={load}",
+                bench.options.seconds.max(3)
+            ),
+            memory_mib: 768,
+            vcpus: 1,
+            limited: vec![Limited { file: file.clone(), limit: Some(limit(before.rates)) }],
+            control: Some(control.clone()),
+            ..Guest::default()
+        };
+        let limit = Duration::from_secs(300 + 2 * bench.options.seconds);
+        let mut running = Running::start(&bench.options, Monitor::Ours, &guest)?;
+        let figures = running.figures_with(limit, |_| {
+            let status = Command::new(&bench.options.vmm)
+                .args(["ctl", "--socket"])
+                .arg(&control)
+                .args(["set-disk-limit", "d-bench0"])
+                .args(["--iops", &after.rates.iops.to_string()])
+                .args(["--bandwidth", &after.rates.bytes_per_second.to_string()])
+                .status()
+                .context("run ecs-vmm ctl")?;
+            ensure!(status.success(), "set-disk-limit ended with {status}");
+            Ok(())
+        })?;
+        drop(running);
+        fs::remove_file(&file)?;
+        for (when, tier) in [("before", before), ("after", after)] {
+            let found = figures.get(&format!("{load}:{when}")).copied();
+            let pair = (found.context("the guest gave no figure")?, goal(tier, shape.1).0);
+            let name = format!("tier_change_{}_to_{}_{when}", before.name, after.name);
+            let goal = Goal::RatioWithin(TOLERANCE);
+            Row::new("tiers", &name, "IOPS", "the formula", goal, &[pair]).print()?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs the group.
 pub fn run(options: &Options) -> Result<()> {
     let initrd = options.fio_initrd.clone().context("--fio-initrd is missing")?;
@@ -201,6 +259,7 @@ pub fn run(options: &Options) -> Result<()> {
     Row::new("tiers", "tier_half_level_p99", "µs", against, Goal::RatioAtMost(1.1), &pairs)
         .print()?;
 
+    live_change(&bench, &tiers, most(&tiers[half], SHAPES[0]).1)?;
     let tier = &tiers[half];
     let shapes: Vec<_> = [SHAPES[2], SHAPES[4]]
         .into_iter()

@@ -8,7 +8,10 @@ use crate::{
     client::client_token,
     error::{Error, Result},
 };
-use api::v1::{CreateInstanceRequest, DataDisk, RunInstancesRequest, SystemDisk, Tag};
+use api::v1::{
+    CreateInstanceRequest, DataDisk, InstanceNetworkInterfaceOrder, RunInstancesRequest,
+    SystemDisk, Tag,
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Args;
 use std::{
@@ -22,7 +25,8 @@ pub(super) const RUN_EXAMPLES: &str = "Examples:
       --key-pair demo --user-data cloud-config.yaml --wait
   ecsctl instance run --image-family web ...
   ecsctl instance run ... --amount 3 --name web --unique-suffix
-  ecsctl instance run ... --system-disk size=60,performance-level=PL2 --data-disk size=100";
+  ecsctl instance run ... --system-disk size=60,performance-level=PL2 --data-disk size=100
+  ecsctl instance run ... --eni vswitch=vsw-2,security-group=sg-2,keep=true --eni id=eni-1";
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
@@ -90,6 +94,14 @@ struct InstanceArguments {
     /// Private address; default: a free one
     #[arg(long, default_value = "", hide_default_value = true)]
     address: String,
+    /// Mbit/s of a static public address; default: none
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    public_bandwidth: u32,
+    /// A secondary network interface: id=eni-1 for one there is, or for a new one
+    /// vswitch=,security-group=,address=,more-addresses=,name=,queues= (default: as the primary
+    /// one's), and keep=true to outlive the instance; several for more
+    #[arg(long = "eni", value_parser = interface)]
+    interfaces: Vec<InstanceNetworkInterfaceOrder>,
     /// Metadata only with a token
     #[arg(long)]
     require_metadata_token: bool,
@@ -158,6 +170,36 @@ fn disk(text: &str) -> Result<DiskText, String> {
         }
     }
     Ok(disk)
+}
+
+/// A secondary network interface as named on the command line.
+fn interface(text: &str) -> Result<InstanceNetworkInterfaceOrder, String> {
+    let mut order = InstanceNetworkInterfaceOrder::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (key, value) =
+            part.split_once('=').ok_or_else(|| format!("{part} is not of the form KEY=VALUE"))?;
+        let number = || value.parse::<u32>().map_err(|_| format!("{key}={value} is not a number"));
+        match key {
+            "id" => value.clone_into(&mut order.network_interface_id),
+            "vswitch" => value.clone_into(&mut order.v_switch_id),
+            "security-group" => order.security_group_ids.push(value.to_owned()),
+            "address" => value.clone_into(&mut order.primary_ip_address),
+            "more-addresses" => order.secondary_private_ip_address_count = number()?,
+            "name" => value.clone_into(&mut order.network_interface_name),
+            "queues" => order.queue_number = number()?,
+            "keep" => {
+                let keep: bool = value.parse().map_err(|_| "keep is true or false".to_owned())?;
+                order.delete_on_release = Some(!keep);
+            }
+            _ => {
+                return Err(format!(
+                    "{key} is none of id, vswitch, security-group, address, more-addresses, name, \
+                     queues, keep"
+                ));
+            }
+        }
+    }
+    Ok(order)
 }
 
 pub(super) fn user_data(path: Option<&Path>) -> Result<String> {
@@ -241,7 +283,9 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         http_tokens,
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
+        internet_max_bandwidth_out: instance.public_bandwidth,
         unique_suffix: arguments.unique_suffix,
+        network_interface: instance.interfaces,
         ..Default::default()
     };
     let answer = context.cloud.instances().run_instances(request).await;
@@ -306,6 +350,9 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         http_tokens,
         tag: instance.tags,
         deletion_protection: instance.deletion_protection,
+        network_interface: instance.interfaces,
+        internet_max_bandwidth_out: instance.public_bandwidth,
+        ..Default::default()
     };
     let answer = context.cloud.instances().create_instance(request).await;
     let answer = answer.map_err(|status| unknown_outcome(status, &token))?.into_inner();
@@ -331,6 +378,17 @@ mod tests {
         assert_eq!((disk.provisioned_iops, disk.bursting), (50, true));
         assert!(super::disk("sise=40").unwrap_err().contains("sise"));
         assert!(super::disk("size=big").unwrap_err().contains("GiB"));
+    }
+
+    #[test]
+    fn an_interface_is_read_from_its_text() {
+        let new = interface("vswitch=vsw-1,security-group=sg-1,security-group=sg-2,keep=true");
+        let new = new.unwrap();
+        assert_eq!((new.v_switch_id.as_str(), new.delete_on_release), ("vsw-1", Some(false)));
+        assert_eq!(new.security_group_ids, ["sg-1", "sg-2"]);
+        assert_eq!(interface("id=eni-1").unwrap().network_interface_id, "eni-1");
+        assert!(interface("queues=many").unwrap_err().contains("queues"));
+        assert!(interface("ip=1").unwrap_err().contains("more-addresses"));
     }
 
     #[test]

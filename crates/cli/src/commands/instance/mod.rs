@@ -88,6 +88,7 @@ impl Row for Instance {
         "STATUS",
         "TYPE",
         "ADDRESS",
+        "PUBLIC",
         "ZONE",
         "CREATED",
         "IMAGE",
@@ -104,12 +105,15 @@ impl Row for Instance {
     }
     fn cells(&self) -> Vec<String> {
         let vpc = self.vpc_attributes.clone().unwrap_or_default();
+        let eip = self.eip_address.iter().map(|eip| eip.ip_address.clone());
+        let public: Vec<String> = self.public_ip_address.iter().cloned().chain(eip).collect();
         vec![
             self.instance_id.clone(),
             self.instance_name.clone(),
             self.status.clone(),
             self.instance_type.clone(),
             vpc.private_ip_address.join(" "),
+            public.join(" "),
             self.zone_id.clone(),
             self.creation_time.clone(),
             self.image_id.clone(),

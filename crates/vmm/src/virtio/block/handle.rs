@@ -3,6 +3,7 @@
 use super::{queue::DiskShared, rates};
 use crate::{
     pci::SlotInfo,
+    plugged::Pluggable,
     virtio::{DeviceError, block::config::SECTOR, transport::VirtioPci},
 };
 use api::vmm::{AttachedDisk, Disk, DiskLimit, DiskStats};
@@ -54,11 +55,6 @@ impl DiskHandle {
         &self.disk_id
     }
 
-    /// Where it is on the bus.
-    pub fn slot(&self) -> SlotInfo {
-        self.slot
-    }
-
     /// What was done so far.
     pub fn stats(&self) -> DiskStats {
         self.shared.counters.snapshot(&self.disk_id)
@@ -72,11 +68,6 @@ impl DiskHandle {
     /// Bytes the guest is told of.
     pub fn size(&self) -> u64 {
         self.shared.geometry().sectors * SECTOR
-    }
-
-    /// Whether a guest's driver is at work with it.
-    pub fn in_use(&self) -> bool {
-        self.function.in_use()
     }
 
     /// The rate it has. `None` is unlimited.
@@ -156,26 +147,6 @@ impl DiskHandle {
             .map_err(|source| DeviceError::Image { disk: self.disk_id.clone(), source })
     }
 
-    /// Waits for what is under way, and serves the guest no more. Only once threads run.
-    pub fn stop(&self) {
-        self.function.reset();
-    }
-
-    /// Finishes what is under way, makes it last and closes the files, under the guest's driver. That
-    /// is told that nothing works, so that it can let go of the disk: one that is not there at all
-    /// it waits for, and with it all that comes and goes later. May take long.
-    pub fn abandon(&self) {
-        self.function.abandon();
-        self.close_image();
-    }
-
-    /// Finishes what is under way, makes it last and closes the files. For a disk that is off the
-    /// bus already; does nothing the second time. May take long.
-    pub fn close(&self) {
-        self.function.close();
-        self.close_image();
-    }
-
     fn close_image(&self) {
         // Held until the files are closed: who finds no image here takes them for closed.
         let mut image = self.image.write().unwrap_or_else(PoisonError::into_inner);
@@ -185,6 +156,34 @@ impl DiskHandle {
             // Nobody is left to tell but people: what the guest flushed itself has lasted before.
             crate::say::say(format_args!("{}: as it was taken out: {error}", self.disk_id));
         }
+    }
+}
+
+impl Pluggable for DiskHandle {
+    fn slot(&self) -> SlotInfo {
+        self.slot
+    }
+
+    fn in_use(&self) -> bool {
+        self.function.in_use()
+    }
+
+    /// Finishes what is under way, makes it last and closes the files, under the guest's driver. That
+    /// is told that nothing works, so that it can let go of the disk: one that is not there at all
+    /// it waits for, and with it all that comes and goes later.
+    fn abandon(&self) {
+        self.function.abandon();
+        self.close_image();
+    }
+
+    /// Finishes what is under way, makes it last and closes the files.
+    fn close(&self) {
+        self.function.close();
+        self.close_image();
+    }
+
+    fn stop(&self) {
+        self.function.reset();
     }
 }
 

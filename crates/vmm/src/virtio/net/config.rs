@@ -31,6 +31,7 @@ pub const F_STATUS: u64 = 1 << 16;
 pub const F_CTRL_VQ: u64 = 1 << 17;
 pub const F_MQ: u64 = 1 << 22;
 
+/// Bit of the status that says there is a link.
 const STATUS_LINK_UP: u16 = 1;
 
 /// What a driver reads of an interface.
@@ -47,9 +48,9 @@ impl NicShape {
     }
 
     /// `struct virtio_net_config`.
-    pub fn to_bytes(self) -> Vec<u8> {
+    pub fn to_bytes(self, link_up: bool) -> Vec<u8> {
         let mut bytes = self.mac.to_vec();
-        bytes.extend(STATUS_LINK_UP.to_le_bytes());
+        bytes.extend(if link_up { STATUS_LINK_UP } else { 0 }.to_le_bytes());
         bytes.extend(self.pairs.to_le_bytes());
         bytes.extend(self.mtu.to_le_bytes());
         bytes

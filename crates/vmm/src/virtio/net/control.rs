@@ -84,6 +84,11 @@ impl Handler for ControlQueue {
         Ok(Progress::Idle)
     }
 
+    fn abandon(&mut self) {
+        // Every command fails from now on.
+        self.taps.clear();
+    }
+
     fn stop(&mut self) {
         self.active = None;
     }

@@ -16,20 +16,40 @@ use crate::{
         worker::{Handler, Worker},
     },
 };
-use std::{fs::File, io, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const DEVICE_TYPE: u16 = 1;
 /// Ethernet controller.
 const PCI_CLASS: u32 = 0x02_0000;
+
+/// Whether the interface has a link, as its driver reads.
+#[derive(Debug)]
+pub struct Link(AtomicBool);
+
+impl Link {
+    /// Up or down.
+    pub fn set(&self, up: bool) {
+        self.0.store(up, Ordering::Release);
+    }
+}
 
 /// An interface as its transport sees it.
 #[derive(Debug)]
 pub struct NetDevice {
     shape: NicShape,
     features: u64,
+    taps: Vec<Weak<Tap>>,
     pairs: Vec<Worker>,
     control: Option<Worker>,
     counters: Arc<Counters>,
+    link: Arc<Link>,
 }
 
 impl NetDevice {
@@ -63,12 +83,24 @@ impl NetDevice {
             };
             pairs.push(Worker::spawn(&format!("net{number}"), handler)?);
         }
+        let weak = taps.iter().map(Arc::downgrade).collect();
         let control = if shape.pairs > 1 {
             Some(Worker::spawn("netctl", Box::new(ControlQueue::new(taps)))?)
         } else {
             None
         };
-        Ok(Self { shape, features, pairs, control, counters })
+        let link = Arc::new(Link(AtomicBool::new(true)));
+        Ok(Self { shape, features, taps: weak, pairs, control, counters, link })
+    }
+
+    /// The taps, one for each pair of queues, as long as it has them.
+    pub fn taps(&self) -> Vec<Weak<Tap>> {
+        self.taps.clone()
+    }
+
+    /// Whether there is a link.
+    pub fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
     }
 
     /// What the data path in this process counts.
@@ -95,7 +127,7 @@ impl VirtioDevice for NetDevice {
     }
 
     fn config(&self) -> Vec<u8> {
-        self.shape.to_bytes()
+        self.shape.to_bytes(self.link.0.load(Ordering::Acquire))
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -132,9 +164,37 @@ impl VirtioDevice for NetDevice {
         }
     }
 
+    fn abandon(&mut self) {
+        for worker in self.control.iter().chain(&self.pairs) {
+            worker.abandon();
+        }
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        self.pairs.iter().try_for_each(Worker::renew)
+    }
+
+    fn close(&mut self) {
+        for worker in self.control.iter_mut().chain(&mut self.pairs) {
+            worker.close();
+        }
+        self.control = None;
+        self.pairs.clear();
+    }
+
     fn queue_vector_changed(&mut self, queue: usize, interrupt: &QueueInterrupt) {
         if let Some(worker) = self.pairs.get(queue / 2) {
             worker.change_interrupt(queue % 2, interrupt.clone());
+        }
+    }
+}
+
+impl Drop for NetDevice {
+    fn drop(&mut self) {
+        // One that did not make it into the machine must not have its tap open when its owner hears
+        // of it.
+        if crate::thread::running() {
+            self.close();
         }
     }
 }

@@ -15,19 +15,23 @@ mod tests;
 pub(super) use control::pairs_wanted;
 pub(super) use queue::Store;
 
-use super::{DeviceError, transport};
+use super::{DeviceError, VirtioDevice, transport};
 use crate::{
-    config::{check_nic, inherited},
-    context::MachineContext,
-    pci::{PciRoot, SlotInfo},
+    config::{NicShape, check_nic, check_nic_shape, inherited},
+    memory::GuestMemory,
+    pci::{PciError, PciRoot, SlotInfo},
+    plugged::Pluggable,
 };
 use api::vmm::{Nic, NicStats};
-use device::NetDevice;
+use device::{Link, NetDevice};
 use stats::Counters;
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tap::Tap;
 
@@ -38,6 +42,9 @@ pub struct NicHandle {
     eni_id: String,
     slot: SlotInfo,
     counters: Arc<Counters>,
+    link: Arc<Link>,
+    taps: Vec<Weak<Tap>>,
+    tap_epoch: AtomicU64,
     function: Arc<transport::VirtioPci>,
 }
 
@@ -47,8 +54,53 @@ impl NicHandle {
         self.counters.snapshot(&self.eni_id)
     }
 
-    /// Serves the guest no more. Only once threads run.
-    pub fn stop(&self) {
+    /// What its taps were called when they were given.
+    pub fn tap_epoch(&self) -> u64 {
+        self.tap_epoch.load(Ordering::Acquire)
+    }
+
+    /// How many pairs of queues it has, and so taps.
+    pub fn pairs(&self) -> usize {
+        self.taps.len()
+    }
+
+    /// Goes on with other taps, one for each pair of queues, which are called `epoch` from then on. May
+    /// take long.
+    ///
+    /// # Errors
+    /// [`DeviceError::Host`]; asked again with taps that work, all of it is done again.
+    pub fn switch_taps(&self, epoch: u64, files: Vec<File>) -> Result<(), DeviceError> {
+        for (tap, file) in self.taps.iter().zip(files) {
+            let gone = || DeviceError::Gone { disk: self.eni_id.clone() };
+            let tap = tap.upgrade().ok_or_else(gone)?;
+            tap.replace(file).map_err(DeviceError::host(&self.eni_id, "use its tap descriptor"))?;
+        }
+        self.function.renew().map_err(DeviceError::host(&self.eni_id, "go on with its taps"))?;
+        self.tap_epoch.store(epoch, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Pluggable for NicHandle {
+    fn slot(&self) -> SlotInfo {
+        self.slot
+    }
+
+    fn in_use(&self) -> bool {
+        self.function.in_use()
+    }
+
+    /// The driver sees the link go down; what it sends is lost, and nothing comes.
+    fn abandon(&self) {
+        self.function.abandon();
+        self.function.change_config(|| self.link.set(false));
+    }
+
+    fn close(&self) {
+        self.function.close();
+    }
+
+    fn stop(&self) {
         self.function.reset();
     }
 }
@@ -62,25 +114,59 @@ impl fmt::Debug for NicHandle {
     }
 }
 
-/// Puts a network interface on the bus.
+/// Puts a network interface on the bus of a machine that does not run yet. Its descriptors are used
+/// up.
 ///
 /// # Errors
 /// [`DeviceError`] if the configuration is not possible or the host refuses.
 pub fn attach_nic(
     root: &PciRoot,
-    context: &MachineContext,
+    memory: &GuestMemory,
     nic: &Nic,
 ) -> Result<NicHandle, DeviceError> {
-    let id = nic.eni_id.as_str();
-    let shape = check_nic(id, nic)?;
+    let shape = check_nic(&nic.eni_id, nic)?;
     let taps = open_taps(nic, shape.pairs)?;
     let vhost = open_vhost(nic, shape.pairs)?;
-    let device = NetDevice::new(shape, taps, vhost, &context.memory)
+    put_on_bus(memory, nic, shape, taps, vhost, |device| {
+        transport::attach(root, memory, nic.slot, device)
+    })
+}
+
+/// Puts a network interface on these descriptors, one of each kind for a queue pair or no vhost at
+/// all, on the bus of a running machine, whose guest does not know yet.
+///
+/// # Errors
+/// As [`attach_nic`].
+pub fn plug_nic(
+    root: &PciRoot,
+    memory: &GuestMemory,
+    nic: &Nic,
+    taps: Vec<File>,
+    vhost: Vec<File>,
+) -> Result<NicHandle, DeviceError> {
+    let shape = check_nic_shape(&nic.eni_id, nic)?;
+    let taps = taps.into_iter().map(Tap::from_file).collect::<Result<_, _>>();
+    let taps = taps.map_err(DeviceError::host(&nic.eni_id, "use its tap descriptor"))?;
+    put_on_bus(memory, nic, shape, taps, vhost, |device| {
+        transport::plug(root, memory, nic.slot, device)
+    })
+}
+
+fn put_on_bus(
+    memory: &GuestMemory,
+    nic: &Nic,
+    shape: NicShape,
+    taps: Vec<Tap>,
+    vhost: Vec<File>,
+    put: impl FnOnce(Box<dyn VirtioDevice>) -> Result<(Arc<transport::VirtioPci>, SlotInfo), PciError>,
+) -> Result<NicHandle, DeviceError> {
+    let id = nic.eni_id.as_str();
+    let device = NetDevice::new(shape, taps, vhost, memory)
         .map_err(DeviceError::host(id, "set its queues up"))?;
-    let counters = device.counters();
-    let (function, slot) = transport::attach(root, &context.memory, nic.slot, Box::new(device))
-        .map_err(DeviceError::pci(id))?;
-    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, function })
+    let (counters, link, taps) = (device.counters(), device.link(), device.taps());
+    let (function, slot) = put(Box::new(device)).map_err(DeviceError::pci(id))?;
+    let tap_epoch = AtomicU64::new(nic.tap_epoch);
+    Ok(NicHandle { eni_id: id.to_owned(), slot, counters, link, taps, tap_epoch, function })
 }
 
 fn open_taps(nic: &Nic, pairs: u16) -> Result<Vec<Tap>, DeviceError> {

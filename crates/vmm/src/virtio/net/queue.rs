@@ -139,10 +139,13 @@ impl Store {
 
 /// Serves a pair of queues.
 pub struct PairQueue {
-    tap: Arc<Tap>,
+    /// None once it was taken away: what is sent is lost then.
+    tap: Option<Arc<Tap>>,
     counters: Arc<Counters>,
     number: usize,
     mtu: u16,
+    /// What driver and device agreed on, while there is a driver.
+    features: Option<u64>,
     receive: Option<(Direction, Store)>,
     transmit: Option<Direction>,
     target: Vec<libc::iovec>,
@@ -155,11 +158,23 @@ unsafe impl Send for PairQueue {}
 impl PairQueue {
     /// The `number`th pair of an interface, without a driver.
     pub fn new(tap: Arc<Tap>, number: usize, counters: Arc<Counters>, mtu: u16) -> Self {
-        Self { tap, counters, number, mtu, receive: None, transmit: None, target: Vec::new() }
+        let tap = Some(tap);
+        Self {
+            tap,
+            counters,
+            number,
+            mtu,
+            features: None,
+            receive: None,
+            transmit: None,
+            target: Vec::new(),
+        }
     }
 
     fn receive(&mut self) -> Result<Progress, BrokenRing> {
-        let Some((direction, store)) = &mut self.receive else { return Ok(Progress::Idle) };
+        let (Some(tap), Some((direction, store))) = (&self.tap, &mut self.receive) else {
+            return Ok(Progress::Idle);
+        };
         let (mut packets, mut bytes) = (0, 0);
         // New buffers are only news when there are none.
         direction.ring.disable_doorbell();
@@ -175,7 +190,7 @@ impl PairQueue {
             }
             store.target(&mut self.target);
             // SAFETY: the pieces are guest memory, mapped as long as the ring exists.
-            match unsafe { self.tap.receive(&self.target) } {
+            match unsafe { tap.receive(&self.target) } {
                 Ok(len) if len >= HEADER_LEN => {
                     store.filled(len as u64, &mut direction.used);
                     packets += 1;
@@ -198,10 +213,13 @@ impl PairQueue {
         while direction.used.len() < BATCH {
             let Some(buffers) = direction.ring.pop()? else { break };
             let len = buffers.readable.len();
-            if len > HEADER_LEN as u64 && len <= LARGEST_PACKET + HEADER_LEN as u64 {
+            if let Some(tap) = &self.tap
+                && len > HEADER_LEN as u64
+                && len <= LARGEST_PACKET + HEADER_LEN as u64
+            {
                 // SAFETY: the pieces are guest memory, mapped as long as the ring exists. What the
                 // host does not take is lost, as on any network.
-                if unsafe { self.tap.send(buffers.readable.iovecs()) }.is_ok() {
+                if unsafe { tap.send(buffers.readable.iovecs()) }.is_ok() {
                     packets += 1;
                     bytes += len - HEADER_LEN as u64;
                 }
@@ -226,17 +244,18 @@ fn refill(direction: &mut Direction, store: &mut Store) -> Result<bool, BrokenRi
 
 impl Handler for PairQueue {
     fn sources(&self) -> Vec<(RawFd, bool)> {
-        vec![(self.tap.as_raw_fd(), true)]
+        self.tap.iter().map(|tap| (tap.as_raw_fd(), true)).collect()
     }
 
     fn start(&mut self, activation: Activation) -> Result<(), BrokenRing> {
         let Activation { memory, features, queues, .. } = activation;
-        if self.number == 0 {
-            self.tap.set_offload(features).map_err(|error| {
+        if let Some(tap) = self.tap.as_ref().filter(|_| self.number == 0) {
+            tap.set_offload(features).map_err(|error| {
                 crate::say::report(format_args!("tap offloads: {error}"));
                 BrokenRing("the tap refuses the features agreed on")
             })?;
         }
+        self.features = Some(features);
         let mut directions = Vec::new();
         for queue in queues {
             let ring = Ring::new(queue.queue, memory.clone())?;
@@ -257,9 +276,23 @@ impl Handler for PairQueue {
         self.receive()
     }
 
+    fn abandon(&mut self) {
+        self.tap = None;
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        match (&self.tap, self.features) {
+            (Some(tap), Some(features)) if self.number == 0 => tap.set_offload(features),
+            _ => Ok(()),
+        }
+    }
+
     fn stop(&mut self) {
+        self.features = None;
         self.receive = None;
         self.transmit = None;
-        self.tap.start_over(self.number);
+        if let Some(tap) = &self.tap {
+            tap.start_over(self.number);
+        }
     }
 }

@@ -57,6 +57,19 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Goes on with another tap's queue, under the descriptor it had, so that whoever knows the
+    /// descriptor uses the new one from now on.
+    ///
+    /// # Errors
+    /// As for [`Self::from_file`]; it goes on as it was then.
+    pub fn replace(&self, file: File) -> io::Result<()> {
+        let new = Self::from_file(file)?;
+        // SAFETY: both descriptors are open and ours; the old one is only ever used by its number.
+        check(unsafe { libc::dup3(new.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) })?;
+        let attached = self.attached.swap(true, Ordering::AcqRel);
+        self.set_attached(attached)
+    }
+
     /// Anything that passes packets with headers, for tests.
     #[cfg(test)]
     pub(super) fn unchecked(file: File) -> Self {

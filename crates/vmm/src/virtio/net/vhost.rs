@@ -32,6 +32,9 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 /// headers made up by vhost, where ours come from the tap.
 const NOT_FOR_DRIVERS: u64 = 1 << 26 | 1 << 27;
 
+/// Rings of a pair: receive and transmit.
+const RINGS: usize = 2;
+
 /// Features the data path must know about; the others concern the tap or this process.
 pub const RING_AND_HEADER_FEATURES: u64 = RING_FEATURES | F_MRG_RXBUF;
 
@@ -64,50 +67,6 @@ impl Device {
             _ => Err(io::Error::last_os_error()),
         }
     }
-}
-
-/// One pair of queues, served by the kernel. The thread it lives in only sets it up: what the
-/// kernel is asked for is none of a vCPU's business.
-pub struct VhostPair {
-    device: Device,
-    tap: Arc<Tap>,
-    number: usize,
-    features: u64,
-    active: bool,
-}
-
-impl VhostPair {
-    /// Takes over an opened vhost-net device.
-    ///
-    /// # Errors
-    /// If it is none, or the host refuses.
-    pub fn new(file: File, tap: Arc<Tap>, number: usize, memory: &GuestMemory) -> io::Result<Self> {
-        let device = Device { file, memory: Arc::new(memory.clone()) };
-        device.set_owner().map_err(io::Error::other)?;
-        let features = device.get_features().map_err(io::Error::other)? & !NOT_FOR_DRIVERS;
-        Ok(Self { device, tap, number, features, active: false })
-    }
-
-    /// What the kernel's side can do.
-    pub fn features(&self) -> u64 {
-        self.features
-    }
-
-    /// Hands the two queues, receive first, to the kernel.
-    fn hand_over(&mut self, features: u64, queues: &[ActiveQueue]) -> io::Result<()> {
-        if self.number == 0 {
-            self.tap.set_offload(features)?;
-        }
-        self.device.set_features(features & self.features).map_err(io::Error::other)?;
-        let regions: Vec<_> = self.device.memory.iter().map(region).collect();
-        self.device.set_mem_table(&regions).map_err(io::Error::other)?;
-        for (ring, queue) in queues.iter().enumerate() {
-            self.set_up(ring, queue)?;
-        }
-        // From the first backend on there is something to undo.
-        self.active = true;
-        (0..queues.len()).try_for_each(|ring| self.device.set_backend(ring, Some(self.tap.file())))
-    }
 
     fn set_up(&self, ring: usize, active: &ActiveQueue) -> io::Result<()> {
         let queue = &active.queue;
@@ -119,11 +78,68 @@ impl VhostPair {
             used_ring_addr: queue.used_ring(),
             ..Default::default()
         };
-        self.device.set_vring_num(ring, queue.size()).map_err(io::Error::other)?;
-        self.device.set_vring_base(ring, 0).map_err(io::Error::other)?;
-        self.device.set_vring_addr(ring, &config).map_err(io::Error::other)?;
-        self.device.set_vring_call(ring, &active.interrupt.event()?).map_err(io::Error::other)?;
-        self.device.set_vring_kick(ring, &active.doorbell).map_err(io::Error::other)
+        self.set_vring_num(ring, queue.size()).map_err(io::Error::other)?;
+        self.set_vring_base(ring, 0).map_err(io::Error::other)?;
+        self.set_vring_addr(ring, &config).map_err(io::Error::other)?;
+        self.set_vring_call(ring, &active.interrupt.event()?).map_err(io::Error::other)?;
+        self.set_vring_kick(ring, &active.doorbell).map_err(io::Error::other)
+    }
+}
+
+/// One pair of queues, served by the kernel. The thread it lives in only sets it up: what the
+/// kernel is asked for is none of a vCPU's business.
+pub struct VhostPair {
+    /// None once it was taken away: the kernel moves nothing then.
+    device: Option<(Device, Arc<Tap>)>,
+    number: usize,
+    features: u64,
+    /// What driver and device agreed on, while the kernel has the rings.
+    active: Option<u64>,
+}
+
+impl VhostPair {
+    /// Takes over an opened vhost-net device.
+    ///
+    /// # Errors
+    /// If it is none, or the host refuses.
+    pub fn new(file: File, tap: Arc<Tap>, number: usize, memory: &GuestMemory) -> io::Result<Self> {
+        let device = Device { file, memory: Arc::new(memory.clone()) };
+        device.set_owner().map_err(io::Error::other)?;
+        let features = device.get_features().map_err(io::Error::other)? & !NOT_FOR_DRIVERS;
+        Ok(Self { device: Some((device, tap)), number, features, active: None })
+    }
+
+    /// What the kernel's side can do.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Hands the two queues, receive first, to the kernel.
+    fn hand_over(&mut self, features: u64, queues: &[ActiveQueue]) -> io::Result<()> {
+        let Some((device, tap)) = &self.device else { return Ok(()) };
+        if self.number == 0 {
+            tap.set_offload(features)?;
+        }
+        device.set_features(features & self.features).map_err(io::Error::other)?;
+        let regions: Vec<_> = device.memory.iter().map(region).collect();
+        device.set_mem_table(&regions).map_err(io::Error::other)?;
+        for (ring, queue) in queues.iter().enumerate() {
+            device.set_up(ring, queue)?;
+        }
+        // From the first backend on there is something to undo.
+        self.active = Some(features);
+        (0..RINGS).try_for_each(|ring| device.set_backend(ring, Some(tap.file())))
+    }
+
+    fn take_back(&mut self) {
+        if self.active.take().is_some()
+            && let Some((device, _)) = &self.device
+        {
+            for ring in 0..RINGS {
+                // On return the kernel touches guest memory for this ring no more.
+                let _ = device.set_backend(ring, None);
+            }
+        }
     }
 }
 
@@ -152,24 +168,41 @@ impl Handler for VhostPair {
     }
 
     fn interrupt_changed(&mut self, number: usize, interrupt: &QueueInterrupt) {
-        if !self.active {
+        if self.active.is_none() {
             return;
         }
+        let Some((device, _)) = &self.device else { return };
         let event = interrupt.event();
-        let set = |event| self.device.set_vring_call(number, &event).map_err(io::Error::other);
+        let set = |event| device.set_vring_call(number, &event).map_err(io::Error::other);
         if let Err(error) = event.and_then(set) {
             crate::say::report(format_args!("vhost-net: cannot change an interrupt: {error}"));
         }
     }
 
-    fn stop(&mut self) {
-        if std::mem::take(&mut self.active) {
-            for ring in 0..2 {
-                // On return the kernel touches guest memory for this ring no more.
-                let _ = self.device.set_backend(ring, None);
-            }
+    fn abandon(&mut self) {
+        self.take_back();
+        self.device = None;
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        let (Some((device, tap)), Some(features)) = (&self.device, self.active) else {
+            return Ok(());
+        };
+        if self.number == 0 {
+            tap.set_offload(features)?;
         }
-        self.tap.start_over(self.number);
+        for ring in 0..RINGS {
+            device.set_backend(ring, None)?;
+            device.set_backend(ring, Some(tap.file()))?;
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.take_back();
+        if let Some((_, tap)) = &self.device {
+            tap.start_over(self.number);
+        }
     }
 }
 

@@ -197,6 +197,14 @@ impl VirtioPci {
         self.state().device.abandon();
     }
 
+    /// Goes on with what was put in the place of what the device works on.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn renew(&self) -> std::io::Result<()> {
+        self.state().device.renew()
+    }
+
     /// Stops the device and gives up what the host gave it. For a function that is off the bus.
     pub fn close(&self) {
         let mut state = self.state();
