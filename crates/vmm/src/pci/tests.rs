@@ -216,6 +216,14 @@ fn impossible_bars_are_refused() {
     assert_eq!(config.bar_address(config.bars()[0]), 0xc000_0000);
     config.write(0x18, &[0xff; 8]);
     assert_eq!((config.u32(0x18), config.u32(0x1c)), (0xffff_f000, 0));
+    // Not a power of two, too few, and more than PCI lets a BAR of ports have.
+    for size in [12, 2, 512] {
+        let bad = BarSpec { index: 3, size, space: BarSpace::Ports };
+        assert!(config.add_bar(bad, 0xc000).is_err(), "{size} ports");
+    }
+    let ports = BarSpec { index: 3, size: 16, space: BarSpace::Ports };
+    config.add_bar(ports, 0xc010).unwrap();
+    assert_eq!((config.u32(0x1c), config.bar_address(ports)), (0xc011, 0xc010));
 }
 
 fn table(
