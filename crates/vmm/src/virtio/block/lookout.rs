@@ -3,6 +3,8 @@
 //! A sleep costs the guest an exit for its doorbell, and the thread's wake-up comes on top of the next
 //! request's time. So it is worth looking on for as long as that costs, if the next request tends to
 //! come by then: at worst twice the cost is paid. How long that is depends on the host, and is measured.
+//! On a host that has more to do than processors to do it, looking takes from others, perhaps from the
+//! guest itself: who was interrupted while looking does without for a while.
 
 use std::{
     sync::OnceLock,
@@ -20,6 +22,8 @@ const COST: u64 = 64;
 const GATHER: u64 = 8;
 /// Where a thread that has not looked on begins.
 const FIRST: u64 = 4_000;
+/// Sleeps without a look after the host had others to run.
+const CALM: u32 = 64;
 /// Rounds of what is measured; the fastest counts, as others may have been interrupted.
 const ROUNDS: u32 = 16;
 
@@ -30,6 +34,8 @@ pub struct Lookout {
     most: u64,
     /// At present.
     window: u64,
+    /// Sleeps yet to be without a look.
+    calm: u32,
     /// Since when there is nothing to do.
     idle: Option<Instant>,
 }
@@ -38,7 +44,7 @@ impl Lookout {
     /// One that begins without looking.
     pub fn new() -> Self {
         static MOST_HERE: OnceLock<u64> = OnceLock::new();
-        Self { most: *MOST_HERE.get_or_init(measure), window: 0, idle: None }
+        Self { most: *MOST_HERE.get_or_init(measure), window: 0, calm: 0, idle: None }
     }
 
     /// How long after a request the next one comes, of a guest that is about to put up many: what such a
@@ -53,6 +59,14 @@ impl Lookout {
         (self.window > 0).then_some(Duration::from_nanos(self.window))
     }
 
+    /// A look took `took`, and was to take `window` at most.
+    pub fn looked(&mut self, took: Duration, window: Duration) {
+        if took > window + Duration::from_nanos(self.most) {
+            self.window = 0;
+            self.calm = CALM;
+        }
+    }
+
     /// There is something to do, after a look or a sleep.
     pub fn end(&mut self) {
         if let Some(idle) = self.idle.take() {
@@ -62,7 +76,9 @@ impl Lookout {
 
     /// What came after `idle` nanoseconds would have been seen by a look of that length.
     fn learn(&mut self, idle: u64) {
-        if idle > self.most {
+        if self.calm > 0 {
+            self.calm -= 1;
+        } else if idle > self.most {
             self.window = 0;
         } else if idle > self.window {
             self.window = (self.window * 2).clamp(FIRST, self.most);
@@ -90,7 +106,7 @@ mod tests {
 
     #[test]
     fn it_looks_on_only_where_more_comes_soon() {
-        let mut lookout = Lookout { most: 50_000, window: 0, idle: None };
+        let mut lookout = Lookout { most: 50_000, window: 0, calm: 0, idle: None };
         assert_eq!(lookout.begin(), None);
         for _ in 0..10 {
             lookout.learn(20_000);
@@ -104,6 +120,21 @@ mod tests {
         assert_eq!(lookout.begin(), Some(Duration::from_nanos(50_000)));
         lookout.learn(50_001);
         assert_eq!(lookout.begin(), None, "it would have been in vain");
+    }
+
+    #[test]
+    fn who_was_interrupted_while_looking_does_without_for_a_while() {
+        let mut lookout = Lookout { most: 50_000, window: 30_000, calm: 0, idle: None };
+        let micros = Duration::from_micros;
+        lookout.looked(micros(70), micros(30));
+        assert_eq!(lookout.begin(), Some(micros(30)), "late, as clocks are");
+        lookout.looked(micros(81), micros(30));
+        for _ in 0..CALM {
+            assert_eq!(lookout.begin(), None);
+            lookout.learn(1_000);
+        }
+        lookout.learn(1_000);
+        assert!(lookout.begin().is_some());
     }
 
     #[test]

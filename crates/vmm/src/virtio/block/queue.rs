@@ -256,14 +256,12 @@ impl BlockQueue {
         let Some(active) = &self.active else { return Ok(false) };
         let (position, start) = (active.ring.position(), Instant::now());
         loop {
-            if active.ring.available()? != position {
-                return Ok(true);
-            }
-            if self.untold == 0 && self.backend.has_completions() {
-                return Ok(true);
-            }
-            if start.elapsed() >= window {
-                return Ok(false);
+            let found = active.ring.available()? != position
+                || self.untold == 0 && self.backend.has_completions();
+            let took = start.elapsed();
+            if found || took >= window {
+                self.lookout.looked(took, window);
+                return Ok(found);
             }
             std::hint::spin_loop();
         }
