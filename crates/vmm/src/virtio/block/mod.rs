@@ -12,6 +12,7 @@ mod queue;
 mod refuser;
 mod request;
 mod stats;
+mod timer;
 mod trouble;
 
 #[cfg(test)]
