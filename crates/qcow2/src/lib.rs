@@ -34,6 +34,7 @@ pub use image::{Extent, Format, Image, Layer, Op, OpenOptions, Switched};
 pub use probe::{Info, probe, probe_chain};
 pub use pull::{PullOptions, PullProgress, Pulled, pull, set_backing};
 pub use queue::{Completion, IoQueue, QueueFull, Request, RingPool};
+pub use request::iovec::Iovecs;
 pub use usage::changed_bytes;
 
 #[cfg(test)]

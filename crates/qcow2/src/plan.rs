@@ -1,6 +1,8 @@
 //! The planner: turns a guest range and the mappings of its clusters into actions. No I/O, no
 //! state.
 
+use smallvec::SmallVec;
+
 use crate::format::entry::Mapping;
 use crate::format::header::Geometry;
 
@@ -33,8 +35,8 @@ pub(crate) fn read(
     offset: u64,
     len: u64,
     mappings: &[Mapping],
-) -> Vec<Extent> {
-    let mut extents: Vec<Extent> = Vec::new();
+) -> SmallVec<[Extent; 2]> {
+    let mut extents = SmallVec::<[Extent; 2]>::new();
     for (at, part, mapping) in clusters(geometry, offset, len, mappings) {
         let skip = at & (geometry.cluster_size() - 1);
         let source = match mapping {
@@ -87,7 +89,7 @@ pub(crate) fn write(
     offset: u64,
     len: u64,
     mappings: &[Mapping],
-) -> Vec<ClusterWrite> {
+) -> SmallVec<[ClusterWrite; 2]> {
     clusters(geometry, offset, len, mappings)
         .map(|(at, len, mapping)| {
             let skip = at & (geometry.cluster_size() - 1);

@@ -50,7 +50,8 @@ fn a_queue_completes_what_was_pushed() {
             let base = memory.wrapping_add((at as usize) << 15);
             let iov = libc::iovec { iov_base: base.cast_mut().cast(), iov_len: 1 << 15 };
             let offset = 1 << 20 | at << 15;
-            let request = Request { op, offset, len: 1 << 15, iovecs: vec![iov], tag: at };
+            let request =
+                Request { op, offset, len: 1 << 15, iovecs: [iov].into_iter().collect(), tag: at };
             // SAFETY: both buffers outlive the queue's use of them below.
             unsafe { queue.push(request) }.unwrap();
         }
@@ -83,7 +84,7 @@ fn wait_all(queue: &mut IoQueue, count: usize) -> Vec<(u64, Result<(), i32>)> {
 
 fn request(op: Op, offset: u64, len: u64, memory: &mut [u8], tag: u64) -> Request {
     let iov = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
-    let iovecs = if memory.is_empty() { Vec::new() } else { vec![iov] };
+    let iovecs = (!memory.is_empty()).then_some(iov).into_iter().collect();
     Request { op, offset, len, iovecs, tag }
 }
 

@@ -4,6 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+
 use super::chain::{Kind, LayerState};
 use crate::format::entry::Mapping;
 
@@ -54,7 +57,7 @@ pub(crate) struct Below {
 
 #[derive(Debug, Default)]
 struct Cache {
-    slices: HashMap<u64, Slice>,
+    slices: HashMap<u64, Slice, RandomState>,
     /// In order of arrival, or of the last time their turn to leave was put off.
     order: VecDeque<u64>,
 }
@@ -85,8 +88,8 @@ impl Below {
         layers: &[Arc<LayerState>],
         offset: u64,
         len: u64,
-    ) -> Vec<(u64, u64, Origin)> {
-        let mut out: Vec<(u64, u64, Origin)> = Vec::with_capacity(1);
+    ) -> SmallVec<[(u64, u64, Origin); 2]> {
+        let mut out = SmallVec::<[(u64, u64, Origin); 2]>::new();
         let end = offset + len;
         let mut at = offset;
         while at < end {

@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use libc::iovec;
+use smallvec::smallvec;
 
 use crate::error::Error;
 use crate::queue::{IoQueue, RingPool};
+use crate::request::iovec::Iovecs;
 use crate::request::locks::Wake;
 use crate::request::{Job, Step};
 pub(crate) use chain::{Chain, Kind, LayerState};
@@ -125,7 +127,7 @@ impl Image {
     /// A range outside the disk, broken metadata or compressed data, or the host's I/O error.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), Error> {
         let target = iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-        self.run(Op::Read, offset, buf.len() as u64, vec![target])
+        self.run(Op::Read, offset, buf.len() as u64, smallvec![target])
     }
 
     /// Write `buf` at `offset` bytes into the disk.
@@ -135,7 +137,7 @@ impl Image {
     /// content of the range is then old, new or mixed, as on a physical disk.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), Error> {
         let source = iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
-        self.run(Op::Write, offset, buf.len() as u64, vec![source])
+        self.run(Op::Write, offset, buf.len() as u64, smallvec![source])
     }
 
     /// Make every write completed so far, on any queue, durable.
@@ -143,7 +145,7 @@ impl Image {
     /// # Errors
     /// The host's I/O error. After a failed sync the image takes no more writes.
     pub fn flush(&self) -> Result<(), Error> {
-        self.run(Op::Flush, 0, 0, Vec::new())
+        self.run(Op::Flush, 0, 0, Iovecs::new())
     }
 
     /// Give whole clusters in `[offset, offset + len)` back to the host where the format allows.
@@ -151,7 +153,7 @@ impl Image {
     /// # Errors
     /// A range outside the disk, a read-only or broken image, or the host's I/O error.
     pub fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.run(Op::Discard, offset, len, Vec::new())
+        self.run(Op::Discard, offset, len, Iovecs::new())
     }
 
     /// Make `[offset, offset + len)` read as zeroes; with `unmap`, give space back to the host.
@@ -159,7 +161,7 @@ impl Image {
     /// # Errors
     /// A range outside the disk, a read-only or broken image, or the host's I/O error.
     pub fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
-        self.run(Op::WriteZeroes { unmap }, offset, len, Vec::new())
+        self.run(Op::WriteZeroes { unmap }, offset, len, Iovecs::new())
     }
 
     /// A queue for one thread, with room for `depth` requests. Uses io_uring when the host has it
@@ -189,7 +191,7 @@ impl Image {
         self.gate.chain()
     }
 
-    fn run(&self, op: Op, offset: u64, len: u64, iovecs: Vec<iovec>) -> Result<(), Error> {
+    fn run(&self, op: Op, offset: u64, len: u64, iovecs: Iovecs) -> Result<(), Error> {
         let waiter = Arc::new(ThreadWaiter::default());
         let wake: Arc<dyn Wake> = waiter.clone();
         self.run_job(Job::new(op, offset, len, iovecs, wake, 0), &waiter)
@@ -202,7 +204,7 @@ impl Image {
             match job.step(self, std::mem::replace(&mut result, Ok(()))) {
                 Step::Transfer(transfers) => {
                     let Some(chain) = job.chain() else { continue };
-                    for transfer in transfers {
+                    for mut transfer in transfers {
                         result = result.and(transfer.run(chain));
                     }
                 }

@@ -1,8 +1,11 @@
 //! A range of the disk, taken apart by where its bytes come from.
 
+use smallvec::{SmallVec, smallvec};
+
 use super::below::Origin;
 use super::chain::{Chain, Kind};
 use crate::error::Error;
+use crate::format::entry::Mapping;
 use crate::plan::{self, Extent, Source};
 
 /// Where a part of the disk comes from.
@@ -42,12 +45,12 @@ impl Chain {
         if len > 0 {
             let extents = match &state.kind {
                 Kind::Raw => {
-                    vec![Extent { at: offset, len, source: Source::Data { host: offset } }]
+                    smallvec![Extent { at: offset, len, source: Source::Data { host: offset } }]
                 }
                 Kind::Qcow2 { geometry, .. } => {
                     let bits = geometry.cluster_bits;
                     let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
-                    let mut mappings = Vec::with_capacity((last - first + 1) as usize);
+                    let mut mappings = SmallVec::<[Mapping; 2]>::new();
                     state
                         .metadata()?
                         .map(first, last - first + 1, &mut mappings)

@@ -49,7 +49,7 @@ impl Metadata {
         &mut self,
         first: u64,
         count: u64,
-        out: &mut Vec<Mapping>,
+        out: &mut impl Extend<Mapping>,
     ) -> Result<(), Error> {
         let geometry = self.geometry;
         let per_slice = self.slice_size / 8;
@@ -65,7 +65,7 @@ impl Metadata {
                     if let Some(slice) = self.l2.get(offset) {
                         for (i, guest) in (cluster..run_end).enumerate() {
                             let raw = be64(&slice.bytes, (slot + i) * 8);
-                            out.push(entry::decode(raw, guest, &geometry)?);
+                            out.extend(Some(entry::decode(raw, guest, &geometry)?));
                         }
                     }
                 }

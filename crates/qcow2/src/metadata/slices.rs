@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 /// A slice is at most this long; larger tables are cached in pieces.
 pub(crate) const MAX_SLICE: u64 = 4096;
 
@@ -17,14 +19,14 @@ pub(crate) struct Slice {
 /// Slices by their offset in the file.
 #[derive(Debug)]
 pub(crate) struct SliceCache {
-    slices: HashMap<u64, Slice>,
+    slices: HashMap<u64, Slice, RandomState>,
     capacity: usize,
     clock: u64,
 }
 
 impl SliceCache {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { slices: HashMap::new(), capacity: capacity.max(2), clock: 0 }
+        Self { slices: HashMap::default(), capacity: capacity.max(2), clock: 0 }
     }
 
     /// Hold fewer or more slices, all of which are clean.

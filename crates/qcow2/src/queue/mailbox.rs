@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
@@ -11,6 +12,8 @@ use crate::request::locks::Wake;
 pub(super) struct Mailbox {
     event: OwnedFd,
     tokens: Mutex<Vec<u64>>,
+    /// Whether there are tokens, to be looked at without the lock.
+    filled: AtomicBool,
 }
 
 impl Mailbox {
@@ -22,7 +25,7 @@ impl Mailbox {
         }
         // SAFETY: the descriptor was just created and has no other owner.
         let event = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { event, tokens: Mutex::new(Vec::new()) })
+        Ok(Self { event, tokens: Mutex::default(), filled: AtomicBool::new(false) })
     }
 
     /// Make the event descriptor readable.
@@ -48,8 +51,18 @@ impl Mailbox {
         self.clear();
     }
 
+    /// Was a lock granted that [`take`](Self::take) has not told of?
+    pub(super) fn is_filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
     /// The requests whose locks were granted.
     pub(super) fn take(&self) -> Vec<u64> {
+        if !self.is_filled() {
+            return Vec::new();
+        }
+        // Before the tokens are taken: one that comes after sets it again.
+        self.filled.store(false, Ordering::Release);
         std::mem::take(&mut *self.tokens.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -62,7 +75,11 @@ impl AsFd for Mailbox {
 
 impl Wake for Mailbox {
     fn wake(&self, token: u64) {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).push(token);
+        {
+            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            tokens.push(token);
+            self.filled.store(true, Ordering::Release);
+        }
         self.signal();
     }
 }

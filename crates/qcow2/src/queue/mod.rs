@@ -1,5 +1,6 @@
 //! One thread's queue of requests.
 
+mod direct;
 mod mailbox;
 mod pool;
 mod ring;
@@ -7,12 +8,14 @@ mod ring;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use crate::error::Error;
 use crate::image::{Image, Op};
+use crate::request::iovec::Iovecs;
 use crate::request::locks::Wake;
-use crate::request::{Job, Progress, Step, Transfer};
+use crate::request::{Job, Progress, Step, Transfers};
+use direct::Direct;
 use mailbox::Mailbox;
 pub use pool::RingPool;
 use pool::Seat;
@@ -28,7 +31,7 @@ pub struct Request {
     /// Length in bytes; for reads and writes the sum of the iovecs.
     pub len: u64,
     /// Memory to read into or write from; empty for the other operations.
-    pub iovecs: Vec<libc::iovec>,
+    pub iovecs: Iovecs,
     /// Returned unchanged in the completion.
     pub tag: u64,
 }
@@ -49,7 +52,8 @@ pub struct QueueFull(pub Request);
 /// One thread's queue of requests to a shared [`Image`].
 ///
 /// Push requests, submit them, wait for [`event_fd`](Self::event_fd) to become readable, then pop
-/// until there is nothing left. Requests complete in any order; a flush covers the writes whose
+/// until there is nothing left. A thread that has other things to look at as well need not be told
+/// of what it sees by itself: see [`watch`](Self::watch). Requests complete in any order; a flush covers the writes whose
 /// completions were popped, on any queue, before it was pushed.
 ///
 /// Requests that change the mapping of a cluster wait for requests on the same cluster in other
@@ -63,16 +67,19 @@ pub struct IoQueue {
     free: Vec<usize>,
     ready: VecDeque<Completion>,
     depth: usize,
+    direct: Direct,
+    /// The owner looks for completions by itself.
+    watched: bool,
     /// Where the ring came from.
     pool: Option<Arc<RingPool>>,
 }
 
-/// A request under way. Boxed: the host reads its transfers' iovecs.
+/// A request. Boxed when it is under way in the ring: the host reads its transfers' iovecs.
 #[derive(Debug)]
 struct Slot {
     job: Job,
     tag: u64,
-    transfers: Vec<Transfer>,
+    transfers: Transfers,
     pending: usize,
     result: Result<(), Error>,
 }
@@ -111,7 +118,8 @@ impl IoQueue {
     ) -> Self {
         let depth = depth.max(1) as usize;
         let (slots, free, ready) = (Vec::new(), Vec::new(), VecDeque::new());
-        Self { image, mailbox, ring, slots, free, ready, depth, pool }
+        let direct = Direct::default();
+        Self { image, mailbox, ring, slots, free, ready, depth, direct, watched: false, pool }
     }
 
     /// Does this queue use io_uring?
@@ -140,9 +148,12 @@ impl IoQueue {
         let wake: Arc<dyn Wake> = self.mailbox.clone();
         let Request { op, offset, len, iovecs, tag } = request;
         let job = Job::new(op, offset, len, iovecs, wake, at as u64);
-        let slot = Slot { job, tag, transfers: Vec::new(), pending: 0, result: Ok(()) };
-        self.slots[at] = Some(Box::new(slot));
-        self.drive(at);
+        let mut slot = Slot { job, tag, transfers: Transfers::new(), pending: 0, result: Ok(()) };
+        if self.go_on(&mut slot, at) {
+            self.free.push(at);
+        } else {
+            self.slots[at] = Some(Box::new(slot));
+        }
         Ok(())
     }
 
@@ -151,10 +162,40 @@ impl IoQueue {
     /// # Errors
     /// The host's error from `io_uring_enter`.
     pub fn submit(&mut self) -> Result<(), Error> {
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() && !self.watched {
             self.mailbox.signal();
         }
         self.submit_ring()
+    }
+
+    /// From now on the caller looks for completions by itself, with
+    /// [`has_completions`](Self::has_completions), until it [`rest`](Self::rest)s: the event
+    /// descriptor is told of nothing but what other queues do.
+    pub fn watch(&mut self) {
+        if !std::mem::replace(&mut self.watched, true)
+            && let Some(ring) = &mut self.ring
+        {
+            ring.set_telling(false);
+        }
+    }
+
+    /// The end of [`watch`](Self::watch): from now on the event descriptor tells of completions.
+    /// True when there is something to pop already, of which it does not.
+    pub fn rest(&mut self) -> bool {
+        if std::mem::replace(&mut self.watched, false)
+            && let Some(ring) = &mut self.ring
+        {
+            ring.set_telling(true);
+        }
+        // What ends after this look finds that the descriptor is to be told.
+        fence(Ordering::SeqCst);
+        self.has_completions()
+    }
+
+    /// Make the event descriptor unreadable. While the queue is [`watch`](Self::watch)ed nothing
+    /// else does.
+    pub fn clear_event(&mut self) {
+        self.mailbox.clear();
     }
 
     /// Readable when [`pop`](Self::pop) may give something. Not to be read by the caller.
@@ -165,7 +206,9 @@ impl IoQueue {
 
     /// Does [`pop`](Self::pop) have something to give? Asks the host nothing.
     pub fn has_completions(&mut self) -> bool {
-        !self.ready.is_empty() || self.ring.as_mut().is_some_and(Ring::has_completions)
+        !self.ready.is_empty()
+            || self.mailbox.is_filled()
+            || self.ring.as_mut().is_some_and(Ring::has_completions)
     }
 
     /// The next completion, in any order. Call until it gives `None`: the event descriptor is
@@ -174,7 +217,9 @@ impl IoQueue {
         if let Some(completion) = self.ready.pop_front() {
             return Some(completion);
         }
-        self.mailbox.clear();
+        if !self.watched {
+            self.mailbox.clear();
+        }
         self.process();
         self.ready.pop_front()
     }
@@ -248,37 +293,51 @@ impl IoQueue {
         }
     }
 
-    /// Take a request as far as it goes without waiting.
+    /// Take a request of a slot as far as it goes without waiting.
     fn drive(&mut self, at: usize) {
-        let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { return };
+        let Some(mut slot) = self.slots.get_mut(at).and_then(Option::take) else { return };
+        if self.go_on(&mut slot, at) {
+            self.free.push(at);
+        } else {
+            self.slots[at] = Some(slot);
+        }
+    }
+
+    /// Take a request as far as it goes without waiting. True when it is finished; otherwise it has
+    /// to be in slot `at` before the ring is next looked at.
+    fn go_on(&mut self, slot: &mut Slot, at: usize) -> bool {
         loop {
             let result = std::mem::replace(&mut slot.result, Ok(()));
-            match slot.job.step(&self.image, result) {
-                Step::Wait => return,
+            let transfers = match slot.job.step(&self.image, result) {
+                Step::Wait => return false,
                 Step::Done(result) => {
                     self.ready.push_back(Completion { tag: slot.tag, result });
-                    self.slots[at] = None;
-                    self.free.push(at);
-                    return;
+                    return true;
                 }
-                Step::Transfer(transfers) if transfers.is_empty() => {}
-                Step::Transfer(transfers) => {
-                    if let Some(ring) = &mut self.ring {
-                        slot.pending = transfers.len();
-                        for index in 0..transfers.len() {
-                            ring.enqueue(at, index);
-                        }
-                        slot.transfers = transfers;
-                        return;
-                    }
-                    let Some(chain) = slot.job.chain() else { continue };
-                    for transfer in transfers {
-                        let done = transfer.run(chain);
-                        if slot.result.is_ok() {
-                            slot.result = done;
-                        }
-                    }
+                Step::Transfer(transfers) => transfers,
+            };
+            let Some(chain) = slot.job.chain() else { continue };
+            let mut left = Transfers::new();
+            for mut transfer in transfers {
+                let done = match self.ring {
+                    Some(_) => self.direct.run(&mut transfer, chain),
+                    None => Some(transfer.run(chain)),
+                };
+                match done {
+                    Some(done) if slot.result.is_ok() => slot.result = done,
+                    Some(_) => {}
+                    None => left.push(transfer),
                 }
+            }
+            if let Some(ring) = &mut self.ring
+                && !left.is_empty()
+            {
+                slot.pending = left.len();
+                for index in 0..left.len() {
+                    ring.enqueue(at, index);
+                }
+                slot.transfers = left;
+                return false;
             }
         }
     }
@@ -293,6 +352,11 @@ impl IoQueue {
         }
     }
 
+    /// Leave everything to the ring.
+    pub(crate) fn use_ring_only(&mut self) {
+        self.direct.off = true;
+    }
+
     /// Try what the ring does not allow; the host's answer.
     pub(crate) fn try_forbidden(&mut self) -> Option<i64> {
         self.ring.as_mut().map(Ring::try_forbidden)
@@ -301,6 +365,7 @@ impl IoQueue {
 
 impl Drop for IoQueue {
     fn drop(&mut self) {
+        self.rest();
         while self.slots.len() > self.free.len() {
             self.process();
             if self.slots.len() > self.free.len() {

@@ -47,8 +47,9 @@ impl RingPool {
     }
 
     /// Takes back what is at rest; anything else is closed.
-    pub(super) fn put(&self, seat: Seat) {
+    pub(super) fn put(&self, mut seat: Seat) {
         if seat.ring.is_idle() {
+            seat.ring.set_telling(true);
             seat.mailbox.clear();
             self.seats().push(seat);
         }

@@ -143,6 +143,20 @@ impl Ring {
         self.ring.submit()
     }
 
+    /// Whether the event descriptor is told of transfers that end.
+    pub(super) fn set_telling(&mut self, telling: bool) {
+        // The flag came with Linux 5.8; without it the descriptor is always told.
+        if !self.ring.params().is_feature_poll_32bits() {
+            return;
+        }
+        let completions = self.ring.completion();
+        if telling {
+            completions.enable_eventfd();
+        } else {
+            completions.disable_eventfd();
+        }
+    }
+
     /// Has a transfer ended that was not reaped yet?
     pub(super) fn has_completions(&mut self) -> bool {
         !self.ring.completion().is_empty()

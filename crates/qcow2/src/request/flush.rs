@@ -1,5 +1,7 @@
 //! Flush: data and refcounts, sync, then the tables, sync.
 
+use smallvec::smallvec;
+
 use super::transfer::Transfer;
 use super::{Job, Phase, Step};
 use crate::error::Error;
@@ -26,7 +28,7 @@ impl Job {
             Kind::Raw => FlushState::Raw,
             Kind::Qcow2 { .. } => FlushState::Data(chain.metadata(0)?.flush_begin()?),
         });
-        Ok(Step::Transfer(vec![Transfer::sync()]))
+        Ok(Step::Transfer(smallvec![Transfer::sync()]))
     }
 
     pub(super) fn flush_on(
@@ -57,6 +59,6 @@ impl Job {
             return Ok(Step::Done(Ok(())));
         }
         self.phase = Phase::Flushing(FlushState::Tables(flush));
-        Ok(Step::Transfer(vec![Transfer::sync()]))
+        Ok(Step::Transfer(smallvec![Transfer::sync()]))
     }
 }

@@ -1,14 +1,18 @@
 //! Slicing and copying of iovec lists.
 
 use libc::iovec;
+use smallvec::SmallVec;
+
+/// The memory of a request. A small request's pieces need no memory of their own.
+pub type Iovecs = SmallVec<[iovec; 4]>;
 
 /// iovecs the host takes in one call.
 pub(crate) const MAX_IOVECS: usize = 1024;
 
 /// The part `[skip, skip + len)` of the memory `iovecs` names.
-pub(crate) fn slice(iovecs: &[iovec], skip: u64, len: u64) -> Vec<iovec> {
+pub(crate) fn slice(iovecs: &[iovec], skip: u64, len: u64) -> Iovecs {
     let (mut skip, mut len) = (skip as usize, len as usize);
-    let mut out = Vec::new();
+    let mut out = Iovecs::new();
     for iov in iovecs {
         if len == 0 {
             break;
@@ -26,7 +30,7 @@ pub(crate) fn slice(iovecs: &[iovec], skip: u64, len: u64) -> Vec<iovec> {
 }
 
 /// Drop the first `done` bytes of an iovec list.
-pub(crate) fn advance(iovecs: &mut Vec<iovec>, mut done: usize) {
+pub(crate) fn advance(iovecs: &mut Iovecs, mut done: usize) {
     let mut gone = 0;
     for iov in iovecs.iter_mut() {
         if done < iov.iov_len {

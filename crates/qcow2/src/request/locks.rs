@@ -4,7 +4,6 @@
 //! host cluster is given back while I/O to it is under way, and a cluster is allocated once.
 //! Waiting is first come, first served among requests that overlap.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +19,7 @@ pub(crate) struct LockId(u64);
 
 #[derive(Debug)]
 struct Held {
+    id: u64,
     start: u64,
     end: u64,
     exclusive: bool,
@@ -45,22 +45,23 @@ struct State {
     waiting: usize,
     /// Of all locks, those that are exclusive. Without one, who wants to share need not look around.
     exclusive: usize,
-    locks: BTreeMap<u64, Held>,
+    /// In order of arrival, which is that of ids. Mostly few: what is done at once holds its lock for a
+    /// moment.
+    locks: Vec<Held>,
 }
 
 impl State {
     /// Those whose turn has come: that nobody who came before stands in the way of.
     fn grant(&mut self) -> Vec<(Arc<dyn Wake>, u64)> {
-        let granted: Vec<u64> = (self.locks.iter())
-            .filter(|(id, lock)| {
-                let mut before = self.locks.range(..**id);
-                lock.waiter.is_some()
-                    && !before.any(|(_, l)| l.conflicts(lock.start, lock.end, lock.exclusive))
-            })
-            .map(|(id, _)| *id)
-            .collect();
+        let free = |(at, lock): &(usize, &Held)| {
+            let mut before = self.locks[..*at].iter();
+            lock.waiter.is_some()
+                && !before.any(|l| l.conflicts(lock.start, lock.end, lock.exclusive))
+        };
+        let granted: Vec<usize> =
+            self.locks.iter().enumerate().filter(free).map(|(at, _)| at).collect();
         self.waiting -= granted.len();
-        granted.iter().filter_map(|id| self.locks.get_mut(id)?.waiter.take()).collect()
+        granted.iter().filter_map(|at| self.locks.get_mut(*at)?.waiter.take()).collect()
     }
 }
 
@@ -77,13 +78,13 @@ impl RangeLocks {
     ) -> (LockId, bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let alone = !exclusive && state.exclusive == 0;
-        let free = alone || !state.locks.values().any(|l| l.conflicts(start, end, exclusive));
+        let free = alone || !state.locks.iter().any(|l| l.conflicts(start, end, exclusive));
         let id = state.next;
         state.next += 1;
         let waiter = (!free).then(|| (Arc::clone(wake), token));
         state.waiting += usize::from(!free);
         state.exclusive += usize::from(exclusive);
-        state.locks.insert(id, Held { start, end, exclusive, waiter });
+        state.locks.push(Held { id, start, end, exclusive, waiter });
         (LockId(id), free)
     }
 
@@ -92,7 +93,8 @@ impl RangeLocks {
         let mut woken = Vec::new();
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(gone) = state.locks.remove(&id.0) {
+            if let Ok(at) = state.locks.binary_search_by_key(&id.0, |lock| lock.id) {
+                let gone = state.locks.remove(at);
                 state.waiting -= usize::from(gone.waiter.is_some());
                 state.exclusive -= usize::from(gone.exclusive);
             }

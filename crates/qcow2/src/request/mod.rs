@@ -16,16 +16,17 @@ use crate::error::Error;
 use crate::image::{Chain, Image, Kind, Op};
 use clear::Part;
 use flush::FlushState;
+use iovec::Iovecs;
 use locks::{LockId, Wake};
 use read::Unpack;
-pub(crate) use transfer::{Direction, Progress, Transfer};
+pub(crate) use transfer::{Direction, Progress, Transfer, Transfers};
 use write::WriteState;
 
 /// What the executor does next.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Carry these out, in any order, then step on.
-    Transfer(Vec<Transfer>),
+    Transfer(Transfers),
     /// Step on once the lock is granted (the waker is called).
     Wait,
     /// Finished.
@@ -38,7 +39,7 @@ pub(crate) struct Job {
     op: Op,
     offset: u64,
     len: u64,
-    iovecs: Vec<libc::iovec>,
+    iovecs: Iovecs,
     phase: Phase,
     chain: Option<Arc<Chain>>,
     /// Waits for the gate to open.
@@ -83,7 +84,7 @@ impl Job {
         op: Op,
         offset: u64,
         len: u64,
-        iovecs: Vec<libc::iovec>,
+        iovecs: Iovecs,
         wake: Arc<dyn Wake>,
         token: u64,
     ) -> Self {
@@ -108,7 +109,7 @@ impl Job {
     /// Zeroes for a range a growing disk is about to take in.
     pub(crate) fn zeroes_beyond_end(offset: u64, len: u64, wake: Arc<dyn Wake>) -> Self {
         let op = Op::WriteZeroes { unmap: true };
-        Self { beyond_end: true, ..Self::new(op, offset, len, Vec::new(), wake, 0) }
+        Self { beyond_end: true, ..Self::new(op, offset, len, Iovecs::new(), wake, 0) }
     }
 
     /// Go on as far as possible. `result` is that of the transfers the last step asked for.

@@ -1,9 +1,10 @@
 //! Reads: through the chain of layers, straight into the request's memory where data is plain.
 
 use libc::iovec;
+use smallvec::{SmallVec, smallvec};
 
-use super::iovec as iov;
-use super::transfer::{Direction, Transfer};
+use super::iovec::{self as iov, Iovecs};
+use super::transfer::{Direction, Transfer, Transfers};
 use super::{Job, Phase, Step};
 use crate::compressed;
 use crate::error::Error;
@@ -18,16 +19,16 @@ pub(super) struct Unpack {
     kind: Compression,
     cluster_size: usize,
     skip: usize,
-    target: Vec<iovec>,
+    target: Iovecs,
 }
 
 /// What it takes to read a range.
 #[derive(Debug, Default)]
 pub(super) struct ReadPlan {
-    pub(super) transfers: Vec<Transfer>,
+    pub(super) transfers: Transfers,
     pub(super) unpacks: Vec<Unpack>,
     /// Parts of the target that are zeroes.
-    pub(super) zeroes: Vec<Vec<iovec>>,
+    pub(super) zeroes: SmallVec<[Iovecs; 1]>,
 }
 
 impl ReadPlan {
@@ -82,7 +83,7 @@ impl Job {
                     };
                     let mut bytes = vec![0u8; packed as usize];
                     let base = bytes.as_mut_ptr().cast();
-                    let iovecs = vec![iovec { iov_base: base, iov_len: bytes.len() }];
+                    let iovecs = smallvec![iovec { iov_base: base, iov_len: bytes.len() }];
                     out.transfers.push(transfer(layer, host, iovecs, true));
                     out.unpacks.push(Unpack {
                         buffer: self.buffers.len(),

@@ -3,8 +3,9 @@
 use std::io;
 
 use libc::iovec;
+use smallvec::SmallVec;
 
-use super::iovec::{self as iov, MAX_IOVECS};
+use super::iovec::{self as iov, Iovecs, MAX_IOVECS};
 use crate::error::Error;
 use crate::faults::{self, Call};
 use crate::image::Chain;
@@ -26,13 +27,16 @@ impl From<Direction> for Call {
     }
 }
 
+/// What a step of a request asks for; mostly one.
+pub(crate) type Transfers = SmallVec<[Transfer; 1]>;
+
 /// One read, write or sync of a layer's file.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     pub(crate) direction: Direction,
     pub(crate) layer: usize,
     pub(crate) offset: u64,
-    pub(crate) iovecs: Vec<iovec>,
+    pub(crate) iovecs: Iovecs,
     /// The end of the file inside this transfer reads as zeroes; otherwise only inside a cluster.
     pub(crate) zero_past_end: bool,
 }
@@ -56,7 +60,7 @@ impl Transfer {
             direction: Direction::Sync,
             layer: 0,
             offset: 0,
-            iovecs: Vec::new(),
+            iovecs: Iovecs::new(),
             zero_past_end: false,
         }
     }
@@ -116,13 +120,34 @@ impl Transfer {
     }
 
     /// Carry the transfer out with plain calls.
-    pub(crate) fn run(mut self, chain: &Chain) -> Result<(), Error> {
+    pub(crate) fn run(&mut self, chain: &Chain) -> Result<(), Error> {
         loop {
             let result = self.call(chain);
             match self.progress(chain, result) {
                 Progress::Done => return Ok(()),
                 Progress::Again => {}
                 Progress::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Read what the host has in memory. None when the rest is not there, or the host cannot tell.
+    pub(crate) fn read_cached(&mut self, chain: &Chain) -> Option<Result<(), Error>> {
+        let fd = chain.file(self.layer).raw_fd()?;
+        loop {
+            let batch = self.batch();
+            let (count, offset) = (batch.len() as libc::c_int, self.offset as libc::off_t);
+            // SAFETY: the iovecs name memory that may be written for this request (see `Job`), and
+            // the descriptor is open as long as the chain.
+            let result =
+                unsafe { libc::preadv2(fd, batch.as_ptr(), count, offset, libc::RWF_NOWAIT) };
+            if result < 0 {
+                return None;
+            }
+            match self.progress(chain, result as i64) {
+                Progress::Done => return Some(Ok(())),
+                Progress::Again => {}
+                Progress::Failed(error) => return Some(Err(error)),
             }
         }
     }

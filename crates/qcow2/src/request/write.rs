@@ -2,10 +2,11 @@
 //! filled from what was there before, and mapped only when all of it has been written.
 
 use libc::iovec;
+use smallvec::{SmallVec, smallvec};
 
-use super::iovec::{self as iov, MAX_IOVECS};
+use super::iovec::{self as iov, Iovecs, MAX_IOVECS};
 use super::read::{ReadPlan, Unpack};
-use super::transfer::{Direction, Transfer};
+use super::transfer::{Direction, Transfer, Transfers};
 use super::{Job, Phase, Step};
 use crate::error::Error;
 use crate::format::entry::Mapping;
@@ -18,14 +19,14 @@ use crate::plan::{self, ClusterWrite, Target};
 pub(super) struct WriteState {
     /// Clusters to map: (guest cluster, host offset, newly allocated).
     mappings: Vec<(u64, u64, bool)>,
-    writes: Vec<Transfer>,
+    writes: Transfers,
     unpacks: Vec<Unpack>,
 }
 
 /// A piece of the write before merging.
 struct Piece {
     host: u64,
-    iovecs: Vec<iovec>,
+    iovecs: Iovecs,
     len: u64,
 }
 
@@ -34,7 +35,7 @@ impl Job {
         if matches!(chain.top().kind, Kind::Raw) {
             self.phase = Phase::RawTransfer;
             let (offset, len) = self.current;
-            return Ok(Step::Transfer(vec![Transfer {
+            return Ok(Step::Transfer(smallvec![Transfer {
                 direction: Direction::Write,
                 layer: 0,
                 offset,
@@ -50,13 +51,13 @@ impl Job {
     }
 
     /// The memory to write: the request's, or zeroes.
-    fn write_source(&mut self, len: u64) -> Vec<iovec> {
+    fn write_source(&mut self, len: u64) -> Iovecs {
         if self.op == Op::Write {
             return std::mem::take(&mut self.iovecs);
         }
         static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
         let mut left = len as usize;
-        let mut out = Vec::new();
+        let mut out = Iovecs::new();
         while left > 0 {
             let part = left.min(ZEROES.len());
             let base = ZEROES.as_ptr().cast_mut().cast();
@@ -74,7 +75,7 @@ impl Job {
             let geometry = metadata.geometry();
             let bits = geometry.cluster_bits;
             let (first, last) = (offset >> bits, (offset + len - 1) >> bits);
-            let mut mappings = Vec::with_capacity((last - first + 1) as usize);
+            let mut mappings = SmallVec::<[Mapping; 2]>::new();
             metadata.map(first, last - first + 1, &mut mappings)?;
             let plan = plan::write(&geometry, offset, len, &mappings);
             let in_place = plan.iter().all(|w| matches!(w.target, Target::InPlace { .. }));
@@ -120,13 +121,13 @@ impl Job {
         plan: &[ClusterWrite],
         state: &mut WriteState,
         zeroed: &[bool],
-    ) -> Result<Vec<Transfer>, Error> {
-        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else { return Ok(Vec::new()) };
+    ) -> Result<Transfers, Error> {
+        let Kind::Qcow2 { geometry, .. } = &chain.top().kind else { return Ok(Transfers::new()) };
         let size = geometry.cluster_size();
         let (offset, len) = self.current;
         let source = self.write_source(len);
         let mut fills = ReadPlan::default();
-        let mut pieces: Vec<Piece> = Vec::with_capacity(plan.len());
+        let mut pieces = SmallVec::<[Piece; 1]>::new();
         let mut mapped = state.mappings.iter().map(|m| m.1).zip(zeroed);
         for write in plan {
             let data = iov::slice(&source, write.at - offset, write.len);
@@ -144,11 +145,11 @@ impl Job {
             let start = write.at - skip;
             let end = skip + write.len;
             if let Some(head) = self.fill(chain, (start, skip), zeroed, &mut fills)? {
-                pieces.push(Piece { host, iovecs: vec![head], len: skip });
+                pieces.push(Piece { host, iovecs: smallvec![head], len: skip });
             }
             pieces.push(Piece { host: host + skip, iovecs: data, len: write.len });
             if let Some(tail) = self.fill(chain, (start + end, size - end), zeroed, &mut fills)? {
-                pieces.push(Piece { host: host + end, iovecs: vec![tail], len: size - end });
+                pieces.push(Piece { host: host + end, iovecs: smallvec![tail], len: size - end });
             }
         }
         state.writes = merge(pieces);
@@ -269,8 +270,8 @@ fn release(metadata: &mut Metadata, state: &WriteState) {
 }
 
 /// Join pieces that are neighbours in the file.
-fn merge(pieces: Vec<Piece>) -> Vec<Transfer> {
-    let mut out: Vec<Transfer> = Vec::new();
+fn merge(pieces: SmallVec<[Piece; 1]>) -> Transfers {
+    let mut out = Transfers::new();
     let mut end = 0;
     for piece in pieces {
         match out.last_mut() {

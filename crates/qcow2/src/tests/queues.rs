@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use smallvec::smallvec;
 
 use super::medium::pattern;
 use crate::{
-    Backing, CreateOptions, Format, Image, IoQueue, Layer, Op, OpenOptions, Request, check,
+    Backing, CreateOptions, Format, Image, IoQueue, Iovecs, Layer, Op, OpenOptions, Request, check,
 };
 
 const QUEUES: u64 = 4;
@@ -28,10 +29,24 @@ pub(super) fn wait(queue: &IoQueue) {
     assert_eq!(ready, 1, "no completion within 20 s");
 }
 
+/// How a queue gets its work done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    /// By itself where the host has it in memory, otherwise through a ring.
+    Direct,
+    /// All through a ring.
+    Ring,
+    /// Without a ring.
+    Plain,
+}
+
 /// One thread: random requests on the sectors it owns, interleaved with everyone else's.
-fn worker(image: &Arc<Image>, me: u64, rounds: u64) -> HashMap<u64, Vec<u8>> {
+fn worker(image: &Arc<Image>, me: u64, rounds: u64, calls: Calls) -> HashMap<u64, Vec<u8>> {
     let mut rng = StdRng::seed_from_u64(me);
     let mut queue = image.io_queue(DEPTH as u32).unwrap();
+    if calls == Calls::Ring {
+        queue.use_ring_only();
+    }
     let mut model: HashMap<u64, Vec<u8>> = HashMap::new();
     let mut mine: Vec<u64> = (0..SECTORS).filter(|s| s % QUEUES == me).collect();
     for round in 0..rounds {
@@ -52,11 +67,11 @@ fn worker(image: &Arc<Image>, me: u64, rounds: u64) -> HashMap<u64, Vec<u8>> {
             let base = buffers[i].as_mut_ptr();
             // Two iovecs, so that splitting is exercised.
             let iovecs = match op {
-                Op::Read | Op::Write => vec![
+                Op::Read | Op::Write => smallvec![
                     libc::iovec { iov_base: base.cast(), iov_len: 100 },
                     libc::iovec { iov_base: base.wrapping_add(100).cast(), iov_len: 412 },
                 ],
-                _ => Vec::new(),
+                _ => Iovecs::new(),
             };
             let (offset, len) = (sector * 512, 512);
             let request = Request { op: *op, offset, len, iovecs, tag: i as u64 };
@@ -108,7 +123,7 @@ fn switch(image: &Image, dir: &Path, paths: &mut Vec<(PathBuf, Format)>, cluster
     paths.insert(0, (path, Format::Qcow2));
 }
 
-fn several_queues(cluster_bits: u32, ring: bool, with_base: bool, switches: bool) {
+fn several_queues(cluster_bits: u32, calls: Calls, with_base: bool, switches: bool) {
     let dir = tempfile::tempdir().unwrap();
     let size = SECTORS * 512;
     let base = dir.path().join("base");
@@ -132,7 +147,7 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool, switches: bool
         layers.push(Layer { file: File::open(&base).unwrap(), format: Format::Raw });
     }
     let image = Image::open(layers, OpenOptions::default()).unwrap();
-    image.no_ring.store(!ring, Ordering::Relaxed);
+    image.no_ring.store(calls == Calls::Plain, Ordering::Relaxed);
     let rounds = 60;
     let mut paths = vec![(path, Format::Qcow2)];
     if with_base {
@@ -143,7 +158,7 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool, switches: bool
         let handles: Vec<_> = (0..QUEUES)
             .map(|me| {
                 let image = &image;
-                scope.spawn(move || worker(image, me, rounds))
+                scope.spawn(move || worker(image, me, rounds, calls))
             })
             .collect();
         let mut rng = StdRng::seed_from_u64(77);
@@ -187,22 +202,25 @@ fn several_queues(cluster_bits: u32, ring: bool, with_base: bool, switches: bool
 
 #[test]
 fn queues_with_io_uring_share_clusters_without_losing_writes() {
-    several_queues(16, true, true, false);
-    several_queues(12, true, false, false);
-    several_queues(9, true, true, false);
+    for calls in [Calls::Direct, Calls::Ring] {
+        several_queues(16, calls, true, false);
+        several_queues(12, calls, false, false);
+        several_queues(9, calls, true, false);
+    }
 }
 
 #[test]
 fn queues_with_plain_calls_share_clusters_without_losing_writes() {
-    several_queues(16, false, true, false);
-    several_queues(12, false, false, false);
+    several_queues(16, Calls::Plain, true, false);
+    several_queues(12, Calls::Plain, false, false);
 }
 
 #[test]
 fn queues_go_on_while_layers_are_switched() {
-    several_queues(16, true, true, true);
-    several_queues(12, true, false, true);
-    several_queues(12, false, true, true);
+    several_queues(16, Calls::Direct, true, true);
+    several_queues(16, Calls::Ring, true, true);
+    several_queues(12, Calls::Ring, false, true);
+    several_queues(12, Calls::Plain, true, true);
 }
 
 #[test]
@@ -225,10 +243,12 @@ fn small_image() -> Arc<Image> {
 fn a_host_that_takes_nothing_for_a_while_is_asked_again() {
     let image = small_image();
     let mut queue = image.io_queue(4).unwrap();
+    queue.use_ring_only();
     let mut buffer = vec![7u8; 4096];
     image.write_at(&buffer, 0).unwrap();
     queue.set_busy(3);
-    let iovecs = vec![libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }];
+    let iovecs =
+        [libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: 4096 }].into_iter().collect();
     // SAFETY: the buffer lives until the completion has been popped.
     unsafe { queue.push(Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag: 1 }) }.unwrap();
     queue.submit().unwrap();
@@ -240,6 +260,63 @@ fn a_host_that_takes_nothing_for_a_while_is_asked_again() {
         }
     }
     assert_eq!(buffer, [7; 4096]);
+}
+
+/// A read of 4 KiB from the front of the disk.
+fn read(buffer: &mut [u8; 4096]) -> Request {
+    let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    Request { op: Op::Read, offset: 0, len: 4096, iovecs: smallvec![iov], tag: 1 }
+}
+
+fn is_told(queue: &IoQueue) -> bool {
+    use std::os::fd::AsRawFd;
+    let fd = queue.event_fd().as_raw_fd();
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
+#[test]
+fn what_the_host_has_in_memory_waits_for_no_ring() {
+    let image = small_image();
+    image.write_at(&[7; 4096], 0).unwrap();
+    let mut queue = image.io_queue(4).unwrap();
+    let mut buffer = [0; 4096];
+    // SAFETY: the buffer lives until the completion has been popped.
+    unsafe { queue.push(read(&mut buffer)) }.unwrap();
+    assert!(queue.has_completions(), "before it was submitted");
+    queue.pop().unwrap().result.unwrap();
+    assert_eq!(buffer, [7; 4096]);
+}
+
+#[test]
+fn who_watches_a_queue_is_told_of_nothing_until_it_rests() {
+    let image = small_image();
+    image.write_at(&[7; 4096], 0).unwrap();
+    let mut queue = image.io_queue(4).unwrap();
+    if !queue.uses_io_uring() {
+        return;
+    }
+    queue.use_ring_only();
+    let mut buffer = [0; 4096];
+    for _ in 0..3 {
+        queue.watch();
+        // SAFETY: the buffer lives until the completion has been popped.
+        unsafe { queue.push(read(&mut buffer)) }.unwrap();
+        queue.submit().unwrap();
+        while !queue.has_completions() {
+            std::thread::yield_now();
+        }
+        assert!(!is_told(&queue));
+        assert!(queue.rest(), "it is there already");
+        queue.pop().unwrap().result.unwrap();
+        assert!(!queue.rest());
+        // SAFETY: as above.
+        unsafe { queue.push(read(&mut buffer)) }.unwrap();
+        queue.submit().unwrap();
+        wait(&queue);
+        queue.pop().unwrap().result.unwrap();
+    }
 }
 
 #[test]

@@ -16,7 +16,9 @@ fn disk(fill: u8) -> Arc<Image> {
 
 fn read(queue: &mut IoQueue, tag: u64) -> Vec<u8> {
     let mut data = vec![0; 4096];
-    let iovecs = vec![libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() }];
+    let iovecs = [libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() }]
+        .into_iter()
+        .collect();
     let request = Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag };
     // SAFETY: the buffer outlives the completion that is waited for below.
     unsafe { queue.push(request) }.unwrap();
@@ -43,7 +45,9 @@ fn rings_come_back_and_serve_other_disks() {
         }
         // One goes with a request under way and a completion nobody took.
         let mut data = vec![0; 4096];
-        let iovecs = vec![libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() }];
+        let iovecs = [libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() }]
+            .into_iter()
+            .collect();
         let request = Request { op: Op::Read, offset: 0, len: 4096, iovecs, tag: 99 };
         // SAFETY: the buffer outlives the queue, which waits as it is dropped.
         unsafe { queues[0].push(request) }.unwrap();

@@ -75,10 +75,9 @@ fn worker(image: &Arc<Image>, me: u64, numbers: &Numbers) -> u64 {
         }
         for (tag, (op, at, _, bytes)) in buffers.iter_mut().enumerate() {
             let len = bytes.len() as u64;
-            let iovecs =
-                vec![libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
+            let iovec = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
             let (op, offset) = (*op, *at * BLOCK);
-            let iovecs = if op == Op::Flush { Vec::new() } else { iovecs };
+            let iovecs = (op != Op::Flush).then_some(iovec).into_iter().collect();
             // SAFETY: the buffers live until every completion has been popped below.
             unsafe { queue.push(Request { op, offset, len, iovecs, tag: tag as u64 }) }.unwrap();
         }

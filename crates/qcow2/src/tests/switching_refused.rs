@@ -166,13 +166,13 @@ fn requests_wait_for_those_under_way_and_no_longer() {
     let job = |memory: &mut [u8], token| {
         let iov = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
         let wake: Arc<dyn Wake> = woken.clone();
-        Job::new(Op::Write, 0, memory.len() as u64, vec![iov], wake, token)
+        Job::new(Op::Write, 0, memory.len() as u64, [iov].into_iter().collect(), wake, token)
     };
     let finish = |job: &mut Job, mut step: Step| loop {
         match step {
             Step::Transfer(transfers) => {
                 let chain = job.chain().unwrap();
-                let done = transfers.into_iter().try_for_each(|t| t.run(chain));
+                let done = transfers.into_iter().try_for_each(|mut t| t.run(chain));
                 step = job.step(&image, done);
             }
             Step::Wait => panic!("still waiting"),

@@ -27,7 +27,7 @@ fn disk() -> (Arc<Medium>, Arc<Image>) {
 fn job(op: Op, offset: u64, memory: &mut [u8], woken: &Arc<Woken>, token: u64) -> Job {
     let iov = libc::iovec { iov_base: memory.as_mut_ptr().cast(), iov_len: memory.len() };
     let wake: Arc<dyn Wake> = woken.clone();
-    Job::new(op, offset, memory.len() as u64, vec![iov], wake, token)
+    Job::new(op, offset, memory.len() as u64, [iov].into_iter().collect(), wake, token)
 }
 
 fn finish(image: &Image, job: &mut Job, mut step: Step) {
@@ -35,7 +35,7 @@ fn finish(image: &Image, job: &mut Job, mut step: Step) {
         match step {
             Step::Transfer(transfers) => {
                 let chain = job.chain().unwrap();
-                let done = transfers.into_iter().try_for_each(|t| t.run(chain));
+                let done = transfers.into_iter().try_for_each(|mut t| t.run(chain));
                 step = job.step(image, done);
             }
             Step::Wait => panic!("still waiting"),

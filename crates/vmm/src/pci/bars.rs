@@ -1,5 +1,5 @@
-//! Where BARs lie: first fit, naturally aligned, below 4 GiB. No device of ours has more registers
-//! than fit there.
+//! Where BARs lie: first fit, naturally aligned, in memory below 4 GiB, where all registers of all
+//! devices fit, or at I/O ports.
 
 use super::PciError;
 use std::{collections::BTreeMap, ops::Range};

@@ -17,9 +17,14 @@ const SUBSYSTEM: usize = 0x2c;
 const CAPABILITIES: usize = 0x34;
 const FIRST_CAPABILITY: usize = 0x40;
 
+const COMMAND_PORTS: u16 = 1;
 const COMMAND_MEMORY: u16 = 1 << 1;
-/// Memory, bus master, parity, SERR, INTx disable.
-const COMMAND_WRITABLE: u16 = COMMAND_MEMORY | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
+/// Ports, memory, bus master, parity, SERR, INTx disable.
+const COMMAND_WRITABLE: u16 = COMMAND_PORTS | COMMAND_MEMORY | 1 << 2 | 1 << 6 | 1 << 8 | 1 << 10;
+/// The lowest bit of a BAR of ports.
+const BAR_PORTS: u32 = 1;
+/// Ports a BAR has at most.
+const MOST_PORTS: u64 = 256;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 
 /// What a function says it is.
@@ -39,13 +44,24 @@ pub struct Identity {
     pub subsystem: u16,
 }
 
+/// Where a BAR's registers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarSpace {
+    /// In memory.
+    Memory,
+    /// At I/O ports.
+    Ports,
+}
+
 /// A range of registers a function wants.
 #[derive(Clone, Copy, Debug)]
 pub struct BarSpec {
     /// Which of the six registers.
     pub index: u8,
-    /// Bytes; a power of two, from 16 to 2 GiB.
+    /// Bytes; a power of two, from 16 to 2 GiB in memory, from 4 to 256 at ports.
     pub size: u64,
+    /// Where.
+    pub space: BarSpace,
 }
 
 /// The registers, and which of their bits a guest may change.
@@ -85,10 +101,14 @@ impl ConfigSpace {
     /// # Errors
     /// If the size or the register is impossible.
     pub fn add_bar(&mut self, bar: BarSpec, address: u64) -> Result<(), PciError> {
-        let BarSpec { index, size } = bar;
+        let BarSpec { index, size, space } = bar;
+        let (sizes, flags) = match space {
+            BarSpace::Memory => (16..=1 << 31, 0),
+            BarSpace::Ports => (4..=MOST_PORTS, BAR_PORTS),
+        };
         if index >= BAR_COUNT
             || !size.is_power_of_two()
-            || !(16..=1 << 31).contains(&size)
+            || !sizes.contains(&size)
             || self.bars.iter().any(|used| used.index == index)
         {
             return Err(PciError::Bar { index, size });
@@ -96,7 +116,7 @@ impl ConfigSpace {
         let at = BAR0 + 4 * usize::from(index);
         let mask = !(size - 1);
         self.writable[at..at + 4].copy_from_slice(&(mask as u32).to_le_bytes());
-        self.set(at, &(address as u32 & !0xf).to_le_bytes());
+        self.set(at, &(address as u32 & mask as u32 | flags).to_le_bytes());
         self.bars.push(bar);
         Ok(())
     }
@@ -108,17 +128,21 @@ impl ConfigSpace {
 
     /// Where a BAR's register says it lies.
     pub fn bar_address(&self, bar: BarSpec) -> u64 {
-        u64::from(self.u32(BAR0 + 4 * usize::from(bar.index)) & !0xf)
+        u64::from(self.u32(BAR0 + 4 * usize::from(bar.index))) & !(bar.size - 1)
     }
 
-    /// Whether the function answers at its memory BARs.
-    pub fn memory_enabled(&self) -> bool {
-        u16::from_le_bytes([self.bytes[COMMAND], self.bytes[COMMAND + 1]]) & COMMAND_MEMORY != 0
+    /// Whether the function answers at BARs in `space`.
+    pub fn answers_in(&self, space: BarSpace) -> bool {
+        let bit = match space {
+            BarSpace::Memory => COMMAND_MEMORY,
+            BarSpace::Ports => COMMAND_PORTS,
+        };
+        self.u16(COMMAND) & bit != 0
     }
 
-    /// Switches the answering at memory BARs on, as firmware does before it starts a system.
-    pub fn enable_memory(&mut self) {
-        self.bytes[COMMAND] |= COMMAND_MEMORY as u8;
+    /// Switches the answering at all BARs on, as firmware does before it starts a system.
+    pub fn enable_bars(&mut self) {
+        self.bytes[COMMAND] |= (COMMAND_MEMORY | COMMAND_PORTS) as u8;
     }
 
     /// Adds a capability and returns where it is. `body` starts after id and next pointer, and so

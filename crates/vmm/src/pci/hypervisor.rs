@@ -5,6 +5,24 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use std::io;
 use vmm_sys_util::eventfd::EventFd;
 
+/// Where a guest writes to ring a doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// A physical address.
+    Memory(u64),
+    /// An I/O port.
+    Port(u64),
+}
+
+impl From<Doorbell> for IoEventAddress {
+    fn from(doorbell: Doorbell) -> Self {
+        match doorbell {
+            Doorbell::Memory(address) => Self::Mmio(address),
+            Doorbell::Port(port) => Self::Pio(port),
+        }
+    }
+}
+
 /// The in-kernel shortcuts between event descriptors and the guest.
 pub trait Hypervisor: Send + Sync {
     /// Replaces the whole interrupt routing table.
@@ -22,16 +40,16 @@ pub trait Hypervisor: Send + Sync {
     /// # Errors
     /// The kernel's refusal.
     fn disconnect_interrupt(&self, event: &EventFd, gsi: u32) -> io::Result<()>;
-    /// From now on a guest's write of any width to `addr` signals `event` without an exit.
+    /// From now on a guest's write of any width to `at` signals `event` without an exit.
     ///
     /// # Errors
     /// The kernel's refusal.
-    fn connect_doorbell(&self, event: &EventFd, addr: u64) -> io::Result<()>;
+    fn connect_doorbell(&self, event: &EventFd, at: Doorbell) -> io::Result<()>;
     /// Undoes [`Self::connect_doorbell`].
     ///
     /// # Errors
     /// The kernel's refusal.
-    fn disconnect_doorbell(&self, event: &EventFd, addr: u64) -> io::Result<()>;
+    fn disconnect_doorbell(&self, event: &EventFd, at: Doorbell) -> io::Result<()>;
 }
 
 impl Hypervisor for VmFd {
@@ -48,12 +66,12 @@ impl Hypervisor for VmFd {
         Ok(self.unregister_irqfd(event, gsi)?)
     }
 
-    fn connect_doorbell(&self, event: &EventFd, addr: u64) -> io::Result<()> {
-        Ok(self.register_ioevent(event, &IoEventAddress::Mmio(addr), NoDatamatch)?)
+    fn connect_doorbell(&self, event: &EventFd, at: Doorbell) -> io::Result<()> {
+        Ok(self.register_ioevent(event, &at.into(), NoDatamatch)?)
     }
 
-    fn disconnect_doorbell(&self, event: &EventFd, addr: u64) -> io::Result<()> {
-        Ok(self.unregister_ioevent(event, &IoEventAddress::Mmio(addr), NoDatamatch)?)
+    fn disconnect_doorbell(&self, event: &EventFd, at: Doorbell) -> io::Result<()> {
+        Ok(self.unregister_ioevent(event, &at.into(), NoDatamatch)?)
     }
 }
 
@@ -77,6 +95,7 @@ pub(crate) mod fake {
     pub(crate) struct State {
         pub(crate) routes: Vec<kvm_irq_routing_entry>,
         pub(crate) interrupts: BTreeMap<u32, EventFd>,
+        /// By address or port; no two are the same number.
         pub(crate) doorbells: BTreeMap<u64, EventFd>,
     }
 
@@ -116,15 +135,17 @@ pub(crate) mod fake {
             Ok(())
         }
 
-        fn connect_doorbell(&self, event: &EventFd, addr: u64) -> io::Result<()> {
-            match self.state().doorbells.insert(addr, event.try_clone()?) {
+        fn connect_doorbell(&self, event: &EventFd, at: Doorbell) -> io::Result<()> {
+            let (Doorbell::Memory(at) | Doorbell::Port(at)) = at;
+            match self.state().doorbells.insert(at, event.try_clone()?) {
                 None => Ok(()),
                 Some(_) => Err(io::Error::from_raw_os_error(libc::EEXIST)),
             }
         }
 
-        fn disconnect_doorbell(&self, _event: &EventFd, addr: u64) -> io::Result<()> {
-            match self.state().doorbells.remove(&addr) {
+        fn disconnect_doorbell(&self, _event: &EventFd, at: Doorbell) -> io::Result<()> {
+            let (Doorbell::Memory(at) | Doorbell::Port(at)) = at;
+            match self.state().doorbells.remove(&at) {
                 Some(_) => Ok(()),
                 None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
             }

@@ -15,8 +15,8 @@ mod root;
 mod tests;
 
 pub use bars::BarAllocator;
-pub use config::{BarSpec, ConfigSpace, Identity};
-pub use hypervisor::Hypervisor;
+pub use config::{BarSpace, BarSpec, ConfigSpace, Identity};
+pub use hypervisor::{Doorbell, Hypervisor};
 pub(crate) use msi::unheard;
 pub use msi::{MsiMessage, MsiRouter, MsiVector};
 pub use msix::{CAPABILITY_ID as MSIX_CAPABILITY, MsixTable};

@@ -1,7 +1,7 @@
 //! The bus: a host bridge, 31 slots, and the two ways to configuration space.
 
 use super::{
-    BarAllocator, BarSpec, ConfigSpace, Hypervisor, Identity, MsiRouter, PciError, config,
+    BarAllocator, BarSpace, BarSpec, ConfigSpace, Hypervisor, Identity, MsiRouter, PciError, config,
 };
 use crate::{
     bus::{Bus, BusDevice},
@@ -66,11 +66,17 @@ pub struct SlotInfo {
     pub slot: u8,
 }
 
+/// Where BARs of one kind can lie, and who answers there.
+struct Space {
+    bus: Arc<Bus>,
+    free: Mutex<BarAllocator>,
+}
+
 /// The PCI bus of the machine.
 pub struct PciRoot {
-    mmio: Arc<Bus>,
     router: Arc<MsiRouter>,
-    bars: Mutex<BarAllocator>,
+    memory: Space,
+    ports: Space,
     slots: RwLock<[Option<Arc<Function>>; SLOTS]>,
     address: Mutex<u32>,
 }
@@ -93,7 +99,7 @@ impl PciRoot {
     pub fn with_hypervisor(
         hypervisor: Arc<dyn Hypervisor>,
         mmio: &Arc<Bus>,
-        pio: &Bus,
+        pio: &Arc<Bus>,
         windows: &PciWindows,
     ) -> Result<Arc<Self>, PciError> {
         let bridge = Function {
@@ -104,12 +110,16 @@ impl PciRoot {
                 gone: false,
             }),
         };
+        let space = |bus: &Arc<Bus>, window: &std::ops::Range<u64>| Space {
+            bus: Arc::clone(bus),
+            free: Mutex::new(BarAllocator::new(window.clone())),
+        };
         let mut slots = [const { None }; SLOTS];
         slots[0] = Some(Arc::new(bridge));
         let root = Arc::new(Self {
-            mmio: Arc::clone(mmio),
             router: MsiRouter::new(hypervisor)?,
-            bars: Mutex::new(BarAllocator::new(windows.mmio32.clone())),
+            memory: space(mmio, &windows.mmio32),
+            ports: space(pio, &windows.pio),
             slots: RwLock::new(slots),
             address: Mutex::new(0),
         });
@@ -139,11 +149,13 @@ impl PciRoot {
         let mut slots = self.slots_mut();
         let index = free_slot(&slots, slot)?;
         for &bar in bars {
-            let address = lock(&self.bars).allocate(bar.size)?;
-            lock(&self.bars).release(address);
+            let mut free = lock(&self.space(bar.space).free);
+            let address = free.allocate(bar.size)?;
+            free.release(address);
+            drop(free);
             config.add_bar(bar, address)?;
         }
-        config.enable_memory();
+        config.enable_bars();
         let placed = vec![None; config.bars().len()];
         let mut state = FunctionState { config, placed, gone: false };
         self.place_bars(&device, &mut state);
@@ -209,6 +221,13 @@ impl PciRoot {
             .fold(0, |taken, (slot, number)| taken | u32::from(slot.is_some()) << number)
     }
 
+    fn space(&self, space: BarSpace) -> &Space {
+        match space {
+            BarSpace::Memory => &self.memory,
+            BarSpace::Ports => &self.ports,
+        }
+    }
+
     fn slots_mut(&self) -> RwLockWriteGuard<'_, [Option<Arc<Function>>; SLOTS]> {
         self.slots.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,49 +266,52 @@ impl PciRoot {
         }
     }
 
-    /// Makes each BAR answer where its registers say. While a guest has memory decoding off, as it
-    /// does to size a BAR, everything stays where it was. An address outside the windows, or one
+    /// Makes each BAR answer where its registers say. While a guest has decoding off, as it does
+    /// to size a BAR, everything stays where it was. An address outside the windows, or one
     /// that is taken, makes the BAR answer nowhere until the guest writes a better one.
     fn place_bars(&self, device: &Arc<dyn PciDevice>, state: &mut FunctionState) {
-        if !state.config.memory_enabled() {
-            return;
-        }
         for number in 0..state.placed.len() {
             let bar = state.config.bars()[number];
+            if !state.config.answers_in(bar.space) {
+                continue;
+            }
+            let space = self.space(bar.space);
             let wanted = state.config.bar_address(bar);
             if state.placed[number] == Some(wanted) {
                 continue;
             }
             self.displace_bar(device, state, number);
-            if !lock(&self.bars).claim(wanted, bar.size) {
+            if !lock(&space.free).claim(wanted, bar.size) {
                 continue;
             }
             let window = Arc::new(Window { device: Arc::clone(device), bar: bar.index });
-            let placed = self.mmio.insert(wanted, bar.size, window).is_ok();
+            let placed = space.bus.insert(wanted, bar.size, window).is_ok();
             if placed && device.place_bar(bar.index, Some(wanted)).is_ok() {
                 state.placed[number] = Some(wanted);
                 continue;
             }
             if placed {
-                self.mmio.remove(wanted);
+                space.bus.remove(wanted);
                 let _ = device.place_bar(bar.index, None);
             }
-            lock(&self.bars).release(wanted);
+            lock(&space.free).release(wanted);
         }
     }
 
     fn displace_bar(&self, device: &Arc<dyn PciDevice>, state: &mut FunctionState, number: usize) {
         if let Some(old) = state.placed[number].take() {
-            self.mmio.remove(old);
-            let _ = device.place_bar(state.config.bars()[number].index, None);
-            lock(&self.bars).release(old);
+            let bar = state.config.bars()[number];
+            let space = self.space(bar.space);
+            space.bus.remove(old);
+            let _ = device.place_bar(bar.index, None);
+            lock(&space.free).release(old);
         }
     }
 }
 
 impl fmt::Debug for PciRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PciRoot").field("bars", &self.bars).finish_non_exhaustive()
+        f.debug_struct("PciRoot").field("bars", &self.memory.free).finish_non_exhaustive()
     }
 }
 

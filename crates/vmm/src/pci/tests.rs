@@ -1,6 +1,6 @@
 use super::{
-    BarAllocator, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter, MsixTable,
-    PciDevice, PciError, PciRoot,
+    BarAllocator, BarSpace, BarSpec, ConfigSpace, FakeHypervisor, Identity, MsiMessage, MsiRouter,
+    MsixTable, PciDevice, PciError, PciRoot,
 };
 use crate::{bus::Bus, layout::PciWindows};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ fn identity() -> Identity {
     }
 }
 
-const BAR: BarSpec = BarSpec { index: 0, size: 0x1000 };
+const BAR: BarSpec = BarSpec { index: 0, size: 0x1000, space: BarSpace::Memory };
 
 impl Machine {
     fn attach(&self, slot: u32) -> Result<(Arc<Probe>, u64), PciError> {
@@ -207,7 +207,7 @@ fn bars_are_aligned_disjoint_and_run_out() {
 #[test]
 fn impossible_bars_are_refused() {
     let mut config = ConfigSpace::new(identity());
-    let bar = |index, size| BarSpec { index, size };
+    let bar = |index, size| BarSpec { index, size, space: BarSpace::Memory };
     for bad in [bar(6, 0x1000), bar(0, 0x1800), bar(0, 8), bar(0, 1 << 32)] {
         assert!(config.add_bar(bad, 0).is_err(), "{bad:?}");
     }
@@ -216,6 +216,14 @@ fn impossible_bars_are_refused() {
     assert_eq!(config.bar_address(config.bars()[0]), 0xc000_0000);
     config.write(0x18, &[0xff; 8]);
     assert_eq!((config.u32(0x18), config.u32(0x1c)), (0xffff_f000, 0));
+    // Not a power of two, too few, and more than PCI lets a BAR of ports have.
+    for size in [12, 2, 512] {
+        let bad = BarSpec { index: 3, size, space: BarSpace::Ports };
+        assert!(config.add_bar(bad, 0xc000).is_err(), "{size} ports");
+    }
+    let ports = BarSpec { index: 3, size: 16, space: BarSpace::Ports };
+    config.add_bar(ports, 0xc010).unwrap();
+    assert_eq!((config.u32(0x1c), config.bar_address(ports)), (0xc011, 0xc010));
 }
 
 fn table(

@@ -3,6 +3,7 @@
 
 use super::ring::BrokenRing;
 use crate::memory::GuestMemory;
+use qcow2::Iovecs;
 use std::ops::Deref;
 use virtio_queue::DescriptorChain;
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
@@ -17,7 +18,7 @@ pub const MAX_PIECES: usize = 1024;
 /// from it is copied once and then judged.
 #[derive(Debug, Default)]
 pub struct Pieces {
-    iovecs: Vec<libc::iovec>,
+    iovecs: Iovecs,
     len: u64,
 }
 
@@ -47,7 +48,7 @@ impl Pieces {
     }
 
     /// The pieces for a request of its own.
-    pub fn into_iovecs(self) -> Vec<libc::iovec> {
+    pub fn into_iovecs(self) -> Iovecs {
         self.iovecs
     }
 
@@ -95,6 +96,13 @@ impl Pieces {
     /// Takes the last byte.
     pub fn split_last_byte(&mut self) -> Option<Self> {
         let back = self.len.checked_sub(1)?;
+        // As most drivers have it: in a piece of its own.
+        if self.iovecs.last().is_some_and(|piece| piece.iov_len == 1)
+            && let Some(last) = self.iovecs.pop()
+        {
+            self.len = back;
+            return Some(Self { iovecs: Iovecs::from_iter([last]), len: 1 });
+        }
         let front = self.split_front(back);
         Some(std::mem::replace(self, front))
     }

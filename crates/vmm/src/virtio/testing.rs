@@ -25,6 +25,7 @@ const DESC_INDIRECT: u16 = 4;
 pub(crate) struct Host {
     pub(crate) hypervisor: Arc<FakeHypervisor>,
     pub(crate) mmio: Arc<Bus>,
+    pub(crate) pio: Arc<Bus>,
     pub(crate) windows: PciWindows,
     pub(crate) root: Arc<PciRoot>,
     pub(crate) memory: GuestMemory,
@@ -33,11 +34,11 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn new() -> Self {
         let hypervisor = Arc::new(FakeHypervisor::default());
-        let (mmio, pio) = (Arc::new(Bus::new()), Bus::new());
+        let (mmio, pio) = (Arc::new(Bus::new()), Arc::new(Bus::new()));
         let windows = PciWindows::new(MEMORY as u64, 40);
         let root = PciRoot::with_hypervisor(hypervisor.clone(), &mmio, &pio, &windows).unwrap();
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        Self { hypervisor, mmio, windows, root, memory }
+        Self { hypervisor, mmio, pio, windows, root, memory }
     }
 
     /// The same machine once more.
@@ -45,6 +46,7 @@ impl Host {
         Self {
             hypervisor: Arc::clone(&self.hypervisor),
             mmio: Arc::clone(&self.mmio),
+            pio: Arc::clone(&self.pio),
             windows: self.windows.clone(),
             root: Arc::clone(&self.root),
             memory: self.memory.clone(),

@@ -245,7 +245,6 @@ impl Service {
                     token if token >= DOORBELLS => {
                         if let Some(doorbell) = self.doorbells.get_mut((token - DOORBELLS) as usize)
                         {
-                            let _ = doorbell.event.read();
                             doorbell.more = true;
                         }
                     }
@@ -323,7 +322,8 @@ impl Service {
         use std::os::fd::AsRawFd;
         for (queue, token) in activation.queues.iter().zip(DOORBELLS..) {
             let watched = queue.doorbell.try_clone().and_then(|event| {
-                let interest = EpollEvent::new(EventSet::IN, token);
+                // Every ring is an edge, so that nobody has to make the descriptor unreadable.
+                let interest = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, token);
                 self.epoll.ctl(ControlOperation::Add, event.as_raw_fd(), interest)?;
                 Ok(event)
             });

@@ -6,11 +6,13 @@ mod disks;
 mod machine;
 mod memory;
 mod net;
+mod patched;
 mod tiers;
 mod vpc;
 
 use anyhow::Result;
 use clap::Args;
+use patched::KeptPatched;
 use std::path::PathBuf;
 
 /// What to measure with.
@@ -47,6 +49,7 @@ pub struct Options {
 
 /// Runs every group that was asked for.
 pub fn run(options: &Options) -> Result<()> {
+    let _patched = KeptPatched::new()?;
     for (name, group) in [
         ("boot", boot::run as fn(&Options) -> Result<()>),
         ("memory", memory::run),

@@ -70,6 +70,15 @@ pub trait BackendQueue: Send {
     /// # Safety
     /// The memory of `data` must stay mapped until the request's completion was popped.
     unsafe fn push(&mut self, submission: Submission) -> bool;
+    /// From now on the caller looks for completions by itself, with `has_completions`, until it rests:
+    /// `event` need not tell of them.
+    fn watch(&mut self) {}
+    /// From now on `event` tells of completions. True if there is something to pop already.
+    fn rest(&mut self) -> bool {
+        self.has_completions()
+    }
+    /// Makes `event` unreadable, before completions are popped that it told of.
+    fn clear_event(&mut self) {}
     /// Whether `pop` has something to give, as far as that is known without asking the host.
     fn has_completions(&mut self) -> bool {
         false

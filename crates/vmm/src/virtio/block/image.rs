@@ -66,6 +66,18 @@ impl BackendQueue for ImageQueue {
         unsafe { self.0.push(request) }.is_ok()
     }
 
+    fn watch(&mut self) {
+        self.0.watch();
+    }
+
+    fn rest(&mut self) -> bool {
+        self.0.rest()
+    }
+
+    fn clear_event(&mut self) {
+        self.0.clear_event();
+    }
+
     fn has_completions(&mut self) -> bool {
         self.0.has_completions()
     }

@@ -192,6 +192,11 @@ impl Limiter {
         }
     }
 
+    /// Whether nothing ever has to wait, as things stand.
+    pub fn is_unlimited(&self) -> bool {
+        self.unlimited.load(Ordering::Acquire)
+    }
+
     /// Nanoseconds since the limiter was made.
     pub fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -7,10 +7,12 @@ mod device;
 mod handle;
 mod image;
 mod limiter;
+mod lookout;
 mod queue;
 mod refuser;
 mod request;
 mod stats;
+mod timer;
 mod trouble;
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use super::{
     backend::{BackendQueue, Operation, Outcome, Submission},
     config::{F_FLUSH, Geometry, QUEUE_SIZE, SECTOR},
     limiter::{LEAST_SLEEP, Limiter, Place},
+    lookout::Lookout,
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
+    timer::{timer, wait_readable},
     trouble::Trouble,
 };
 use crate::virtio::{
@@ -19,12 +21,12 @@ use crate::virtio::{
 };
 use std::{
     io,
-    os::fd::{AsRawFd, FromRawFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
@@ -36,6 +38,12 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 
 /// Times in a row that new requests are looked for before others have their turn.
 const ROUNDS: u32 = 32;
+
+/// Requests after which the guest is told of those that are done, so that it works on them while the
+/// rest is carried out.
+const TOLD_AT_ONCE: usize = 16;
+/// Requests told of together from which on a guest is taken for one that puts up many.
+const MANY: usize = 8;
 
 /// Number of each source.
 const COMPLETIONS: usize = 0;
@@ -130,6 +138,10 @@ pub struct BlockQueue {
     roomless: Vec<usize>,
     room: TimerFd,
     arrivals: Arrivals,
+    lookout: Lookout,
+    /// Requests taken since the guest was told last, and whether they were many before that.
+    untold: usize,
+    many: bool,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -156,6 +168,9 @@ impl BlockQueue {
             roomless: Vec::new(),
             room: timer()?,
             arrivals: Arrivals::default(),
+            lookout: Lookout::new(),
+            untold: 0,
+            many: false,
             used: Vec::new(),
             submitted: false,
         })
@@ -163,37 +178,99 @@ impl BlockQueue {
 
     /// Takes requests until there are none, the rate is used up, or the backend is full.
     fn take(&mut self) -> Result<Progress, BrokenRing> {
+        self.lookout.end();
+        self.backend.watch();
         for _ in 0..ROUNDS {
             if let Some(active) = &mut self.active {
                 active.ring.disable_doorbell();
             }
+            let (mut now, mut looks) = (self.disk.limiter.now(), 0);
             while self.stalled.is_none() && !self.free.is_empty() {
-                let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+                let Some(active) = &mut self.active else { return Ok(self.idle()) };
                 let position = active.ring.position();
-                let Some(buffers) = active.ring.pop()? else { break };
-                let now = self.disk.limiter.now();
+                let Some(buffers) = active.ring.pop()? else {
+                    // The guest can make it look as if there were more, but not for ever.
+                    looks += 1;
+                    let more = self.untold > 0 && self.many && looks <= TOLD_AT_ONCE;
+                    if more && self.look_for(self.lookout.gather())? {
+                        continue;
+                    }
+                    break;
+                };
+                if !self.disk.limiter.is_unlimited() {
+                    now = self.disk.limiter.now();
+                }
                 let arrived = self.arrivals.of(position, now);
                 let request = Request::parse(buffers, &self.disk.geometry())?;
                 self.accept(request, now, arrived);
+                self.untold += 1;
+                if self.untold >= TOLD_AT_ONCE {
+                    self.finish()?;
+                    now = self.disk.limiter.now();
+                }
             }
-            self.flush_submissions();
-            // What the host has in memory is done as it is submitted: no event has to tell of it.
-            if self.backend.has_completions() {
-                self.reap();
-                self.flush_submissions();
-            }
-            self.publish()?;
+            self.finish()?;
             let blocked = self.stalled.is_some() || self.free.is_empty();
-            let Some(active) = &mut self.active else { return Ok(Progress::Idle) };
+            let Some(active) = &mut self.active else { return Ok(self.idle()) };
             if blocked {
                 self.arrivals.note(active.ring.available()?, self.disk.limiter.now());
-                return Ok(Progress::Idle);
+                return Ok(self.idle());
             }
+            if self.look_on()? {
+                continue;
+            }
+            let Some(active) = &mut self.active else { return Ok(self.idle()) };
             if !active.ring.enable_doorbell()? {
-                return Ok(Progress::Idle);
+                return Ok(self.idle());
             }
         }
         Ok(Progress::More)
+    }
+
+    /// Starts what was accepted and tells the guest of what is done.
+    fn finish(&mut self) -> Result<(), BrokenRing> {
+        match std::mem::take(&mut self.untold) {
+            0 => {}
+            taken => self.many = taken >= MANY,
+        }
+        self.flush_submissions();
+        // What the host has in memory is done as it is submitted: no event has to tell of it.
+        if self.backend.has_completions() {
+            self.reap();
+            self.flush_submissions();
+        }
+        self.publish()
+    }
+
+    /// Looks for more for a while, where that is better than to sleep. Returns whether there is.
+    fn look_on(&mut self) -> Result<bool, BrokenRing> {
+        let Some(window) = self.lookout.begin() else { return Ok(false) };
+        let found = self.look_for(window)?;
+        if found {
+            self.lookout.end();
+        }
+        Ok(found)
+    }
+
+    /// Looks for requests and completions. Returns whether there is one.
+    fn look_for(&mut self, window: Duration) -> Result<bool, BrokenRing> {
+        let Some(active) = &self.active else { return Ok(false) };
+        let (position, start) = (active.ring.position(), Instant::now());
+        loop {
+            let found = active.ring.available()? != position
+                || self.untold == 0 && self.backend.has_completions();
+            let took = start.elapsed();
+            if found || took >= window {
+                self.lookout.looked(took, window);
+                return Ok(found);
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Leaves it to the backend's event to tell of completions.
+    fn idle(&mut self) -> Progress {
+        if self.backend.rest() { Progress::More } else { Progress::Idle }
     }
 
     fn accept(&mut self, request: Request, now: u64, arrived: u64) {
@@ -343,6 +420,7 @@ impl BlockQueue {
     }
 
     fn reap(&mut self) {
+        let now = self.disk.limiter.now();
         while let Some((tag, outcome)) = self.backend.pop() {
             let Some(slot) = usize::try_from(tag).ok().filter(|&slot| slot < self.pending.len())
             else {
@@ -367,7 +445,7 @@ impl BlockQueue {
                 self.launch(Pending { lasting: true, ..request }, Submission::flush());
                 continue;
             }
-            let took = self.disk.limiter.now().saturating_sub(request.arrived);
+            let took = now.saturating_sub(request.arrived);
             self.disk.counters.completed(request.operation, request.bytes, success, took);
             let status = if success { Status::Ok } else { Status::IoError };
             let written = if success { request.written } else { 0 };
@@ -405,7 +483,10 @@ impl BlockQueue {
     fn drain(&mut self) {
         while self.in_flight() {
             self.flush_submissions();
-            wait_readable(self.backend.event());
+            if !self.backend.rest() {
+                wait_readable(self.backend.event());
+                self.backend.clear_event();
+            }
             self.reap();
         }
         // The driver still learns of it, if its rings are sound.
@@ -442,7 +523,11 @@ impl Handler for BlockQueue {
 
     fn ready(&mut self, number: usize) -> Result<Progress, BrokenRing> {
         match number {
-            COMPLETIONS => self.reap(),
+            COMPLETIONS => {
+                self.backend.watch();
+                self.backend.clear_event();
+                self.reap();
+            }
             TIMER => {
                 // Not there any more if the queue was stopped meanwhile.
                 let _ = self.timer.wait();
@@ -481,40 +566,5 @@ impl Handler for BlockQueue {
         self.forget_roomless();
         self.arrivals.clear();
         self.active = None;
-    }
-}
-
-/// A timer that never blocks who reads it, unlike those `TimerFd` makes itself.
-fn timer() -> io::Result<TimerFd> {
-    // SAFETY: takes and returns numbers only.
-    let fd = unsafe {
-        libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC | libc::TFD_NONBLOCK)
-    };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just made it for us, so nobody else owns it.
-    Ok(unsafe { TimerFd::from_raw_fd(fd) })
-}
-
-/// Waits a moment for `fd`; the caller looks again whatever the outcome.
-fn wait_readable(fd: RawFd) {
-    const MOMENT_MS: i32 = 10;
-    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: `poll` is one valid element for the length of the call.
-    unsafe { libc::poll(&mut poll, 1, MOMENT_MS) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timer_that_is_not_armed_blocks_nobody() {
-        let mut timer = timer().unwrap();
-        assert_eq!(timer.wait().unwrap_err().errno(), libc::EAGAIN);
-        timer.reset(Duration::from_nanos(1), None).unwrap();
-        wait_readable(timer.as_raw_fd());
-        assert_eq!(timer.wait().unwrap(), 1);
     }
 }

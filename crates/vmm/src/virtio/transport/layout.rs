@@ -3,7 +3,7 @@
 use crate::pci::{ConfigSpace, PciError};
 use std::ops::Range;
 
-/// The one BAR.
+/// The BAR of all registers.
 pub const BAR: u8 = 0;
 /// Its size.
 pub const BAR_SIZE: u64 = 0x8000;
@@ -13,7 +13,11 @@ pub const COMMON: Range<u64> = 0x0000..0x0040;
 pub const ISR: Range<u64> = 0x1000..0x1004;
 /// Device configuration.
 pub const DEVICE: Range<u64> = 0x2000..0x3000;
-/// Doorbells.
+/// The BAR of doorbells at ports. A write to a port tells KVM all it needs, while one to memory has to be
+/// found out from the guest's instruction, on AMD's processors and older kernels on all.
+pub const PORTS_BAR: u8 = 1;
+/// Doorbells in memory, for guests without ports to give, and for devices with more queues than a BAR
+/// of ports can have.
 pub const NOTIFY: Range<u64> = 0x3000..0x4000;
 /// Bytes from one queue's doorbell to the next's.
 pub const NOTIFY_STRIDE: u64 = 4;
@@ -38,19 +42,35 @@ pub const ACCESS_OFFSET: usize = 8;
 pub const ACCESS_LENGTH: usize = 12;
 pub const ACCESS_DATA: usize = 16;
 
-/// Adds virtio's capabilities. Returns where the one for access through configuration space is.
+/// Bytes of the BAR of ports for so many queues, if there can be one.
+pub fn ports_size(queues: usize) -> Option<u64> {
+    let size = (queues as u64 * NOTIFY_STRIDE).next_power_of_two().max(4);
+    (size <= 256).then_some(size)
+}
+
+/// Adds virtio's capabilities for a device with `ports` bytes of doorbells at ports. Returns where the one for access through configuration space is.
 ///
 /// # Errors
 /// If they do not fit.
-pub fn add_capabilities(config: &mut ConfigSpace, device_len: usize) -> Result<usize, PciError> {
+pub fn add_capabilities(
+    config: &mut ConfigSpace,
+    device_len: usize,
+    ports: Option<u64>,
+) -> Result<usize, PciError> {
     let len = |range: &Range<u64>| (range.end - range.start) as u32;
     add(config, CFG_COMMON, &COMMON, len(&COMMON), &[])?;
-    add(config, CFG_NOTIFY, &NOTIFY, len(&NOTIFY), &(NOTIFY_STRIDE as u32).to_le_bytes())?;
+    let stride = (NOTIFY_STRIDE as u32).to_le_bytes();
+    if let Some(ports) = ports {
+        // The first of its kind that a driver can use is the one it takes.
+        let body = body(CFG_NOTIFY, PORTS_BAR, 0, ports as u32, &stride);
+        config.add_capability(VENDOR_CAPABILITY, &body, &[])?;
+    }
+    add(config, CFG_NOTIFY, &NOTIFY, len(&NOTIFY), &stride)?;
     add(config, CFG_ISR, &ISR, 1, &[])?;
     if device_len > 0 {
         add(config, CFG_DEVICE, &DEVICE, device_len as u32, &[])?;
     }
-    let mut body = body(CFG_PCI, 0, 0, &[0; 4]);
+    let mut body = body(CFG_PCI, BAR, 0, 0, &[0; 4]);
     body[0] = body.len() as u8 + 2;
     let mut writable = vec![0xff; body.len()];
     // Length, type and padding are ours; the BAR number, and the rest, the driver's.
@@ -66,13 +86,13 @@ fn add(
     len: u32,
     extra: &[u8],
 ) -> Result<usize, PciError> {
-    let body = body(kind, range.start as u32, len, extra);
+    let body = body(kind, BAR, range.start as u32, len, extra);
     config.add_capability(VENDOR_CAPABILITY, &body, &[])
 }
 
-fn body(kind: u8, offset: u32, len: u32, extra: &[u8]) -> Vec<u8> {
+fn body(kind: u8, bar: u8, offset: u32, len: u32, extra: &[u8]) -> Vec<u8> {
     // Capability length, type, BAR, id, padding; then offset and length.
-    let mut body = vec![0, kind, BAR, 0, 0, 0];
+    let mut body = vec![0, kind, bar, 0, 0, 0];
     body.extend(offset.to_le_bytes());
     body.extend(len.to_le_bytes());
     body.extend(extra);

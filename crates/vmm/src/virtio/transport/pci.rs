@@ -7,8 +7,8 @@ use super::{
 use crate::{
     memory::GuestMemory,
     pci::{
-        BarSpec, ConfigSpace, Hypervisor, Identity, MsixTable, PciDevice, PciError, PciRoot,
-        SlotInfo,
+        BarSpace, BarSpec, ConfigSpace, Doorbell, Hypervisor, Identity, MsixTable, PciDevice,
+        PciError, PciRoot, SlotInfo,
     },
     virtio::{
         device::{Activation, ActiveQueue, VirtioDevice},
@@ -45,7 +45,10 @@ struct State {
     msix: MsixTable,
     device: Box<dyn VirtioDevice>,
     active: bool,
+    /// Where doorbells are connected in memory.
     placed: Option<u64>,
+    /// And at ports.
+    ports: Option<u64>,
 }
 
 /// Puts `device` on the bus, at device number `slot` or the next free one if that is 0.
@@ -60,8 +63,7 @@ pub fn attach(
 ) -> Result<(Arc<VirtioPci>, SlotInfo), PciError> {
     let (function, config) = VirtioPci::new(root, memory.clone(), device)?;
     let function = Arc::new(function);
-    let bar = BarSpec { index: layout::BAR, size: layout::BAR_SIZE };
-    let slot = root.attach(slot, config, &[bar], function.clone())?;
+    let slot = root.attach(slot, config, &function.bars(), function.clone())?;
     Ok((function, slot))
 }
 
@@ -77,8 +79,7 @@ pub fn plug(
 ) -> Result<(Arc<VirtioPci>, SlotInfo), PciError> {
     let (function, config) = VirtioPci::new(root, memory.clone(), device)?;
     let function = Arc::new(function);
-    let bar = BarSpec { index: layout::BAR, size: layout::BAR_SIZE };
-    let slot = root.plug(slot, config, &[bar], function.clone())?;
+    let slot = root.plug(slot, config, &function.bars(), function.clone())?;
     Ok((function, slot))
 }
 
@@ -113,7 +114,11 @@ impl VirtioPci {
             &msix.capability(layout::BAR, table, pending),
             &MsixTable::CONTROL_WRITABLE.to_le_bytes(),
         )?;
-        let access_capability = layout::add_capabilities(&mut config, device.config().len())?;
+        let access_capability = layout::add_capabilities(
+            &mut config,
+            device.config().len(),
+            layout::ports_size(sizes.len()),
+        )?;
         let doorbells = sizes
             .iter()
             .map(|_| EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))
@@ -127,9 +132,59 @@ impl VirtioPci {
             doorbells,
             msix_capability,
             access_capability,
-            state: Mutex::new(State { common, msix, device, active: false, placed: None }),
+            state: Mutex::new(State {
+                common,
+                msix,
+                device,
+                active: false,
+                placed: None,
+                ports: None,
+            }),
         };
         Ok((function, config))
+    }
+
+    fn bars(&self) -> Vec<BarSpec> {
+        let (size, space) = (layout::BAR_SIZE, BarSpace::Memory);
+        let registers = BarSpec { index: layout::BAR, size, space };
+        let ports = layout::ports_size(self.doorbells.len()).map(|size| BarSpec {
+            index: layout::PORTS_BAR,
+            size,
+            space: BarSpace::Ports,
+        });
+        std::iter::once(registers).chain(ports).collect()
+    }
+
+    /// Connects doorbells that lie from `to` on, instead of from `old` on.
+    fn move_doorbells(
+        &self,
+        old: &mut Option<u64>,
+        to: Option<u64>,
+        place: fn(u64) -> Doorbell,
+    ) -> Result<(), PciError> {
+        let at = |first: u64, queue: usize| place(first + layout::NOTIFY_STRIDE * queue as u64);
+        if let Some(old) = old.take() {
+            for (queue, doorbell) in self.doorbells.iter().enumerate() {
+                let _ = self.hypervisor.disconnect_doorbell(doorbell, at(old, queue));
+            }
+        }
+        let Some(new) = to else { return Ok(()) };
+        for (queue, doorbell) in self.doorbells.iter().enumerate() {
+            if let Err(source) = self.hypervisor.connect_doorbell(doorbell, at(new, queue)) {
+                for (queue, doorbell) in self.doorbells[..queue].iter().enumerate() {
+                    let _ = self.hypervisor.disconnect_doorbell(doorbell, at(new, queue));
+                }
+                return Err(PciError::Host { what: "connect a doorbell", source });
+            }
+        }
+        *old = Some(new);
+        Ok(())
+    }
+
+    fn ring(&self, offset: u64) {
+        if let Some(doorbell) = self.doorbells.get((offset / layout::NOTIFY_STRIDE) as usize) {
+            let _ = doorbell.write(1);
+        }
     }
 
     /// Stops the device as a reset by the driver would.
@@ -274,8 +329,11 @@ impl PciDevice for VirtioPci {
         }
     }
 
-    fn read_bar(&self, _bar: u8, offset: u64, data: &mut [u8]) {
+    fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) {
         data.fill(0);
+        if bar != layout::BAR {
+            return;
+        }
         if layout::COMMON.contains(&offset) {
             self.state().common.read(offset - layout::COMMON.start, data);
         } else if offset == layout::ISR.start {
@@ -294,42 +352,28 @@ impl PciDevice for VirtioPci {
         }
     }
 
-    fn write_bar(&self, _bar: u8, offset: u64, data: &[u8]) {
-        if layout::COMMON.contains(&offset) {
+    fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {
+        if bar == layout::PORTS_BAR {
+            self.ring(offset);
+        } else if layout::COMMON.contains(&offset) {
             self.write_common(offset - layout::COMMON.start, data);
         } else if layout::NOTIFY.contains(&offset) {
             // Only what KVM does not see itself comes here: access through configuration space.
-            let queue = (offset - layout::NOTIFY.start) / layout::NOTIFY_STRIDE;
-            if let Some(doorbell) = self.doorbells.get(queue as usize) {
-                let _ = doorbell.write(1);
-            }
+            self.ring(offset - layout::NOTIFY.start);
         } else if layout::MSIX_TABLE.contains(&offset) {
             let outcome = self.state().msix.write(offset - layout::MSIX_TABLE.start, data);
             report(outcome);
         }
     }
 
-    fn place_bar(&self, _bar: u8, to: Option<u64>) -> Result<(), PciError> {
+    fn place_bar(&self, bar: u8, to: Option<u64>) -> Result<(), PciError> {
         let mut state = self.state();
-        let address = |bar: u64, queue: usize| {
-            bar + layout::NOTIFY.start + layout::NOTIFY_STRIDE * queue as u64
-        };
-        if let Some(old) = state.placed.take() {
-            for (queue, doorbell) in self.doorbells.iter().enumerate() {
-                let _ = self.hypervisor.disconnect_doorbell(doorbell, address(old, queue));
-            }
+        if bar == layout::PORTS_BAR {
+            self.move_doorbells(&mut state.ports, to, Doorbell::Port)
+        } else {
+            let to = to.map(|bar| bar + layout::NOTIFY.start);
+            self.move_doorbells(&mut state.placed, to, Doorbell::Memory)
         }
-        let Some(new) = to else { return Ok(()) };
-        for (queue, doorbell) in self.doorbells.iter().enumerate() {
-            if let Err(source) = self.hypervisor.connect_doorbell(doorbell, address(new, queue)) {
-                for (queue, doorbell) in self.doorbells[..queue].iter().enumerate() {
-                    let _ = self.hypervisor.disconnect_doorbell(doorbell, address(new, queue));
-                }
-                return Err(PciError::Host { what: "connect a doorbell", source });
-            }
-        }
-        state.placed = Some(new);
-        Ok(())
     }
 }
 

@@ -89,6 +89,7 @@ fn capabilities_lead_to_all_registers() {
         kinds,
         vec![
             (1, 16, 0, 0x0000, 0x40),
+            (2, 20, 1, 0, 8),
             (2, 20, 0, 0x3000, 0x1000),
             (3, 16, 0, 0x1000, 1),
             (4, 16, 0, 0x2000, 12),
@@ -268,7 +269,7 @@ fn accesses_of_all_widths_and_places_are_survived() {
 #[test]
 fn configuration_space_reaches_the_bar_too() {
     let (driver, ..) = attach();
-    let access = driver.capability(9)[4];
+    let access = driver.capability(9)[5];
     let aim = |offset: u32, len: u32| {
         driver.config_write(access + 4, &[0]);
         driver.config_write(access + 8, &offset.to_le_bytes());
@@ -301,11 +302,31 @@ fn configuration_space_reaches_the_bar_too() {
 fn doorbells_follow_the_bar() {
     let (driver, ..) = attach();
     let bells = || driver.host.hypervisor.state().doorbells.keys().copied().collect::<Vec<_>>();
-    assert_eq!(bells(), vec![driver.bar + 0x3000, driver.bar + 0x3004]);
+    // Those at ports first, as ports are small numbers.
+    let ports = driver.host.windows.pio.start;
+    let (old, at_ports) = (driver.bar + 0x3000, [ports, ports + 4]);
+    assert_eq!(driver.config_read::<4>(0x14), (ports as u32 | 1).to_le_bytes());
+    assert_eq!(bells(), [&at_ports[..], &[old, old + 4]].concat());
     let new = driver.host.windows.mmio32.start + (64 << 20);
     driver.config_write(0x10, &(new as u32).to_le_bytes());
-    assert_eq!(bells(), vec![new + 0x3000, new + 0x3004]);
+    assert_eq!(bells(), [&at_ports[..], &[new + 0x3000, new + 0x3004]].concat());
     driver.config_write(0x10, &0u32.to_le_bytes());
+    assert_eq!(bells(), at_ports);
+    // A guest that sizes the BAR, as it does with decoding off, and puts it elsewhere.
+    driver.config_write(4, &[2, 0]);
+    driver.config_write(0x14, &[0xff; 4]);
+    assert_eq!(driver.config_read::<4>(0x14), 0xffff_fff9_u32.to_le_bytes());
+    assert_eq!(bells(), at_ports);
+    driver.config_write(0x14, &(ports as u32 + 0x20).to_le_bytes());
+    driver.config_write(4, &[3, 0]);
+    assert_eq!(bells(), vec![ports + 0x20, ports + 0x24]);
+    // What KVM does not see, because nobody told it.
+    assert!(driver.host.pio.write(ports + 0x24, &[1, 0]));
+    let state = driver.host.hypervisor.state();
+    assert_eq!(state.doorbells[&(ports + 0x24)].read().unwrap(), 1);
+    drop(state);
+    // Ports that are not the bus's are nobody's.
+    driver.config_write(0x14, &0x3f8u32.to_le_bytes());
     assert!(bells().is_empty());
 }
 
