@@ -117,7 +117,7 @@ else
     host=$work/host
     root_folder "$host" "$bin/ecs-bench" "$bin/ecs-vmm" "$(command -v qemu-system-x86_64)" \
         "$(command -v qemu-img)" "$(command -v ip)" "$(command -v nft)" -- kvm-amd tun vhost_net virtio_pci virtio_blk \
-        bridge veth vxlan ifb sch_htb sch_tbf sch_ingress cls_u32 act_mirred nf_tables nft_ct nft_chain_nat nf_conntrack_netlink
+        bridge veth vxlan ifb sch_htb sch_tbf sch_ingress cls_u32 act_mirred nf_tables nft_ct nft_chain_nat nft_limit nft_nat nft_reject_inet nf_conntrack_netlink
     mkdir -p "$host/usr/share/qemu" "$host/bench"
     # QEMU looks for its ROMs relative to its own folder, which is /bin here.
     ln -s usr/share "$host/share"
@@ -135,7 +135,7 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 ip link set lo up
 for module in virtio_pci virtio_blk kvm-amd tun vhost_net bridge veth vxlan ifb sch_htb sch_tbf sch_ingress cls_u32 \
-    act_mirred nf_tables nft_ct nft_chain_nat nf_conntrack_netlink; do modprobe \$module; done
+    act_mirred nf_tables nft_ct nft_chain_nat nft_limit nft_nat nft_reject_inet nf_conntrack_netlink; do modprobe \$module; done
 mount -t ext4 /dev/vda /var/tmp
 # The first processor runs no guest, see docs/design.md, "The lab".
 taskset 6 ecs-bench host --vmm /bin/ecs-vmm --kernel /bench/kernel --initrd /bench/initrd --fio-initrd /bench/fio-initrd --work /var/tmp $* && echo ECS-BENCH-HOST-DONE
