@@ -1,4 +1,4 @@
-//! `--wait` of EIPs and NAT gateways: until a host has acted on an order.
+//! `--wait` of network interfaces, EIPs and NAT gateways: until a host has acted on an order.
 
 use crate::{
     error::{Error, Result},
@@ -11,24 +11,24 @@ use std::time::Duration;
 pub(crate) struct WaitArguments {
     /// Come back only when it is so
     #[arg(long)]
-    pub(super) wait: bool,
+    pub(crate) wait: bool,
     /// Seconds to wait
-    #[arg(long, default_value_t = 120, requires = "wait")]
+    #[arg(long, default_value_t = 300, requires = "wait")]
     timeout: u64,
 }
 
 /// How a resource is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// `InUse`, `Available`, ...
-    pub(super) status: String,
+    pub(crate) status: String,
     /// Why, may be empty.
-    pub(super) reason: String,
+    pub(crate) reason: String,
 }
 
 /// Asks until a resource has the status, if `--wait` was given. A cloud that is away meanwhile is
 /// asked again until the time is up.
-pub(super) async fn until(
+pub(crate) async fn until(
     name: &str,
     status: &str,
     arguments: &WaitArguments,

@@ -2,7 +2,7 @@
 
 use super::{
     Context, find,
-    wait::{self, Goal, WaitArguments},
+    wait::{self, WaitArguments},
 };
 use crate::{
     client::client_token,
@@ -79,7 +79,7 @@ pub(super) async fn attach(context: &Context, arguments: AttachArguments) -> Res
     };
     let mut service = context.cloud.network_interfaces();
     let answer = service.attach_network_interface(request).await?.into_inner();
-    wait::until(context, &eni, Goal::InUse, &wait).await?;
+    wait::until(context, &eni, wait::IN_USE, &wait).await?;
     let what = if wait.wait { "is attached" } else { "is being attached" };
     let sentence = format!("network interface {eni} {what} to instance {instance}");
     context.done(&answer, &[eni], &sentence);
@@ -104,7 +104,7 @@ pub(super) async fn detach(context: &Context, arguments: DetachArguments) -> Res
     };
     let mut service = context.cloud.network_interfaces();
     let answer = service.detach_network_interface(request).await?.into_inner();
-    wait::until(context, &eni, Goal::Available, &wait).await?;
+    wait::until(context, &eni, wait::AVAILABLE, &wait).await?;
     let what = if wait.wait { "is detached" } else { "is being detached" };
     let sentence = format!("network interface {eni} {what} from instance {instance_id}");
     context.done(&answer, &[eni], &sentence);
