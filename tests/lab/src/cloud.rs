@@ -76,6 +76,11 @@ impl Cloud {
         Ok(cloud)
     }
 
+    /// Where `ecsctl` is.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Runs `ecsctl` and gives what it did.
     ///
     /// # Errors

@@ -3,9 +3,12 @@
 
 pub mod cloud;
 pub mod frozen;
+pub mod grouped;
 pub mod leaks;
 pub mod load;
 pub mod network;
+pub mod prober;
+pub mod screen;
 pub mod snapshots;
 pub mod wait;
 
@@ -13,4 +16,5 @@ pub use cloud::{Cloud, Refusal};
 pub use frozen::Frozen;
 pub use load::Load;
 pub use network::Network;
+pub use screen::Screen;
 pub use snapshots::Snapshots;

@@ -79,7 +79,7 @@ pub(crate) enum SecurityGroupCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Adds a rule
+    /// Adds a rule, or those of a file
     #[command(after_help = rules::AUTHORIZE_EXAMPLES)]
     Authorize(rules::AuthorizeArguments),
     /// Removes rules: named by their ids, or described as when they were added

@@ -1,29 +1,55 @@
 //! Rules of a group.
 
 use super::Context;
-use crate::{client::client_token, error::Result};
+use crate::{
+    client::client_token,
+    error::{Error, Result},
+};
 use api::v1::{
     AuthorizeSecurityGroupEgressRequest, AuthorizeSecurityGroupRequest,
     ModifySecurityGroupEgressRuleRequest, ModifySecurityGroupRuleRequest, Permission,
     RevokeSecurityGroupEgressRequest, RevokeSecurityGroupRequest,
 };
-use clap::Args;
+use clap::{Args, Parser};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 pub(super) const AUTHORIZE_EXAMPLES: &str = "Examples:
   ecsctl security-group authorize SG --port 22/22 --cidr 0.0.0.0/0
   ecsctl security-group authorize SG --protocol icmp --port -1/-1 --group OTHER-SG
   ecsctl security-group authorize SG --port 443/443 --cidr 2001:db8::/32
-  ecsctl security-group authorize SG --egress --policy drop --port 25/25 --cidr 0.0.0.0/0";
+  ecsctl security-group authorize SG --egress --policy drop --port 25/25 --cidr 0.0.0.0/0
+  ecsctl security-group authorize SG --file rules    # lines like: --port 22/22 --cidr 0.0.0.0/0";
 
 #[derive(Debug, Args)]
 pub(crate) struct AuthorizeArguments {
     id: String,
     /// FROM/TO; -1/-1 for all
-    #[arg(long, allow_hyphen_values = true)]
-    port: String,
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "file")]
+    port: Option<String>,
+    /// Rules of a file, one a line, written as on the command line; - is standard input. All for what
+    /// comes in are one order, all for what leaves another
+    #[arg(long, conflicts_with_all = OF_ONE_RULE)]
+    file: Option<PathBuf>,
     #[command(flatten)]
     more: RuleDetails,
 }
+
+/// What says how one rule is.
+const OF_ONE_RULE: [&str; 10] = [
+    "port",
+    "protocol",
+    "cidr",
+    "group",
+    "prefix_list",
+    "egress",
+    "policy",
+    "priority",
+    "source_port",
+    "description",
+];
 
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArguments {
@@ -34,8 +60,68 @@ pub(crate) struct RevokeArguments {
     /// FROM/TO; -1/-1 for all
     #[arg(long, allow_hyphen_values = true)]
     port: Option<String>,
+    /// Rules of a file, one a line, as they were added; - is standard input
+    #[arg(long, conflicts_with = "rules", conflicts_with_all = OF_ONE_RULE)]
+    file: Option<PathBuf>,
     #[command(flatten)]
     more: RuleDetails,
+}
+
+/// One line of a file of rules.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct RuleLine {
+    #[arg(long, allow_hyphen_values = true)]
+    port: String,
+    #[command(flatten)]
+    more: RuleDetails,
+}
+
+/// Rules of both directions.
+#[derive(Debug, Default)]
+struct Rules {
+    ingress: Vec<Permission>,
+    egress: Vec<Permission>,
+}
+
+impl Rules {
+    fn add(&mut self, port: String, more: RuleDetails) {
+        let list = if more.egress { &mut self.egress } else { &mut self.ingress };
+        list.push(more.permission(port));
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let text = if path == Path::new("-") {
+            io::read_to_string(io::stdin()).map_err(Error::io("cannot read rules"))?
+        } else {
+            fs::read_to_string(path).map_err(Error::file("read", path))?
+        };
+        let rules = Self::parse(&text).map_err(|(line, reason)| {
+            Error::Local(format!("{}, line {line}: {reason}", path.display()))
+        })?;
+        if rules.ingress.is_empty() && rules.egress.is_empty() {
+            return Err(Error::Local(format!("{} has no rules", path.display())));
+        }
+        Ok(rules)
+    }
+
+    /// An error is a line's number and what is wrong with it.
+    fn parse(text: &str) -> std::result::Result<Self, (usize, String)> {
+        let mut rules = Self::default();
+        for (number, line) in text.lines().enumerate() {
+            if line.trim().is_empty() {
+                continue;
+            }
+            let RuleLine { port, more } = RuleLine::try_parse_from(line.split_whitespace())
+                .map_err(|error| {
+                    let text = error.to_string();
+                    let reason = text.lines().next().unwrap_or_default();
+                    (number + 1, reason.trim_start_matches("error: ").to_owned())
+                })?;
+            rules.add(port, more);
+        }
+        Ok(rules)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -143,64 +229,84 @@ pub(crate) struct ModifyRuleArguments {
 }
 
 pub(super) async fn authorize(context: &Context, arguments: AuthorizeArguments) -> Result<()> {
-    let AuthorizeArguments { id, port, more } = arguments;
-    let egress = more.egress;
-    let rule = more.permission(port);
-    let mut service = context.cloud.security_groups();
-    let region_id = context.region.clone();
-    let token = client_token(None);
-    let sentence = format!("{id}: rule added");
+    let AuthorizeArguments { id, port, file, more } = arguments;
+    let count = file.is_some();
+    let Rules { ingress, egress } = rules_of(port, file, more)?;
+    let added = ingress.len() + egress.len();
+    let sentence =
+        if count { format!("{id}: {added} rules added") } else { format!("{id}: rule added") };
     let ids = [id.clone()];
-    if egress {
-        let request = AuthorizeSecurityGroupEgressRequest {
-            region_id,
-            security_group_id: id,
-            permissions: vec![rule],
-            client_token: token,
-        };
-        let answer = service.authorize_security_group_egress(request).await?.into_inner();
-        context.done(&answer, &ids, &sentence);
-    } else {
+    let mut service = context.cloud.security_groups();
+    if !ingress.is_empty() {
         let request = AuthorizeSecurityGroupRequest {
-            region_id,
-            security_group_id: id,
-            permissions: vec![rule],
-            client_token: token,
+            region_id: context.region.clone(),
+            security_group_id: id.clone(),
+            permissions: ingress,
+            client_token: client_token(None),
         };
         let answer = service.authorize_security_group(request).await?.into_inner();
+        if egress.is_empty() {
+            context.done(&answer, &ids, &sentence);
+        }
+    }
+    if !egress.is_empty() {
+        let request = AuthorizeSecurityGroupEgressRequest {
+            region_id: context.region.clone(),
+            security_group_id: id,
+            permissions: egress,
+            client_token: client_token(None),
+        };
+        let answer = service.authorize_security_group_egress(request).await?.into_inner();
         context.done(&answer, &ids, &sentence);
     }
     Ok(())
 }
 
+/// The rules of a file, else the one of the command line, if there is one.
+fn rules_of(port: Option<String>, file: Option<PathBuf>, more: RuleDetails) -> Result<Rules> {
+    if let Some(file) = file {
+        return Rules::read(&file);
+    }
+    let mut rules = Rules::default();
+    if let Some(port) = port {
+        rules.add(port, more);
+    }
+    Ok(rules)
+}
+
 pub(super) async fn revoke(context: &Context, arguments: RevokeArguments) -> Result<()> {
-    let RevokeArguments { id, rules: rule_ids, port, more } = arguments;
-    let egress = more.egress;
-    let permissions = port.map(|port| more.permission(port)).into_iter().collect();
-    let mut service = context.cloud.security_groups();
-    let region_id = context.region.clone();
-    let token = client_token(None);
+    let RevokeArguments { id, rules: rule_ids, port, file, more } = arguments;
+    // Ids are of the direction that the command line has.
+    let (in_ids, out_ids) =
+        if more.egress { (Vec::new(), rule_ids) } else { (rule_ids, Vec::new()) };
+    let is_egress = more.egress;
+    let Rules { ingress, egress } = rules_of(port, file, more)?;
+    let to_egress = !egress.is_empty() || is_egress;
     let sentence = format!("{id}: rules removed");
     let ids = [id.clone()];
-    if egress {
-        let request = RevokeSecurityGroupEgressRequest {
-            region_id,
-            security_group_id: id,
-            permissions,
-            security_group_rule_id: rule_ids,
-            client_token: token,
-        };
-        let answer = service.revoke_security_group_egress(request).await?.into_inner();
-        context.done(&answer, &ids, &sentence);
-    } else {
+    let mut service = context.cloud.security_groups();
+    if !ingress.is_empty() || !is_egress && egress.is_empty() {
         let request = RevokeSecurityGroupRequest {
-            region_id,
-            security_group_id: id,
-            permissions,
-            security_group_rule_id: rule_ids,
-            client_token: token,
+            region_id: context.region.clone(),
+            security_group_id: id.clone(),
+            permissions: ingress,
+            security_group_rule_id: in_ids,
+            client_token: client_token(None),
         };
         let answer = service.revoke_security_group(request).await?.into_inner();
+        if !to_egress {
+            context.done(&answer, &ids, &sentence);
+        }
+    }
+    if to_egress {
+        let request = RevokeSecurityGroupEgressRequest {
+            region_id: context.region.clone(),
+            security_group_id: id,
+            permissions: egress,
+            security_group_rule_id: out_ids,
+            client_token: client_token(None),
+        };
+        let answer = service.revoke_security_group_egress(request).await?.into_inner();
         context.done(&answer, &ids, &sentence);
     }
     Ok(())
@@ -270,7 +376,27 @@ mod tests {
 
     fn permission(line: &str) -> Permission {
         let rule = Line::parse_from(line.split(' ')).rule;
-        rule.more.permission(rule.port)
+        rule.more.permission(rule.port.unwrap())
+    }
+
+    #[test]
+    fn a_file_has_one_rule_a_line() {
+        let text =
+            "--port 22/22 --cidr 10.0.0.0/8\n\n--port -1/-1 --protocol all --group sg-1 --egress\n";
+        let rules = Rules::parse(text).unwrap();
+        assert_eq!(rules.ingress[0].source_cidr_ip, "10.0.0.0/8");
+        assert_eq!((rules.ingress.len(), rules.egress.len()), (1, 1));
+        assert_eq!(rules.egress[0].dest_group_id, "sg-1");
+        let (line, reason) = Rules::parse("--port 22/22 --cidr ::/0\n--prot tcp").unwrap_err();
+        assert_eq!(line, 2);
+        assert!(reason.contains("--prot"), "{reason}");
+    }
+
+    #[test]
+    fn a_rule_is_of_the_command_line_or_of_a_file() {
+        assert!(Line::try_parse_from(["x", "sg-1", "--file", "-"]).is_ok());
+        assert!(Line::try_parse_from(["x", "sg-1"]).is_err());
+        assert!(Line::try_parse_from(["x", "sg-1", "--file", "-", "--port", "1/2"]).is_err());
     }
 
     #[test]
