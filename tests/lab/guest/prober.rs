@@ -15,13 +15,16 @@
 //! - `flood-new TARGET SECONDS`: packets by UDP, each of a new flow.
 //! - `flood-tcp TARGET SECONDS`: attempts to connect, each of a new flow.
 //! - `flood TARGET:PORT SECONDS`: packets by UDP, all of one flow, as fast as it can.
+//! - `hold TARGET:PORT COUNT SECONDS`: so many connections of TCP, all open until the end.
+//! - `names PORT`: tells whoever connects by TCP what address it comes from, for ever.
+//! - `give TARGET:PORT BYTES`, `take PORT`: one transfer by TCP, and how many milliseconds it took.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     error::Error,
     fmt::Write as _,
     io::{self, BufRead as _, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Shutdown, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     str::FromStr,
     sync::{
@@ -51,6 +54,10 @@ fn main() -> Outcome<()> {
         ["flood-new", target, seconds] => flood_new(target.parse()?, seconds.parse()?),
         ["flood-tcp", target, seconds] => flood_tcp(target.parse()?, seconds.parse()?),
         ["flood", target, seconds] => flood(target.parse()?, seconds.parse()?),
+        ["hold", target, count, seconds] => hold(target.parse()?, count.parse()?, seconds.parse()?),
+        ["names", port] => names(port.parse()?),
+        ["give", target, bytes] => give(target.parse()?, bytes.parse()?),
+        ["take", port] => take(port.parse()?),
         _ => Err(format!("unknown arguments {arguments:?}").into()),
     }
 }
@@ -309,5 +316,60 @@ fn flood(target: SocketAddrV4, seconds: u64) -> Outcome<()> {
         sent += u64::from(socket.send_to(&data, target).is_ok());
     }
     println!("flooded {sent}");
+    Ok(())
+}
+
+fn hold(target: SocketAddrV4, count: usize, seconds: u64) -> Outcome<()> {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut held = Vec::new();
+    while held.len() < count && Instant::now() < end {
+        held.extend(TcpStream::connect_timeout(&target.into(), PATIENCE).ok());
+    }
+    println!("held {}", held.len());
+    thread::sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+fn names(port: u16) -> Outcome<()> {
+    let mut last: VecDeque<TcpStream> = VecDeque::new();
+    for stream in TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let peer = stream.peer_addr()?.ip();
+        let _ = writeln!(stream, "{peer}");
+        let _ = stream.shutdown(Shutdown::Write);
+        // Whoever holds a connection open is not the first to lose it.
+        last.push_back(stream);
+        if last.len() > 900 {
+            last.pop_front();
+        }
+    }
+    Ok(())
+}
+
+/// Done when the other side, which has read all, closes.
+fn give(target: SocketAddrV4, bytes: usize) -> Outcome<()> {
+    let mut stream = TcpStream::connect_timeout(&target.into(), Duration::from_secs(20))?;
+    let (begun, data, mut left) = (Instant::now(), [0; 16 << 10], bytes);
+    while left > 0 {
+        let piece = left.min(data.len());
+        stream.write_all(&data[..piece])?;
+        left -= piece;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    while let Ok(1..) = stream.read(&mut [0; 16]) {}
+    println!("gave {bytes} {}", begun.elapsed().as_millis());
+    Ok(())
+}
+
+fn take(port: u16) -> Outcome<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
+    let (mut stream, _) = listener.accept()?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut bytes = stream.read(&mut buffer)?;
+    let begun = Instant::now();
+    while let length @ 1.. = stream.read(&mut buffer)? {
+        bytes += length;
+    }
+    println!("took {bytes} {}", begun.elapsed().as_millis());
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod prober;
 pub mod screen;
 pub mod snapshots;
 pub mod wait;
+pub mod world;
 
 pub use cloud::{Cloud, Refusal};
 pub use frozen::Frozen;
@@ -18,3 +19,4 @@ pub use load::Load;
 pub use network::Network;
 pub use screen::Screen;
 pub use snapshots::Snapshots;
+pub use world::World;
