@@ -79,6 +79,10 @@ fn add_tunnels(table: &mut Table, underlay: Underlay, vpcs: &[Vpc]) {
             format!("udp dport {port} drop"),
         ],
     };
+    // Each flow of a guest would be one of the host's own, which takes its room.
+    for hook in ["prerouting", "output"] {
+        table.add_untracked(hook, vec![format!("udp dport {port} notrack")]);
+    }
     table.sets.insert("tunnels".to_owned(), tunnels);
     table.chains.insert("input".to_owned(), input);
 }

@@ -4,7 +4,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use lab_tests::{Cloud, Network, Screen, World, leaks, prober, wait, world};
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 const WAIT: [&str; 3] = ["--wait", "--timeout", "300"];
 const SHELL: Duration = Duration::from_secs(60);
@@ -14,7 +14,7 @@ const METADATA: &str = "100.100.100.200";
 const NOBODY: &str = "10.20.1.99";
 /// Connections and flows that a namespace of the host may have for this test: few, so that floods are
 /// over it in a moment.
-const CONNTRACK_MAX: u32 = 2048;
+const CONNTRACK_MAX: u32 = 1024;
 
 /// Prints a counter of the guest's kernel, such as `snmp Udp NoPorts`.
 const SNMP: &str = r#"snmp() { awk -v k="$1:" -v f="$2" '$1 == k && !n { for (i = 2; i <= NF; i++) if ($i == f) n = i; next } $1 == k { print $n }' /proc/net/snmp; }"#;
@@ -98,14 +98,24 @@ struct Scene<'a> {
 impl Scene<'_> {
     /// That the others answer people with their own page, and are served themselves.
     fn is_well(&mut self, when: &str) -> Result<()> {
-        for other in &mut self.others {
-            let output =
-                self.cloud.output(["tunnel", &other.id, "80"], b"GET /id HTTP/1.0\r\n\r\n")?;
-            let page = String::from_utf8_lossy(&output.stdout);
-            ensure!(page.contains(&other.id), "{when}: {} answers {page:?}", other.id);
-            other.is_served().with_context(|| when.to_owned())?;
-        }
-        Ok(())
+        (0..self.others.len()).try_for_each(|number| self.other_is_well(number, when))
+    }
+
+    fn other_is_well(&mut self, number: usize, when: &str) -> Result<()> {
+        let other = &mut self.others[number];
+        let output = self.cloud.output(["tunnel", &other.id, "80"], b"GET /id HTTP/1.0\r\n\r\n")?;
+        let page = String::from_utf8_lossy(&output.stdout);
+        ensure!(page.contains(&other.id), "{when}: {} answers {page:?}", other.id);
+        other.is_served().with_context(|| when.to_owned())
+    }
+
+    /// Flows that the kernel tracks for the host itself, then for each VPC.
+    fn tracked(&self) -> Result<Vec<u32>> {
+        let said = self.on_host(
+            "cat /proc/sys/net/netfilter/nf_conntrack_count; for n in /run/netns/ecs-*; do \
+             nsenter --net=$n cat /proc/sys/net/netfilter/nf_conntrack_count; done",
+        )?;
+        said.split_whitespace().map(|count| Ok(count.parse()?)).collect()
     }
 
     fn on_host(&self, command: &str) -> Result<String> {
@@ -294,29 +304,37 @@ fn floods(attacker: &mut Guest, scene: &mut Scene<'_>) -> Result<()> {
         format!("flood-new {far} 15"),
         format!("flood-new {victim} 15"),
         format!("flood-tcp {far} 15"),
-        format!("hold {far}:{names} 2500 30"),
         format!("flood {far}:9 15"),
         format!("flood {victim}:9 15"),
     ]
     .into_iter()
     .try_for_each(|flood| -> Result<()> {
-        attacker.screen.line(&format!("ulimit -n 4096; {} {flood}; echo its end", prober::PATH))?;
-        std::thread::sleep(Duration::from_secs(4));
+        attacker.screen.line(&format!("{} {flood}; echo its end", prober::PATH))?;
+        thread::sleep(Duration::from_secs(4));
         let when = format!("during {flood}");
         scene.is_well(&when)?;
-        let flows = scene.on_host(
-            "cat /proc/sys/net/netfilter/nf_conntrack_count; for n in /run/netns/ecs-*; do \
-             nsenter --net=$n cat /proc/sys/net/netfilter/nf_conntrack_count; done",
-        )?;
-        scene.is_well(&when)?;
-        let word = if flood.starts_with("hold") { "held " } else { "flooded " };
-        let count = attacker.screen.wait(word, SHELL)?;
+        let flows = scene.tracked()?;
+        let count = attacker.screen.wait("flooded ", SHELL)?;
         attacker.screen.wait("its end", SHELL)?;
-        println!(
-            "{flood}: {word}{count}; flows that the host and each VPC tracked meanwhile: {}",
-            flows.split_whitespace().collect::<Vec<_>>().join(" ")
-        );
+        println!("{flood}: {count}; flows of the host, then of VPCs, meanwhile: {flows:?}");
         scene.is_well(&format!("after {flood}"))
+    })
+    .and_then(|()| {
+        // Connections that are whole are not forgotten for new ones: a VPC's table can be filled by its
+        // own instances, but nobody else's and not the host's.
+        let hold = format!("hold {far}:{names} {} 50", CONNTRACK_MAX + 200);
+        attacker.screen.line(&format!("ulimit -n 4096; {} {hold}; echo its end", prober::PATH))?;
+        let count = attacker.screen.wait("held ", SHELL)?;
+        let flows = scene.tracked()?;
+        println!("{hold}: {count}; flows of the host, then of VPCs, meanwhile: {flows:?}");
+        let full = flows.iter().skip(1).max().copied().unwrap_or_default();
+        ensure!(full >= CONNTRACK_MAX * 9 / 10, "no table is full: {flows:?}");
+        ensure!(flows.first() < Some(&(CONNTRACK_MAX / 2)), "the host's is filled: {flows:?}");
+        scene.other_is_well(1, "while connections are held")?;
+        attacker.screen.wait("its end", SHELL)?;
+        wait::until("all to be well again", Duration::from_secs(150), || {
+            scene.is_well("after connections were held").map(Some)
+        })
     });
     set(scene, &usual)?;
     result

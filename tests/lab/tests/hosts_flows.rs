@@ -70,7 +70,7 @@ impl Flows<'_> {
         ensure!(more[gone..gone + 2] == [[0, 0]; 2], "{what}: not stopped: {more:?}");
         let going = 2 - gone;
         let live = &more[going..going + 2];
-        ensure!(live.iter().flatten().all(|bytes| *bytes >= 25), "{what}: stopped too: {more:?}");
+        ensure!(live.iter().flatten().all(|bytes| *bytes >= 10), "{what}: stopped too: {more:?}");
         Ok(())
     }
 }

@@ -37,6 +37,10 @@ pub(crate) fn add_guard(
             edges.elements.insert(format!("\"{link}\" . {}", eip.address), String::new());
         }
     }
+    let mut public = set("ipv4_addr", &[]);
+    for eip in vpcs.iter().flat_map(|vpc| &vpc.eips) {
+        public.elements.insert(eip.address.to_string(), String::new());
+    }
     let mut hosts = set("ipv4_addr", &["flags interval"]);
     for block in Ipv4Net::aggregate(denied) {
         hosts.elements.insert(block.to_string(), String::new());
@@ -58,6 +62,7 @@ pub(crate) fn add_guard(
         table.sets.insert("eip_class".to_owned(), classes);
     }
     table.sets.insert("edges".to_owned(), edges);
+    table.sets.insert("public".to_owned(), public);
     table.sets.insert("denied".to_owned(), hosts);
 
     let mut input = table.chains.remove("input").unwrap_or_else(|| Chain {
@@ -68,6 +73,11 @@ pub(crate) fn add_guard(
     input.rules.push(format!("iifname {any} jump to_host"));
     let answers = "ct direction reply ct state established,related accept".to_owned();
     let to_host = vec!["ct state established,related accept".to_owned(), "drop".to_owned()];
+    let mut untracked = vec![format!(
+        // Tenants' flows are tracked in their VPCs' namespaces. Here they would take the room of each
+        // other's and of the host's own, but for what the host or its surroundings began themselves.
+        "iifname {any} ip daddr != @denied fib daddr type != local notrack"
+    )];
     let mut from_vpc = vec!["iifname . ip saddr != @edges drop".to_owned(), answers];
     from_vpc.push("ip daddr @denied drop".to_owned());
     let mut forward = vec![
@@ -76,6 +86,7 @@ pub(crate) fn add_guard(
         format!("oifname {any} drop"),
     ];
     if let Some(name) = &uplink.name {
+        untracked.push(format!("iifname \"{name}\" ip saddr != @denied ip daddr @public notrack"));
         from_vpc.push(format!("oifname \"{name}\" accept"));
         if !uplink.host_is_router {
             // It forwards for public addresses alone.
@@ -83,6 +94,7 @@ pub(crate) fn add_guard(
         }
     }
     from_vpc.push(format!("oifname != {any} drop"));
+    table.add_untracked("prerouting", untracked);
     for (name, hook, rules) in [
         ("input", "type filter hook input priority -300; policy accept", input.rules),
         ("forward", "type filter hook forward priority 0; policy accept", forward),

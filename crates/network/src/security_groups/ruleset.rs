@@ -184,6 +184,13 @@ impl Ruleset {
 }
 
 impl Table {
+    /// Adds rules for a hook that come before connections are tracked.
+    pub(crate) fn add_untracked(&mut self, hook: &str, rules: Vec<String>) {
+        let chain = self.chains.entry(format!("untracked_{hook}")).or_default();
+        chain.hook = format!("type filter hook {hook} priority -300; policy accept");
+        chain.rules.extend(rules);
+    }
+
     /// In an order in which nothing is used before it is there or removed while it is used.
     fn changes_from(&self, old: &Self, at: &str, out: &mut String) {
         let replaced: BTreeSet<&str> = self

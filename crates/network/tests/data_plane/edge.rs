@@ -148,6 +148,37 @@ async fn a_public_address_stands_for_a_private_one_both_ways() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn flows_of_guests_take_no_room_of_the_host() {
+    let fabric = Fabric::new(2);
+    let (mut a, mut b) = (cloud(&fabric, 0).await, cloud(&fabric, 1).await);
+    let world = world(&fabric);
+    let (near, far) = (a.add_eni(7, 1, &["sg-a"]), b.add_eni(7, 2, &["sg-a"]));
+    bind(&mut a, &near, vec![eip(1, Some(address(1)))]);
+    reconcile(&mut [&mut a, &mut b]).await;
+    let (one, two) = (a.boot(&near).await, b.boot(&far).await);
+    for guest in [&one, &two] {
+        names_of(guest, 80);
+    }
+    let tracked = || -> Vec<u32> {
+        let count = "cat /proc/sys/net/netfilter/nf_conntrack_count";
+        fabric.hosts.iter().map(|h| h.sh(count).trim().parse().expect("a count")).collect()
+    };
+    let before = tracked();
+    for _ in 0..20 {
+        assert_eq!(asks(&one, WORLD, 80), public(1).to_string());
+        assert_eq!(world.ask_name(public(1), 80), WORLD.to_string());
+        assert_eq!(asks(&one, address(2), 80), address(1).to_string());
+    }
+    let after = tracked();
+    let more = before.iter().zip(&after).map(|(before, after)| after.saturating_sub(*before));
+    assert!(more.max() < Some(10), "{before:?}, then {after:?}");
+    drop((one, two));
+    for cloud in [a, b] {
+        cloud.demolish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_forges_no_address_at_the_edge_and_the_world_none_of_the_vpc() {
     let fabric = Fabric::new(1);
     let mut a = cloud(&fabric, 0).await;
