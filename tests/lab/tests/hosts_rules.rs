@@ -130,13 +130,13 @@ fn ask(guests: &mut [Guest], probes: &[Probe], marker: u16, number: &mut u32) ->
     *number += 1;
     let start = format!("probe {number}");
     let mut asked = Vec::new();
-    for from in 0..guests.len() {
+    for (from, guest) in guests.iter_mut().enumerate() {
         let own: Vec<usize> = (0..probes.len()).filter(|at| probes[*at].from == from).collect();
         if own.is_empty() {
             continue;
         }
         let texts: Vec<&str> = own.iter().map(|at| probes[*at].text.as_str()).collect();
-        guests[from].screen.line(&format!("{start} {marker} {}", texts.join(" ")))?;
+        guest.screen.line(&format!("{start} {marker} {}", texts.join(" ")))?;
         asked.push((from, own));
     }
     let mut answered = vec![false; probes.len()];

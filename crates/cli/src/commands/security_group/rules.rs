@@ -91,16 +91,17 @@ impl Rules {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let text = if path == Path::new("-") {
-            io::read_to_string(io::stdin()).map_err(Error::io("cannot read rules"))?
+        let (text, name) = if path == Path::new("-") {
+            let text = io::read_to_string(io::stdin()).map_err(Error::io("cannot read rules"))?;
+            (text, "standard input".to_owned())
         } else {
-            fs::read_to_string(path).map_err(Error::file("read", path))?
+            let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
+            (text, path.display().to_string())
         };
-        let rules = Self::parse(&text).map_err(|(line, reason)| {
-            Error::Local(format!("{}, line {line}: {reason}", path.display()))
-        })?;
+        let rules = Self::parse(&text)
+            .map_err(|(line, reason)| Error::Local(format!("{name}, line {line}: {reason}")))?;
         if rules.ingress.is_empty() && rules.egress.is_empty() {
-            return Err(Error::Local(format!("{} has no rules", path.display())));
+            return Err(Error::Local(format!("{name} has no rules")));
         }
         Ok(rules)
     }
@@ -230,11 +231,11 @@ pub(crate) struct ModifyRuleArguments {
 
 pub(super) async fn authorize(context: &Context, arguments: AuthorizeArguments) -> Result<()> {
     let AuthorizeArguments { id, port, file, more } = arguments;
-    let count = file.is_some();
+    let is_file = file.is_some();
     let Rules { ingress, egress } = rules_of(port, file, more)?;
     let added = ingress.len() + egress.len();
     let sentence =
-        if count { format!("{id}: {added} rules added") } else { format!("{id}: rule added") };
+        if is_file { format!("{id}: {added} rules added") } else { format!("{id}: rule added") };
     let ids = [id.clone()];
     let mut service = context.cloud.security_groups();
     if !ingress.is_empty() {
