@@ -367,7 +367,6 @@ pub(super) async fn modify(context: &Context, arguments: ModifyRuleArguments) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser as _;
 
     #[derive(clap::Parser)]
     struct Line {
