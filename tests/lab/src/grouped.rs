@@ -6,8 +6,6 @@ use api::host::{RuleSpec, SecurityGroupSpec};
 use serde_json::Value;
 use std::net::Ipv4Addr;
 
-const WAIT: [&str; 3] = ["--wait", "--timeout", "300"];
-
 /// A security group as the cloud has it, with what the evaluator wants to know of it.
 #[derive(Debug)]
 pub struct Group {
@@ -87,7 +85,7 @@ pub fn guests(
         for group in *groups {
             order.extend(["--security-group", &vpc.groups[*group].spec.security_group_id]);
         }
-        let id = cloud.id(order.iter().chain(&WAIT))?;
+        let id = cloud.id(&order)?;
         let address = cloud.field(&id, "/vpc_attributes/private_ip_address/0")?;
         booted.push((id, address.parse::<Ipv4Addr>()?, groups.to_vec()));
     }

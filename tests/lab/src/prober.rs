@@ -42,8 +42,9 @@ pub fn build() -> Result<Vec<u8>> {
 /// When it does not arrive.
 pub fn bring(cloud: &Cloud, id: &str, program: &[u8]) -> Result<Screen> {
     let mut screen = Screen::of(cloud, id)?;
+    // A tunnel ends when the guest has no more to say, so that nc must not be at the end of its input.
     screen.line(&format!(
-        "stty -echo; nc -l -p {PORT} </dev/null >{PATH}; chmod +x {PATH}; \
+        "stty -echo; mkfifo /tmp/quiet; nc -l -p {PORT} <>/tmp/quiet >{PATH}; chmod +x {PATH}; \
          echo \"stored $(wc -c <{PATH})\""
     ))?;
     wait::until("a tunnel that takes the prober", Duration::from_secs(60), || {

@@ -20,16 +20,18 @@ pub const NAMES_PORT: u16 = 80;
 /// Ethernet frame over payload, of full packets of TCP with its time stamps, at an MTU of 1450 bytes.
 const FRAME: f64 = 1464.0 / 1398.0;
 
-const MAKE: &str = "ip netns add lab-world && \
-    ip link add wan0 type veth peer name wan1 netns lab-world && \
+/// By a process and not by name: `ip netns add` mounts over where the agent has its namespaces.
+const MAKE: &str = "{ setsid unshare -n sleep 1000000 </dev/null >/dev/null 2>&1 & \
+      echo $! >/tmp/world.pid; }; sleep 1; w=$(cat /tmp/world.pid); \
+    ip link add wan0 type veth peer name wan1 netns $w && \
     ip addr add 198.51.100.2/24 dev wan0 && ip link set wan0 up && \
-    ip -n lab-world link set lo up && ip -n lab-world addr add 198.51.100.1/24 dev wan1 && \
-    ip -n lab-world link set wan1 up && ip -n lab-world route add 203.0.113.0/24 dev wan1 && \
+    nsenter --net=/proc/$w/ns/net sh -c 'ip link set lo up && ip link set wan1 up && \
+      ip addr add 198.51.100.1/24 dev wan1 && ip route add 203.0.113.0/24 dev wan1' && \
     ip route replace default via 198.51.100.1 dev wan0 && \
-    { setsid ip netns exec lab-world /tmp/prober names 80 </dev/null >/dev/null 2>&1 & \
-      echo $! >/tmp/lab-world.pid; }";
-const REMOVE: &str = "kill $(cat /tmp/lab-world.pid); ip route replace default via 10.0.2.2 dev eth0; \
-    ip link del wan0; ip netns del lab-world; true";
+    { setsid nsenter --net=/proc/$w/ns/net /tmp/prober names 80 </dev/null >/dev/null 2>&1 & \
+      echo $! >/tmp/names.pid; }";
+const REMOVE: &str = "ip route replace default via 10.0.2.2 dev eth0; ip link del wan0; \
+    kill $(cat /tmp/names.pid) $(cat /tmp/world.pid); rm -f /tmp/names.pid /tmp/world.pid; true";
 
 impl World {
     /// Makes it, and brings the prober to the host.
@@ -52,7 +54,8 @@ impl World {
     /// When the host does not answer.
     pub fn shell(&self, command: &str) -> Result<String> {
         let quoted = command.replace('\'', "'\\''");
-        let command = format!("ip netns exec lab-world sh -c '{quoted}'; true");
+        let command =
+            format!("nsenter --net=/proc/$(cat /tmp/world.pid)/ns/net sh -c '{quoted}'; true");
         self.cloud.on_host(&self.host, &command)
     }
 

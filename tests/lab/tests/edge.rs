@@ -19,9 +19,7 @@ struct Guest {
     screen: Screen,
 }
 
-fn guest(cloud: &Cloud, network: &Network, kind: &str, program: &[u8]) -> Result<Guest> {
-    let image = cloud.image("tiny")?;
-    let id = cloud.id(network.run(&image, kind).iter().chain(&WAIT))?;
+fn booted(cloud: &Cloud, id: String, program: &[u8]) -> Result<Guest> {
     wait::for_console(cloud, &id, &format!("tiny: instance-id {id}"), wait::TINY_BOOT)?;
     let address = cloud.field(&id, "/vpc_attributes/private_ip_address/0")?;
     let mut screen = prober::bring(cloud, &id, program)?;
@@ -102,8 +100,11 @@ fn public_addresses_and_a_gateway_lead_in_and_out_as_fast_as_they_should() -> Re
         cloud.run(order.iter().chain(&["--port", port, "--cidr", &person]))?;
     }
     let kind = cloud.smallest_type()?;
-    let mut first = guest(&cloud, &network, &kind, &program)?;
-    let mut second = guest(&cloud, &network, &kind, &program)?;
+    let image = cloud.image("tiny")?;
+    let order = || cloud.id(network.run(&image, &kind));
+    let (first, second) = (order()?, order()?);
+    let mut first = booted(&cloud, first, &program)?;
+    let mut second = booted(&cloud, second, &program)?;
     ensure!(first.name()?.is_empty(), "it gets out without a public address");
 
     // One that is associated leads in and out.

@@ -39,9 +39,12 @@ struct Guest {
     screen: Screen,
 }
 
-fn guest(cloud: &Cloud, network: &Network, program: &[u8]) -> Result<Guest> {
-    let (image, kind) = (cloud.image("tiny")?, cloud.smallest_type()?);
-    let id = cloud.id(network.run(&image, &kind).iter().chain(&WAIT))?;
+/// Orders an instance.
+fn ordered(cloud: &Cloud, network: &Network) -> Result<String> {
+    cloud.id(network.run(&cloud.image("tiny")?, &cloud.smallest_type()?))
+}
+
+fn booted(cloud: &Cloud, id: String, program: &[u8]) -> Result<Guest> {
     wait::for_console(cloud, &id, &format!("tiny: instance-id {id}"), wait::TINY_BOOT)?;
     let address = cloud.field(&id, "/vpc_attributes/private_ip_address/0")?;
     let mut screen = prober::bring(cloud, &id, program)?;
@@ -378,11 +381,18 @@ fn a_hostile_guest_reaches_nothing_and_nobody_else_notices() -> Result<()> {
     let ping = ["--protocol", "icmp", "--port", "-1/-1", "--cidr", "0.0.0.0/0"];
     let order = ["security-group", "authorize", &networks[0].group];
     cloud.run(order.iter().chain(&ping))?;
-    let mut attacker = guest(&cloud, &networks[0], &program)?;
-    let others = [guest(&cloud, &networks[0], &program)?, guest(&cloud, &networks[1], &program)?];
-    let eips = [&attacker, &others[0], &others[1]].map(|guest| publish(&cloud, &guest.id));
+    let ids = [&networks[0], &networks[0], &networks[1]]
+        .map(|network| ordered(&cloud, network))
+        .into_iter()
+        .collect::<Result<Vec<String>>>()?;
+    let guests = ids.iter().map(|id| booted(&cloud, id.clone(), &program));
+    let guests = guests.collect::<Result<Vec<Guest>>>()?;
+    let eips = ids.iter().map(|id| publish(&cloud, id)).collect::<Result<Vec<String>>>()?;
+    let Ok([mut attacker, victim, bystander]) = <[Guest; 3]>::try_from(guests) else {
+        anyhow::bail!("not three guests");
+    };
     cloud.on_host(&host, WATCH)?;
-    let mut scene = Scene { cloud: &cloud, host: host.clone(), others };
+    let mut scene = Scene { cloud: &cloud, host: host.clone(), others: [victim, bystander] };
     scene.is_well("before")?;
     let result = in_the_name_of_others(&mut attacker, &mut scene)
         .and_then(|()| where_nothing_may_go(&mut attacker, &mut scene))
@@ -392,15 +402,12 @@ fn a_hostile_guest_reaches_nothing_and_nobody_else_notices() -> Result<()> {
     result?;
     unwatch?;
 
-    let ids: Vec<String> =
-        [&attacker, &scene.others[0], &scene.others[1]].map(|guest| guest.id.clone()).to_vec();
     drop((attacker, scene));
     for network in &networks {
         network.delete()?;
     }
     drop(world);
     for eip in eips {
-        let eip = eip?;
         wait::until("the address to be released", Duration::from_secs(60), || {
             cloud.run(["eip", "release", &eip]).map(Some)
         })?;
