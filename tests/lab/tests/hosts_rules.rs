@@ -31,6 +31,12 @@ struct Names {
     prefix_list: String,
 }
 
+/// The block of so many bits that an address is in.
+fn block(address: Ipv4Addr, bits: u32) -> String {
+    let mask = u32::MAX << (32 - bits);
+    format!("{}/{bits}", Ipv4Addr::from(u32::from(address) & mask))
+}
+
 fn random_rule(random: &mut StdRng, names: &Names) -> RuleSpec {
     let one = |random: &mut StdRng, of: &[&str]| -> String {
         (*of.choose(random).unwrap_or(&"all")).to_owned()
@@ -57,8 +63,8 @@ fn random_rule(random: &mut StdRng, names: &Names) -> RuleSpec {
         2 => new.prefix_list_id.clone_from(&names.prefix_list),
         3 => new.cidr = one(random, &["192.168.0.0/16", "10.20.2.0/24", "100.104.0.0/16"]),
         4 | 5 => new.cidr = one(random, &["0.0.0.0/0", "10.20.0.0/16", "10.20.1.0/24"]),
-        6 => new.cidr = format!("{address}/{}", random.random_range(28..=31)),
-        _ => new.cidr = format!("{address}/32"),
+        6 => new.cidr = block(address, random.random_range(28..=31)),
+        _ => new.cidr = block(address, 32),
     }
     new
 }
@@ -180,7 +186,7 @@ fn random_rules_do_to_packets_what_the_evaluator_says() -> Result<()> {
         let hosts = grouped::hosts_of(&cloud, guests, number)?;
         ensure!(hosts.len() > 1, "all guests of a VPC are on {hosts:?}");
     }
-    let cidrs = [format!("{}/32", guests[0].address), format!("{}/31", guests[2].address)];
+    let cidrs = [block(guests[0].address, 32), block(guests[2].address, 31)];
     let order = ["prefix-list", "create", "--name", "random", "--max-entries", "2"];
     let prefix_list =
         cloud.id(order.iter().chain(&["--entry", &cidrs[0], "--entry", &cidrs[1]]))?;
