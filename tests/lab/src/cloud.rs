@@ -140,6 +140,28 @@ impl Cloud {
         text.lines().next().map(str::to_owned).context("no id in the answer")
     }
 
+    /// The ids of the instances of a VPC.
+    ///
+    /// # Errors
+    /// When the cloud does not answer.
+    pub fn instances_of(&self, vpc: &str) -> Result<Vec<String>> {
+        let ids = self.run(["-o", "name", "instance", "list", "--vpc", vpc])?;
+        Ok(ids.lines().map(str::to_owned).collect())
+    }
+
+    /// Deletes instances, all at the same time.
+    ///
+    /// # Errors
+    /// When one is left.
+    pub fn delete_all(&self, instances: &[String]) -> Result<()> {
+        if instances.is_empty() {
+            return Ok(());
+        }
+        let wait = ["--force", "--wait", "--timeout", "120"].map(str::to_owned);
+        let order = ["instance", "delete"].map(str::to_owned);
+        self.run(order.iter().chain(instances).chain(&wait)).map(drop)
+    }
+
     /// The answer of a command as JSON.
     ///
     /// # Errors

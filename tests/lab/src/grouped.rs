@@ -108,11 +108,7 @@ pub fn guests(
 /// # Errors
 /// When something is left.
 pub fn remove(cloud: &Cloud, vpc: &Vpc) -> Result<()> {
-    let instances = cloud.json(["instance", "list", "--vpc", &vpc.id])?;
-    for instance in instances.as_array().into_iter().flatten() {
-        let id = instance["instance_id"].as_str().unwrap_or_default();
-        cloud.run(["instance", "delete", id, "--force", "--wait", "--timeout", "120"])?;
-    }
+    cloud.delete_all(&cloud.instances_of(&vpc.id)?)?;
     // None may be deleted that another names.
     for group in &vpc.groups {
         group.revoke(cloud, &group.spec.rules)?;

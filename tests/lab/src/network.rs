@@ -1,8 +1,7 @@
 //! A VPC with a VSwitch, a security group and a key pair, for one test.
 
 use crate::Cloud;
-use anyhow::{Context as _, Result};
-use serde_json::Value;
+use anyhow::Result;
 use std::{cell::Cell, path::PathBuf};
 use tempfile::TempDir;
 
@@ -101,13 +100,7 @@ impl Network {
     /// # Errors
     /// When the cloud does not answer.
     pub fn instances(&self) -> Result<Vec<String>> {
-        let list = self.cloud.json(["instance", "list", "--vpc", &self.vpc])?;
-        let list = list.as_array().context("no list of instances")?;
-        Ok(list
-            .iter()
-            .filter_map(|i| i.get("instance_id").and_then(Value::as_str))
-            .map(str::to_owned)
-            .collect())
+        self.cloud.instances_of(&self.vpc)
     }
 
     /// Deletes everything here and its instances, and says what could not be.
@@ -115,9 +108,7 @@ impl Network {
     /// # Errors
     /// When something is left.
     pub fn delete(&self) -> Result<()> {
-        for id in self.instances()? {
-            self.cloud.run(["instance", "delete", &id, "--force", "--wait", "--timeout", "120"])?;
-        }
+        self.cloud.delete_all(&self.instances()?)?;
         self.cloud.run(["security-group", "delete", &self.group])?;
         self.cloud.run(["vswitch", "delete", &self.vswitch])?;
         self.cloud.run(["vpc", "delete", &self.vpc])?;
