@@ -10,7 +10,7 @@ const SHELL: Duration = Duration::from_secs(60);
 /// Ports for transfers.
 const TAKE: u16 = 8002;
 const GIVE: u16 = 8003;
-/// Attempts at a transfer: a busy machine makes one slow, but none fast.
+/// Attempts at a transfer: a machine that is busy for a moment makes one slow, or late to be measured.
 const ATTEMPTS: usize = 4;
 
 struct Guest {
@@ -31,7 +31,7 @@ impl Guest {
     /// As whom the world sees it, nothing if it does not get there.
     fn name(&mut self) -> Result<String> {
         let (address, port) = (world::ADDRESS, world::NAMES_PORT);
-        self.screen.shell(&format!("nc -w 3 {address} {port} </dev/null"), SHELL)
+        self.screen.shell(&format!("nc -w 3 {address} {port} </dev/null 2>/dev/null"), SHELL)
     }
 }
 
@@ -48,6 +48,7 @@ fn allocate(cloud: &Cloud, bandwidth: &str) -> Result<(String, String)> {
 fn measure(world: &World, guest: &mut Guest, public: &str, mbps: f64) -> Result<()> {
     // Of which the payload is a little less.
     let bytes = (mbps * 1e6 / 8.0 * 5.0) as u64;
+    let is_right = |speed: f64| (mbps * 0.95..=mbps * 1.05).contains(&speed);
     for way in ["in", "out"] {
         let mut seen = Vec::new();
         while seen.len() < ATTEMPTS {
@@ -69,14 +70,13 @@ fn measure(world: &World, guest: &mut Guest, public: &str, mbps: f64) -> Result<
                 })?
             };
             seen.push(speed);
-            ensure!(speed <= mbps * 1.05, "{way}: {seen:.2?} Mbit/s, of {mbps} at most");
-            if speed >= mbps * 0.95 {
+            if is_right(speed) {
                 break;
             }
         }
         println!("{way}: {seen:.2?} Mbit/s, of {mbps}");
         let last = seen.last().copied().unwrap_or_default();
-        ensure!(last >= mbps * 0.95, "{way}: {seen:.2?} Mbit/s instead of {mbps}");
+        ensure!(is_right(last), "{way}: {seen:.2?} Mbit/s instead of {mbps}");
     }
     Ok(())
 }
