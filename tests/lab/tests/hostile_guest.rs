@@ -321,16 +321,16 @@ fn floods(attacker: &mut Guest, scene: &mut Scene<'_>) -> Result<()> {
     set(scene, &format!("{CONNTRACK_MAX} {CONNTRACK_BUCKETS}"))?;
     let (far, names) = (world::ADDRESS, world::NAMES_PORT);
     let result = [
-        format!("flood-new {far} 15"),
-        format!("flood-new {victim} 15"),
-        format!("flood-tcp {far} 15"),
-        format!("flood {far}:9 15"),
-        format!("flood {victim}:9 15"),
+        format!("flood-new {far} 10"),
+        format!("flood-new {victim} 10"),
+        format!("flood-tcp {far} 10"),
+        format!("flood {far}:9 10"),
+        format!("flood {victim}:9 10"),
     ]
     .into_iter()
     .try_for_each(|flood| -> Result<()> {
         attacker.screen.line(&format!("{} {flood}; echo its end", prober::PATH))?;
-        thread::sleep(Duration::from_secs(4));
+        thread::sleep(Duration::from_secs(3));
         let when = format!("during {flood}");
         let began = Instant::now();
         wait::until(&when, DURING_FLOOD, || scene.is_well(&when).map(Some))?;
@@ -347,7 +347,7 @@ fn floods(attacker: &mut Guest, scene: &mut Scene<'_>) -> Result<()> {
     .and_then(|()| {
         // Connections that are whole are not forgotten for new ones: a VPC's table can be filled by its
         // own instances, but nobody else's and not the host's.
-        let hold = format!("hold {far}:{names} {} 50", CONNTRACK_MAX - 24);
+        let hold = format!("hold {far}:{names} {} 40", CONNTRACK_MAX - 24);
         attacker.screen.line(&format!("ulimit -n 4096; {} {hold}; echo its end", prober::PATH))?;
         let count = attacker.screen.wait("held ", SHELL)?;
         let flows = scene.tracked()?;

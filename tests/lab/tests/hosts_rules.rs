@@ -170,7 +170,7 @@ fn random_rules_do_to_packets_what_the_evaluator_says() -> Result<()> {
     let cloud = Cloud::of_the_lab()?;
     ensure!(cloud.hosts()?.len() >= 3, "this test needs a lab of three hosts: lab up --hosts 3");
     let seed = setting("ECS_RULE_SEED")?.unwrap_or_else(rand::random);
-    let sets = setting("ECS_RULE_SETS")?.unwrap_or(100);
+    let sets = setting("ECS_RULE_SETS")?.unwrap_or(60);
     println!("{sets} sets of rules, ECS_RULE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
 
