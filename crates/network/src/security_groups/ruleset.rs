@@ -30,8 +30,10 @@ pub(crate) struct Set {
     /// What comes after `type`, and further statements.
     pub(crate) declaration: Vec<String>,
     /// From keys to values; a set's values are empty.
-    pub(crate) elements: BTreeMap<String, String>,
+    pub(crate) elements: Elements,
 }
+
+pub(crate) type Elements = BTreeMap<String, String>;
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -109,7 +111,7 @@ impl Listed {
                     let set = Set {
                         is_map: kind == "map",
                         declaration: vec![UNKNOWN.to_owned()],
-                        elements: BTreeMap::new(),
+                        elements: Elements::new(),
                     };
                     entry.sets.insert(text("name"), set);
                 }
@@ -137,36 +139,33 @@ impl Set {
     }
 }
 
-impl Ruleset {
-    /// The same with its generation written in. It must not be 0, the mark of a flow never judged.
-    pub(crate) fn of_generation(&self, generation: u32) -> Self {
-        let mut stamped = self.clone();
-        let value = format!("{generation:#010x}");
-        let chains = stamped.tables.values_mut().flat_map(|table| table.chains.values_mut());
-        for rule in chains.flat_map(|chain| &mut chain.rules) {
-            if rule.contains(GENERATION) {
-                *rule = rule.replace(GENERATION, &value);
-            }
-        }
-        stamped
+impl Chain {
+    /// Whether the rules of another generation, `old`, are others. Those with the generation in them
+    /// always are.
+    fn rules_differ(&self, old: &Self) -> bool {
+        self.rules != old.rules || self.rules.iter().any(|rule| rule.contains(GENERATION))
     }
+}
 
-    /// Commands that make this ruleset of what is listed, in one transaction; with `alone`, other
-    /// tables go. Base chains stay where they can: one that is removed is for a moment a chain
+impl Ruleset {
+    /// Commands that make this ruleset, of this generation, of what is listed, in one transaction; with
+    /// `alone`, other tables go. Base chains stay where they can: one that is removed is for a moment a chain
     /// without rules, which drops everything.
-    pub(crate) fn replace(&self, listed: &Listed, alone: bool) -> String {
+    pub(crate) fn replace(&self, generation: u32, listed: &Listed, alone: bool) -> String {
         let mut script = String::new();
         let others = listed.others.iter().filter(|_| alone);
         for (family, name) in listed.ours_to_delete.iter().chain(others) {
             let _ = writeln!(script, "delete table {family} {name}");
         }
         let old = Self { name: self.name.clone(), tables: listed.tables.clone() };
-        script.push_str(&self.changes_from(&old));
+        script.push_str(&self.changes_from(&old, generation));
         script
     }
 
-    /// Commands that make this ruleset from `old`, in one transaction. Empty if they are equal.
-    pub(crate) fn changes_from(&self, old: &Self) -> String {
+    /// Commands that make this ruleset, of this generation, from `old` of another, in one transaction.
+    /// The generation must not be 0, the mark of a flow never judged.
+    pub(crate) fn changes_from(&self, old: &Self, generation: u32) -> String {
+        let generation = format!("{generation:#010x}");
         let mut script = String::new();
         let none = Table::default();
         for (family, table) in &self.tables {
@@ -174,7 +173,8 @@ impl Ruleset {
             if !old.tables.contains_key(family) {
                 let _ = writeln!(script, "add table {at}");
             }
-            table.changes_from(old.tables.get(family).unwrap_or(&none), &at, &mut script);
+            let old = old.tables.get(family).unwrap_or(&none);
+            table.changes_from(old, &generation, &at, &mut script);
         }
         for family in old.tables.keys().filter(|family| !self.tables.contains_key(family)) {
             let _ = writeln!(script, "delete table {} {}", family.as_str(), self.name);
@@ -185,7 +185,7 @@ impl Ruleset {
 
 impl Table {
     /// In an order in which nothing is used before it is there or removed while it is used.
-    fn changes_from(&self, old: &Self, at: &str, out: &mut String) {
+    fn changes_from(&self, old: &Self, generation: &str, at: &str, out: &mut String) {
         let replaced: BTreeSet<&str> = self
             .sets
             .iter()
@@ -199,14 +199,14 @@ impl Table {
         let kept = |name: &str| self.sets.contains_key(name) && !replaced.contains(name);
 
         for (name, chain) in &old.chains {
-            if self.chains.get(name).is_none_or(|new| new.rules != chain.rules) {
+            if self.chains.get(name).is_none_or(|new| new.rules_differ(chain)) {
                 let _ = writeln!(out, "flush chain {at} {name}");
             }
         }
         for (name, set) in &old.sets {
             if kept(name) {
                 let new = &self.sets[name].elements;
-                let gone = set.elements.iter().filter(|(k, v)| new.get(*k) != Some(v));
+                let gone = only_in(&set.elements, new).into_iter();
                 let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
                 elements("delete", at, name, &gone, out);
             } else {
@@ -243,14 +243,14 @@ impl Table {
                 };
             }
         }
-        let no_elements = BTreeMap::new();
+        let no_elements = Elements::new();
         for (name, set) in &self.sets {
             let before = match old.sets.get(name) {
                 Some(o) if kept(name) => &o.elements,
                 _ => &no_elements,
             };
-            let new = set.elements.iter().filter(|(k, v)| before.get(*k) != Some(v));
-            let new: Vec<String> = new
+            let new: Vec<String> = only_in(&set.elements, before)
+                .into_iter()
                 .map(|(key, value)| match value.as_str() {
                     "" => key.clone(),
                     _ => format!("{key} : {value}"),
@@ -259,13 +259,24 @@ impl Table {
             elements("add", at, name, &new, out);
         }
         for (name, chain) in &self.chains {
-            if old.chains.get(name).is_none_or(|o| o != chain) {
+            if old.chains.get(name).is_none_or(|o| o.hook != chain.hook || chain.rules_differ(o)) {
                 for rule in &chain.rules {
+                    let rule = rule.replace(GENERATION, generation);
                     let _ = writeln!(out, "add rule {at} {name} {rule}");
                 }
             }
         }
     }
+}
+
+/// What `these` have that `others` have not, or with another value. One walk over both.
+fn only_in<'a>(these: &'a Elements, others: &Elements) -> Vec<(&'a String, &'a String)> {
+    let mut others = others.iter().peekable();
+    let is_new = |element: &(&String, &String)| {
+        while others.next_if(|other| other.0 < element.0).is_some() {}
+        others.next_if(|other| other.0 == element.0).is_none_or(|other| other.1 != element.1)
+    };
+    these.iter().filter(is_new).collect()
 }
 
 fn elements(verb: &str, at: &str, set: &str, elements: &[String], out: &mut String) {
