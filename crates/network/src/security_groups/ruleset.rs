@@ -1,6 +1,7 @@
 //! nftables tables as data, and the nft commands that make them.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
@@ -196,6 +197,7 @@ impl Table {
             })
             .map(|(name, _)| name.as_str())
             .collect();
+        let mut added = BTreeMap::new();
         let kept = |name: &str| self.sets.contains_key(name) && !replaced.contains(name);
 
         for (name, chain) in &old.chains {
@@ -205,10 +207,9 @@ impl Table {
         }
         for (name, set) in &old.sets {
             if kept(name) {
-                let new = &self.sets[name].elements;
-                let gone = only_in(&set.elements, new).into_iter();
-                let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
-                elements("delete", at, name, &gone, out);
+                let (gone, new) = difference(&set.elements, &self.sets[name].elements);
+                elements("delete", at, name, gone.into_iter().map(|(key, _)| key.clone()), out);
+                added.insert(name, new);
             } else {
                 let _ = writeln!(out, "delete {} {at} {name}", set.keyword());
             }
@@ -243,20 +244,13 @@ impl Table {
                 };
             }
         }
-        let no_elements = Elements::new();
         for (name, set) in &self.sets {
-            let before = match old.sets.get(name) {
-                Some(o) if kept(name) => &o.elements,
-                _ => &no_elements,
-            };
-            let new: Vec<String> = only_in(&set.elements, before)
-                .into_iter()
-                .map(|(key, value)| match value.as_str() {
-                    "" => key.clone(),
-                    _ => format!("{key} : {value}"),
-                })
-                .collect();
-            elements("add", at, name, &new, out);
+            let new = added.remove(name).unwrap_or_else(|| set.elements.iter().collect());
+            let new = new.into_iter().map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                _ => format!("{key} : {value}"),
+            });
+            elements("add", at, name, new, out);
         }
         for (name, chain) in &self.chains {
             if old.chains.get(name).is_none_or(|o| o.hook != chain.hook || chain.rules_differ(o)) {
@@ -269,18 +263,60 @@ impl Table {
     }
 }
 
-/// What `these` have that `others` have not, or with another value. One walk over both.
-fn only_in<'a>(these: &'a Elements, others: &Elements) -> Vec<(&'a String, &'a String)> {
-    let mut others = others.iter().peekable();
-    let is_new = |element: &(&String, &String)| {
-        while others.next_if(|other| other.0 < element.0).is_some() {}
-        others.next_if(|other| other.0 == element.0).is_none_or(|other| other.1 != element.1)
-    };
-    these.iter().filter(is_new).collect()
+type Element<'a> = (&'a String, &'a String);
+
+/// What of `old` is gone and what of `new` is new, in one walk over both, as a set may have very many
+/// elements. What has another value is both.
+fn difference<'a>(old: &'a Elements, new: &'a Elements) -> (Vec<Element<'a>>, Vec<Element<'a>>) {
+    let (mut gone, mut added) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some(before), Some(after)) => before.0.cmp(after.0),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return (gone, added),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        if before != after {
+            gone.extend(before);
+            added.extend(after);
+        }
+    }
 }
 
-fn elements(verb: &str, at: &str, set: &str, elements: &[String], out: &mut String) {
+fn elements(
+    verb: &str,
+    at: &str,
+    set: &str,
+    elements: impl Iterator<Item = String>,
+    out: &mut String,
+) {
+    let elements: Vec<String> = elements.collect();
     for some in elements.chunks(ELEMENTS_PER_COMMAND) {
         let _ = writeln!(out, "{verb} element {at} {set} {{ {} }}", some.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_of_sets_is_what_makes_one_of_the_other() {
+        let set = |elements: &[(&str, &str)]| -> Elements {
+            elements.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let keys = |elements: Vec<Element<'_>>| -> Vec<String> {
+            elements.into_iter().map(|(key, value)| format!("{key}{value}")).collect()
+        };
+        let old = set(&[("a", ""), ("b", "1"), ("d", ""), ("e", "")]);
+        let new = set(&[("b", "2"), ("c", ""), ("e", ""), ("f", "")]);
+        let (gone, added) = difference(&old, &new);
+        assert_eq!(keys(gone), ["a", "b1", "d"]);
+        assert_eq!(keys(added), ["b2", "c", "f"]);
+        let (gone, added) = difference(&old, &old);
+        assert!(gone.is_empty() && added.is_empty());
     }
 }
