@@ -1,5 +1,6 @@
 //! nftables tables as data, and the nft commands that make them.
 
+use compact_str::{CompactString, format_compact};
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
@@ -34,7 +35,8 @@ pub(crate) struct Set {
     pub(crate) elements: Elements,
 }
 
-pub(crate) type Elements = BTreeMap<String, String>;
+/// Sets may have very many elements, and most are short enough to need no memory of their own.
+pub(crate) type Elements = BTreeMap<CompactString, CompactString>;
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -135,6 +137,14 @@ impl Listed {
 const ELEMENTS_PER_COMMAND: usize = 512;
 
 impl Set {
+    pub(crate) fn insert(
+        &mut self,
+        key: impl Into<CompactString>,
+        value: impl Into<CompactString>,
+    ) {
+        self.elements.insert(key.into(), value.into());
+    }
+
     fn keyword(&self) -> &'static str {
         if self.is_map { "map" } else { "set" }
     }
@@ -248,7 +258,7 @@ impl Table {
             let new = added.remove(name).unwrap_or_else(|| set.elements.iter().collect());
             let new = new.into_iter().map(|(key, value)| match value.as_str() {
                 "" => key.clone(),
-                _ => format!("{key} : {value}"),
+                _ => format_compact!("{key} : {value}"),
             });
             elements("add", at, name, new, out);
         }
@@ -263,7 +273,7 @@ impl Table {
     }
 }
 
-type Element<'a> = (&'a String, &'a String);
+type Element<'a> = (&'a CompactString, &'a CompactString);
 
 /// What of `old` is gone and what of `new` is new, in one walk over both, as a set may have very many
 /// elements. What has another value is both.
@@ -290,10 +300,10 @@ fn elements(
     verb: &str,
     at: &str,
     set: &str,
-    elements: impl Iterator<Item = String>,
+    elements: impl Iterator<Item = CompactString>,
     out: &mut String,
 ) {
-    let elements: Vec<String> = elements.collect();
+    let elements: Vec<CompactString> = elements.collect();
     for some in elements.chunks(ELEMENTS_PER_COMMAND) {
         let _ = writeln!(out, "{verb} element {at} {set} {{ {} }}", some.join(", "));
     }
@@ -306,7 +316,7 @@ mod tests {
     #[test]
     fn the_difference_of_sets_is_what_makes_one_of_the_other() {
         let set = |elements: &[(&str, &str)]| -> Elements {
-            elements.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+            elements.iter().map(|&(key, value)| (key.into(), value.into())).collect()
         };
         let keys = |elements: Vec<Element<'_>>| -> Vec<String> {
             elements.into_iter().map(|(key, value)| format!("{key}{value}")).collect()
