@@ -12,6 +12,7 @@ mod queue;
 mod refuser;
 mod request;
 mod stats;
+mod telling;
 mod timer;
 mod trouble;
 

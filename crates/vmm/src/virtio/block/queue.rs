@@ -9,6 +9,7 @@ use super::{
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
+    telling::Telling,
     timer::{timer, wait_readable},
     trouble::Trouble,
 };
@@ -38,17 +39,6 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 
 /// Times in a row that new requests are looked for before others have their turn.
 const ROUNDS: u32 = 32;
-
-/// Requests after which the guest is told of those that are done, so that it works on them while the
-/// rest is carried out. More, up to a limit, for a guest that puts up more all the time, as each time
-/// is an interrupt.
-const TOLD_AT_ONCE: usize = 16;
-const TOLD_AT_MOST: usize = 64;
-const TOLD_STEP: usize = 4;
-/// The same in bytes: so much is a long time, in which the guest can put up more.
-const TOLD_OF_BYTES: u64 = 1 << 20;
-/// Requests told of together from which on a guest is taken for one that puts up many.
-const MANY: usize = 8;
 
 /// Number of each source.
 const COMPLETIONS: usize = 0;
@@ -144,12 +134,7 @@ pub struct BlockQueue {
     room: TimerFd,
     arrivals: Arrivals,
     lookout: Lookout,
-    /// Requests taken since the guest was told last, and whether they were many before that.
-    untold: usize,
-    untold_bytes: u64,
-    /// Requests after which to tell it.
-    told_at: usize,
-    many: bool,
+    telling: Telling,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -177,10 +162,7 @@ impl BlockQueue {
             room: timer()?,
             arrivals: Arrivals::default(),
             lookout: Lookout::new(),
-            untold: 0,
-            untold_bytes: 0,
-            told_at: TOLD_AT_ONCE,
-            many: false,
+            telling: Telling::new(),
             used: Vec::new(),
             submitted: false,
         })
@@ -201,14 +183,10 @@ impl BlockQueue {
                 let Some(buffers) = active.ring.pop()? else {
                     // The guest can make it look as if there were more, but not for ever.
                     looks += 1;
-                    let more = self.untold > 0 && self.many && looks <= TOLD_AT_ONCE;
-                    if more && self.look_for(self.lookout.gather())? {
+                    if self.telling.waits(looks) && self.look_for(self.lookout.gather())? {
                         continue;
                     }
-                    // In vain it was waited for that many.
-                    if self.untold >= TOLD_AT_ONCE {
-                        self.told_at = TOLD_AT_ONCE.max(self.told_at / 2);
-                    }
+                    self.telling.ran_dry();
                     break;
                 };
                 if !self.disk.limiter.is_unlimited() {
@@ -216,12 +194,9 @@ impl BlockQueue {
                 }
                 let arrived = self.arrivals.of(position, now);
                 let request = Request::parse(buffers, &self.disk.geometry())?;
+                self.telling.took(request.bytes());
                 self.accept(request, now, arrived);
-                self.untold += 1;
-                if self.untold >= self.told_at || self.untold_bytes >= TOLD_OF_BYTES {
-                    if self.untold >= self.told_at {
-                        self.told_at = TOLD_AT_MOST.min(self.told_at + TOLD_STEP);
-                    }
+                if self.telling.is_due() {
                     self.finish()?;
                     now = self.disk.limiter.now();
                 }
@@ -246,11 +221,7 @@ impl BlockQueue {
 
     /// Starts what was accepted and tells the guest of what is done.
     fn finish(&mut self) -> Result<(), BrokenRing> {
-        self.untold_bytes = 0;
-        match std::mem::take(&mut self.untold) {
-            0 => {}
-            taken => self.many = taken >= MANY,
-        }
+        self.telling.told();
         self.flush_submissions();
         // What the host has in memory is done as it is submitted: no event has to tell of it.
         if self.backend.has_completions() {
@@ -276,7 +247,7 @@ impl BlockQueue {
         let (position, start) = (active.ring.position(), Instant::now());
         loop {
             let found = active.ring.available()? != position
-                || self.untold == 0 && self.backend.has_completions();
+                || !self.telling.is_behind() && self.backend.has_completions();
             let took = start.elapsed();
             if found || took >= window {
                 self.lookout.looked(took, window);
@@ -303,7 +274,6 @@ impl BlockQueue {
                 self.answer(head, &status, ID_LEN as u32, Status::Ok);
             }
             Action::Submit { operation, offset, len, data } => {
-                self.untold_bytes += len;
                 let written = if operation == Operation::Read { writable_len } else { 0 };
                 let request = Pending {
                     head,
