@@ -45,6 +45,8 @@ pub struct VpcNetwork {
     pub eips: Vec<EipRecord>,
     /// Number of its security groups.
     pub security_groups: u64,
+    /// VSwitches in which interfaces have IPv6 addresses.
+    pub ipv6_in_use: Vec<String>,
 }
 
 impl VpcNetwork {

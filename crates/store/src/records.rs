@@ -67,6 +67,17 @@ pub struct VSwitchRecord {
     pub created_ms: i64,
 }
 
+impl VSwitchRecord {
+    /// Whether interfaces may have this address of a VSwitch's IPv6 block. As in ECS the block's first
+    /// address and its last nine are not for them.
+    pub fn is_usable_ipv6(block: Ipv6Net, address: Ipv6Addr) -> bool {
+        const RESERVED_AT_THE_END: u128 = 9;
+        block.contains(&address)
+            && address != block.network()
+            && u128::from(block.broadcast()) - u128::from(address) >= RESERVED_AT_THE_END
+    }
+}
+
 /// A security group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecurityGroupRecord {

@@ -81,6 +81,8 @@ impl Api {
             internet_max_bandwidth_out: request.internet_max_bandwidth_out,
             internet_charge_type: request.internet_charge_type,
             network_interface: request.network_interface,
+            ipv6_address: request.ipv6_address,
+            ipv6_address_count: request.ipv6_address_count,
             ..Default::default()
         })?;
         let options = self.cloud.options.clone();

@@ -311,6 +311,16 @@ pub(super) fn list(
             filter.private_ips.iter().map(|ip| u32::from(*ip).into()),
         );
     }
+    if !filter.ipv6_addresses.is_empty() {
+        let marks = vec!["?"; filter.ipv6_addresses.len()].join(",");
+        conditions.and(
+            format!(
+                "instance_id IN (SELECT instance_id FROM enis JOIN eni_ipv6_addresses USING (eni_id)
+                     WHERE address IN ({marks}))"
+            ),
+            filter.ipv6_addresses.iter().map(|ip| ip.octets().to_vec().into()),
+        );
+    }
     conditions.tags("instance_id", &filter.tags);
     let listed: Listed<InstanceRecord> = query::list(conn, "instances", conditions, page)?;
     let items = listed

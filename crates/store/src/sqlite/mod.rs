@@ -10,6 +10,7 @@ mod feed;
 mod hosts;
 mod images;
 mod instances;
+mod ipv6;
 mod key_pairs;
 mod networks;
 mod pools;
@@ -43,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("enis.sql"),
     include_str!("edge.sql"),
     include_str!("shared_pools.sql"),
+    include_str!("ipv6.sql"),
 ];
 
 /// How to open a store.

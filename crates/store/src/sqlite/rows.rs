@@ -299,6 +299,7 @@ impl FromRow for EniRecord {
             mac: row.get("mac")?,
             private_ip: ip(row, "private_ip")?,
             secondary_private_ips: Vec::new(),
+            ipv6_addresses: Vec::new(),
             primary: row.get("is_primary")?,
             security_group_ids: Vec::new(),
             delete_on_release: row.get("delete_on_release")?,

@@ -1,7 +1,7 @@
 //! Security groups and their rules.
 
 use super::{
-    edge,
+    edge, ipv6,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -282,17 +282,20 @@ pub(super) fn with_members(
     let mut groups = Vec::new();
     for group_id in group_ids {
         let Some(group) = group(conn, &group_id)? else { continue };
-        let ips: Vec<u32> = query::column(
+        let ips: Vec<ipv6::Address> = query::column(
             conn,
-            "SELECT DISTINCT address FROM eni_groups JOIN enis USING (eni_id)
-                 JOIN instances USING (instance_id) JOIN eni_addresses USING (eni_id)
-             WHERE group_id = ?1 AND releasing = 0 ORDER BY 1",
+            "WITH members AS (SELECT eni_id FROM eni_groups JOIN enis USING (eni_id)
+                 JOIN instances USING (instance_id) WHERE group_id = ?1 AND releasing = 0)
+             SELECT address FROM members JOIN eni_addresses USING (eni_id)
+             UNION
+             SELECT address FROM members JOIN eni_ipv6_addresses USING (eni_id)
+             ORDER BY 1",
             params_from_iter([&group_id]),
         )?;
         groups.push(GroupMembers {
             group,
             rules: rules_of(conn, &group_id)?,
-            member_ips: ips.into_iter().map(Into::into).collect(),
+            member_ips: ips.into_iter().map(|ipv6::Address(ip)| ip).collect(),
         });
     }
     Ok(groups)

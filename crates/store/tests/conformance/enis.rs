@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use store::*;
 
 fn new(id: &str) -> NewEni {
-    NewEni { eni: eni(id), address: None, more_addresses: 0 }
+    NewEni { eni: eni(id), ..Default::default() }
 }
 
 async fn put(store: &dyn Store, new: NewEni) -> Result<Answer, StoreError> {
@@ -92,6 +92,7 @@ pub async fn addresses_are_taken_and_freed(backend: &impl Backend) {
         address: Some(ip("10.0.0.2")),
         eni: EniRecord { secondary_private_ips: vec![ip("10.0.0.1")], ..eni("eni-1") },
         more_addresses: 2,
+        ..Default::default()
     };
     put(&*store, first).await.unwrap();
     let made = the_eni(&*store, "eni-1").await;
@@ -406,7 +407,7 @@ pub async fn what_is_counted_is_what_there_is(backend: &impl Backend) {
             }
             0 | 1 if !known => {
                 let one = EniRecord { security_group_ids: in_groups, ..eni(&id) };
-                put(&*store, NewEni { eni: one, address: None, more_addresses: more }).await
+                put(&*store, NewEni { eni: one, address: None, more_addresses: more, ..Default::default() }).await
             }
             _ if !known => {
                 let one = EniRecord {
@@ -414,7 +415,7 @@ pub async fn what_is_counted_is_what_there_is(backend: &impl Backend) {
                     secondary_private_ips: if first == second { vec![] } else { vec![second] },
                     ..eni(&id)
                 };
-                let new = NewEni { eni: one, address: Some(first), more_addresses: more };
+                let new = NewEni { eni: one, address: Some(first), more_addresses: more, ..Default::default() };
                 put(&*store, new).await
             }
             1 => {

@@ -92,7 +92,7 @@ pub async fn members_are_counted_by_their_addresses(backend: &impl Backend) {
     };
     let of = summary("sg-1").await;
     assert_eq!((of.instances, of.addresses, of.rules, of.group_rules), (2, 2, 0, 0));
-    let new = NewEni { eni: eni("eni-1"), address: None, more_addresses: 4 };
+    let new = NewEni { eni: eni("eni-1"), address: None, more_addresses: 4, ..Default::default() };
     let decide = Box::new(move |_: &EnisView| {
         Ok(EnisPlan { insert: vec![new.clone()], ..Default::default() })
     });
@@ -129,7 +129,7 @@ pub async fn rules_of_members_in_many_groups_are_counted(backend: &impl Backend)
     }
     for (id, groups) in [("eni-few", &ids[..5]), ("eni-many", &ids[..])] {
         let one = EniRecord { security_group_ids: groups.to_vec(), ..eni(id) };
-        let new = NewEni { eni: one, address: None, more_addresses: 0 };
+        let new = NewEni { eni: one, ..Default::default() };
         let decide = Box::new(move |_: &EnisView| {
             Ok(EnisPlan { insert: vec![new.clone()], ..Default::default() })
         });

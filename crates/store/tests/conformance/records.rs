@@ -148,7 +148,7 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         delete_with_instance: true,
         ..disk(&format!("d-{id}"))
     };
-    let eni = NewEni { eni: primary_eni(id, host_id), address: None, more_addresses: 0 };
+    let eni = NewEni { eni: primary_eni(id, host_id), ..Default::default() };
     NewInstance { instance, disks: vec![disk], enis: vec![eni], attach: Vec::new() }
 }
 

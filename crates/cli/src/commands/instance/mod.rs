@@ -96,16 +96,18 @@ impl Row for Instance {
         "VSWITCH",
         "SECURITY GROUPS",
         "KEY PAIR",
+        "IPV6",
         "HOST",
         "REASON",
     ];
-    const WIDE: usize = 7;
+    const WIDE: usize = 8;
     fn id(&self) -> String {
         self.instance_id.clone()
     }
     fn cells(&self) -> Vec<String> {
         let vpc = self.vpc_attributes.clone().unwrap_or_default();
         let eip = self.eip_address.iter().map(|eip| eip.ip_address.clone());
+        let ipv6 = self.network_interfaces.iter().flat_map(|eni| &eni.ipv6_address).cloned();
         let public: Vec<String> = self.public_ip_address.iter().cloned().chain(eip).collect();
         vec![
             self.instance_id.clone(),
@@ -121,6 +123,7 @@ impl Row for Instance {
             vpc.v_switch_id,
             self.security_group_ids.join(" "),
             self.key_pair_name.clone(),
+            ipv6.collect::<Vec<_>>().join(" "),
             self.host_id.clone(),
             self.status_reason.clone(),
         ]
