@@ -239,11 +239,15 @@ async fn a_system_disk_is_replaced() {
     let request = DescribeDisksRequest { instance_id: instance_id.clone(), ..Default::default() };
     let old = list(&cloud, request.clone()).await.remove(0);
     let snapshot_id = take(&cloud, of(&old.disk_id)).await;
+    let pair = CreateKeyPairRequest { key_pair_name: "ops".to_owned(), ..Default::default() };
+    cloud.key_pairs().create_key_pair(pair).await.unwrap();
     let replace = ReplaceSystemDiskRequest {
         instance_id: instance_id.clone(),
         image_id: image_id.clone(),
         size: 30,
         client_token: "once".to_owned(),
+        key_pair_name: "ops".to_owned(),
+        ..Default::default()
     };
     let refused = cloud.disks().replace_system_disk(replace.clone()).await.unwrap_err();
     assert_eq!(code(&refused), "IncorrectInstanceStatus");
@@ -252,6 +256,12 @@ async fn a_system_disk_is_replaced() {
     let refused = cloud.disks().replace_system_disk(none).await.unwrap_err();
     // The token belongs to the order that was carried out, and none was.
     assert_eq!(code(&refused), "InvalidImageId.NotFound");
+    let none = ReplaceSystemDiskRequest { key_pair_name: "none".to_owned(), ..replace.clone() };
+    let refused = cloud.disks().replace_system_disk(none).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidKeyPairName.NotFound");
+    let secret = ReplaceSystemDiskRequest { password: "Secret1!".to_owned(), ..replace.clone() };
+    let refused = cloud.disks().replace_system_disk(secret).await.unwrap_err();
+    assert_eq!(code(&refused), "UnsupportedOperation");
     let made = cloud.disks().replace_system_disk(replace.clone()).await.unwrap().into_inner();
     let again = cloud.disks().replace_system_disk(replace).await.unwrap().into_inner();
     assert_eq!(made.disk_id, again.disk_id);
@@ -264,6 +274,12 @@ async fn a_system_disk_is_replaced() {
     let found = DescribeInstancesRequest::default();
     let found = cloud.instances().describe_instances(found).await.unwrap().into_inner();
     assert_eq!(found.instances[0].image_id, image_id);
+    assert_eq!(found.instances[0].key_pair_name, "ops");
+    let keys = |spec: &api::host::HostSpec| {
+        let metadata = spec.instances[0].metadata.clone().unwrap_or_default();
+        metadata.public_keys.iter().any(|key| key.name == "ops" && !key.openssh.is_empty())
+    };
+    assert!(keys(&agent.spec()), "the new disk is given the key");
     assert_eq!(agent.behaviour.lock().unwrap().disks[&made.disk_id].source, image_id);
     assert_eq!(find_snapshot(&cloud, &snapshot_id).await.unwrap().source_disk_id, old.disk_id);
     let refused = delete(&cloud, &made.disk_id).await.unwrap_err();

@@ -141,6 +141,8 @@ pub struct EdgePlan {
     pub delete: Vec<EdgeRecord>,
     /// Rows to make or to overwrite.
     pub put: Vec<EdgeRecord>,
+    /// Whole new records of instances in the view.
+    pub update_instances: Vec<InstanceRecord>,
     /// The answer.
     pub answer: Vec<u8>,
 }

@@ -226,7 +226,7 @@ pub struct InstanceRecord {
     pub vpc_id: String,
     /// VSwitch of its primary interface.
     pub vswitch_id: String,
-    /// Key pair it was made with, may be empty.
+    /// Key pair it was made with, or got with its system disk; may be empty.
     pub key_pair_name: String,
     /// The pair's public key as it was then.
     pub public_key: String,
@@ -240,6 +240,10 @@ pub struct InstanceRecord {
     pub deletion_protection: bool,
     /// SMBIOS system UUID.
     pub uuid: String,
+    /// Mbit/s of a static public address, also while it has none; 0: it gets none.
+    pub internet_max_bandwidth_out: u32,
+    /// `PayByTraffic PayByBandwidth`, of that address.
+    pub internet_charge_type: String,
     /// Tags, key and value.
     pub tags: Vec<(String, String)>,
     /// When it was made.

@@ -9,7 +9,9 @@ use super::{
 };
 use crate::{
     disk_state::{self, AVAILABLE, IN_USE},
-    ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
+    ecs_error::{
+        dry_run, from_store, instance_not_found, key_pair_not_found, missing, refuse, unsupported,
+    },
     ids, image_state,
     instance_state::STOPPED,
     scheduler::{self, DiskNeed},
@@ -97,11 +99,10 @@ fn reinit(disk: &mut DiskRecord, view: &DisksView) -> Result<(), Refusal> {
 
 fn replace(
     view: &DisksView,
-    instance_id: &str,
-    image_id: &str,
-    size: u32,
+    request: &ReplaceSystemDiskRequest,
     now: i64,
 ) -> Result<DisksPlan, Refusal> {
+    let (instance_id, image_id, size) = (&request.instance_id, &request.image_id, request.size);
     let details = instance_in(view, instance_id).ok_or_else(|| instance_not_found(instance_id))?;
     expect_stopped(&details.instance, "ReplaceSystemDisk")?;
     let kind = &details.instance.instance_type;
@@ -145,7 +146,7 @@ fn replace(
         name: old.name.clone(),
         description: old.description.clone(),
         zone_id: old.zone_id.clone(),
-        image_id: image_id.to_owned(),
+        image_id: image_id.clone(),
         system: true,
         delete_with_instance: true,
         delete_auto_snapshot: old.delete_auto_snapshot,
@@ -163,7 +164,13 @@ fn replace(
     gone.releasing = true;
     disk_state::refresh(&mut gone);
     let mut instance = details.instance.clone();
-    image_id.clone_into(&mut instance.image_id);
+    instance.image_id.clone_from(image_id);
+    if !request.key_pair_name.is_empty() {
+        let pair = view.key_pair.as_ref();
+        let pair = pair.ok_or_else(|| key_pair_not_found(&request.key_pair_name))?;
+        instance.key_pair_name.clone_from(&pair.name);
+        instance.public_key.clone_from(&pair.public_key);
+    }
     instance.generation += 1;
     let answer = ReplaceSystemDiskResponse { disk_id: new.disk_id.clone(), ..Default::default() };
     Ok(DisksPlan {
@@ -240,14 +247,16 @@ impl Api {
         if request.image_id.is_empty() {
             return Err(missing("image_id"));
         }
+        if !request.password.is_empty() {
+            return Err(unsupported("passwords are not supported; give a key_pair_name"));
+        }
         let lookup = DisksLookup {
             instance_ids: vec![request.instance_id.clone()],
             image_id: request.image_id.clone(),
+            key_pair_name: request.key_pair_name.clone(),
             ..Default::default()
         };
-        let decide = move |view: &DisksView| {
-            replace(view, &request.instance_id, &request.image_id, request.size, now_ms())
-        };
+        let decide = move |view: &DisksView| replace(view, &request, now_ms());
         request::response(self.cloud.store.change_disks(token, lookup, Box::new(decide)).await)
     }
 }

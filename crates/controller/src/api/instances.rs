@@ -29,6 +29,12 @@ service!(InstanceService => Api {
     reboot_instances: RebootInstancesRequest => RebootInstancesResponse;
     delete_instance: DeleteInstanceRequest => DeleteInstanceResponse;
     delete_instances: DeleteInstancesRequest => DeleteInstancesResponse;
+    allocate_public_ip_address:
+        AllocatePublicIpAddressRequest => AllocatePublicIpAddressResponse;
+    convert_nat_public_ip_to_eip:
+        ConvertNatPublicIpToEipRequest => ConvertNatPublicIpToEipResponse;
+    modify_instance_network_spec:
+        ModifyInstanceNetworkSpecRequest => ModifyInstanceNetworkSpecResponse;
     describe_instances: DescribeInstancesRequest => DescribeInstancesResponse;
     describe_instance_status: DescribeInstanceStatusRequest => DescribeInstanceStatusResponse;
     get_instance_console_output:

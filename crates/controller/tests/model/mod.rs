@@ -26,6 +26,8 @@ pub fn new_instance(power_on: bool) -> InstanceRecord {
         metadata_token_required: false,
         deletion_protection: false,
         uuid: String::new(),
+        internet_max_bandwidth_out: 0,
+        internet_charge_type: "PayByTraffic".to_owned(),
         tags: Vec::new(),
         created_ms: 0,
         host_id: "h-1".to_owned(),

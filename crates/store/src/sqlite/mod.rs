@@ -45,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("edge.sql"),
     include_str!("shared_pools.sql"),
     include_str!("ipv6.sql"),
+    include_str!("public_ips.sql"),
 ];
 
 /// How to open a store.

@@ -217,6 +217,8 @@ impl FromRow for InstanceRecord {
             metadata_token_required: row.get("metadata_token_required")?,
             deletion_protection: row.get("deletion_protection")?,
             uuid: row.get("uuid")?,
+            internet_max_bandwidth_out: row.get("internet_max_bandwidth_out")?,
+            internet_charge_type: row.get("internet_charge_type")?,
             tags: Vec::new(),
             created_ms: row.get("created_ms")?,
             host_id: row.get("host_id")?,

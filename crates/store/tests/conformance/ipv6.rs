@@ -85,7 +85,8 @@ pub async fn ipv6_addresses_are_taken_and_freed(backend: &impl Backend) {
     // What is taken is nobody else's, and a refused change takes nothing.
     let is_taken = |result: Result<(), StoreError>, text: &str| {
         let error = result.unwrap_err();
-        let taken = matches!(error, StoreError::AddressInUse { address, .. } if address == ip(text));
+        let taken =
+            matches!(error, StoreError::AddressInUse { address, .. } if address == ip(text));
         assert!(taken, "{error}");
     };
     let refused = put(&*store, new("eni-3", &["fdec:0:1:7::2"], 0)).await.map(drop);
@@ -108,11 +109,8 @@ pub async fn ipv6_addresses_are_taken_and_freed(backend: &impl Backend) {
     let filter = EniFilter { ipv6_addresses: vec![any[0]], ..Default::default() };
     assert_eq!(found(&*store, filter).await[0].eni_id, "eni-1");
 
-    let lookup = EnisLookup {
-        eni_ids: vec!["eni-1".to_owned()],
-        ipv6_addresses: 2,
-        ..Default::default()
-    };
+    let lookup =
+        EnisLookup { eni_ids: vec!["eni-1".to_owned()], ipv6_addresses: 2, ..Default::default() };
     let decide = Box::new(move |view: &EnisView| {
         assert_eq!(view.offered_ipv6.len(), 2);
         assert!(view.offered_ipv6.iter().all(|ip| !any.contains(ip)), "given away twice");
@@ -146,11 +144,9 @@ pub async fn ipv6_addresses_are_those_of_members(backend: &impl Backend) {
     let members = &spec.groups[0].member_ips;
     assert_eq!(members.last(), Some(&IpAddr::from(ip("fdec:0:1:7::9"))), "{members:?}");
     assert!(members.len() == 2 && members[0].is_ipv4());
-    let filter =
-        InstanceFilter { ipv6_addresses: vec![ip("fdec:0:1:7::9")], ..Default::default() };
+    let filter = InstanceFilter { ipv6_addresses: vec![ip("fdec:0:1:7::9")], ..Default::default() };
     let page = Page::Offset { offset: 0, limit: 1 };
     assert_eq!(store.instances(filter, page).await.unwrap().total, 1);
-    let filter =
-        InstanceFilter { ipv6_addresses: vec![ip("fdec:0:1:7::8")], ..Default::default() };
+    let filter = InstanceFilter { ipv6_addresses: vec![ip("fdec:0:1:7::8")], ..Default::default() };
     assert_eq!(store.instances(filter, page).await.unwrap().total, 0);
 }

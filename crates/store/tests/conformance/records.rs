@@ -123,6 +123,8 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         metadata_token_required: false,
         deletion_protection: false,
         uuid: String::new(),
+        internet_max_bandwidth_out: 0,
+        internet_charge_type: "PayByTraffic".to_owned(),
         tags: vec![("owner".to_owned(), id.to_owned())],
         created_ms: 1,
         host_id: host_id.to_owned(),

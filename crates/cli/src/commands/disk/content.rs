@@ -34,6 +34,9 @@ pub(crate) struct ReplaceArguments {
     /// GiB; default: the present disk's, at least the image's
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     size: u32,
+    /// Default: the instance's present one
+    #[arg(long, default_value = "", hide_default_value = true)]
+    key_pair: String,
     /// Makes a repeated order the same order
     #[arg(long)]
     client_token: Option<String>,
@@ -69,6 +72,8 @@ pub(super) async fn replace(context: &Context, arguments: ReplaceArguments) -> R
         instance_id: arguments.instance.clone(),
         image_id: arguments.image,
         size: arguments.size,
+        key_pair_name: arguments.key_pair,
+        password: String::new(),
         client_token: client_token(arguments.client_token),
     };
     let answer = context.cloud.disks().replace_system_disk(request).await?.into_inner();

@@ -100,7 +100,8 @@ struct InstanceArguments {
     /// So many free IPv6 addresses
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     ipv6_count: u32,
-    /// Mbit/s of a static public address; default: none
+    /// Mbit/s of a static public address, which `instance run` gives and `instance
+    /// allocate-public-ip` later; default: none
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     public_bandwidth: u32,
     /// A secondary network interface: id=eni-1 for one there is, or for a new one

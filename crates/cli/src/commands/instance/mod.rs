@@ -3,6 +3,7 @@
 mod create;
 mod modify;
 mod power;
+mod public_ip;
 mod query;
 mod wait;
 
@@ -37,6 +38,12 @@ pub(crate) enum InstanceCommand {
     /// Changes an instance's name, description, host name, user data or deletion protection
     #[command(after_help = modify::EXAMPLES)]
     Modify(modify::ModifyArguments),
+    /// Gives an instance a static public address, which goes with it
+    #[command(after_help = public_ip::EXAMPLES)]
+    AllocatePublicIp(public_ip::AllocateArguments),
+    /// Makes an instance's static public address an EIP, which outlives it
+    #[command(after_help = "Example:\n  ecsctl instance convert-public-ip i-1")]
+    ConvertPublicIp { id: String },
     /// Deletes instances and what goes with them
     #[command(
         after_help = "Examples:\n  ecsctl instance delete i-1 --wait\n  ecsctl instance delete i-1 i-2 --force"
@@ -183,6 +190,10 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
         InstanceCommand::Stop(arguments) => power::stop(context, arguments).await,
         InstanceCommand::Reboot(arguments) => power::reboot(context, arguments).await,
         InstanceCommand::Modify(arguments) => modify::modify(context, arguments).await,
+        InstanceCommand::AllocatePublicIp(arguments) => {
+            public_ip::allocate(context, arguments).await
+        }
+        InstanceCommand::ConvertPublicIp { id } => public_ip::convert(context, id).await,
         InstanceCommand::Delete(arguments) => power::delete(context, arguments).await,
         InstanceCommand::List(arguments) => query::list(context, arguments).await,
         InstanceCommand::Show { id } => query::show(context, &id).await,
