@@ -264,6 +264,8 @@ pub struct InstanceRecord {
     pub boot_epoch: u64,
     /// Stop without asking the guest.
     pub force: bool,
+    /// Wanted to run once no disk of it is being made anew.
+    pub start_when_ready: bool,
     /// The next stop gives vCPUs and memory back.
     pub stop_charging: bool,
     /// Deleted; kept until the host has nothing left of it.

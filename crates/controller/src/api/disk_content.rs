@@ -14,7 +14,7 @@ use crate::{
     },
     ids, image_state,
     instance_state::STOPPED,
-    scheduler::{self, DiskNeed},
+    scheduler::{self, DiskNeed, Needs},
     snapshot_state,
     timestamp::now_ms,
 };
@@ -181,6 +181,25 @@ fn replace(
     })
 }
 
+/// The instance, wanted to run once its disks are made anew: a guest that runs would keep its host
+/// from doing so. It has its place on the host from now on.
+fn starting_later(instance: &InstanceRecord, view: &DisksView) -> Result<InstanceRecord, Refusal> {
+    let mut instance = instance.clone();
+    let host = view.hosts.iter().find(|host| host.host_id == instance.host_id);
+    if let Some(host) = host
+        && !instance.claimed
+    {
+        let needs = Needs::of_instance(&instance);
+        if let Some(refusal) = scheduler::cannot_resume(host, &needs, now_ms()) {
+            return Err(refusal);
+        }
+    }
+    instance.claimed = true;
+    instance.stop_charging = false;
+    instance.start_when_ready = true;
+    Ok(instance)
+}
+
 /// The plan by which a disk goes.
 fn releasing(gone: DiskRecord, view: &DisksView) -> Result<DisksPlan, Refusal> {
     let (disk_id, code) = (&gone.disk_id, "DiskCreatingSnapshot");
@@ -229,7 +248,11 @@ impl Api {
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
             reinit(&mut disk, view)?;
-            Ok(DisksPlan { update: vec![disk], ..Default::default() })
+            let at = instance_in(view, &disk.instance_id).filter(|_| request.auto_start_instance);
+            let update_instances =
+                at.map(|details| starting_later(&details.instance, view)).transpose()?;
+            let update_instances = update_instances.into_iter().collect();
+            Ok(DisksPlan { update: vec![disk], update_instances, ..Default::default() })
         };
         let changed = self.cloud.store.change_disks(None, lookup, Box::new(decide)).await;
         changed.map_err(from_store)?;

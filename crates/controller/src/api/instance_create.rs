@@ -375,6 +375,7 @@ impl Order {
             boot_epoch: u64::from(power_on),
             force: false,
             stop_charging: false,
+            start_when_ready: false,
             releasing: false,
             released_revision: 0,
             reported: None,

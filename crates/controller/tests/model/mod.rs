@@ -38,6 +38,7 @@ pub fn new_instance(power_on: bool) -> InstanceRecord {
         boot_epoch: u64::from(power_on),
         force: false,
         stop_charging: false,
+        start_when_ready: false,
         releasing: false,
         released_revision: 0,
         reported: None,

@@ -159,7 +159,8 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
                  power_generation = ?6, boot_epoch = ?7, force = ?8, stop_charging = ?9,
                  releasing = ?10, released_revision = ?11, reported_state = ?12,
                  reported_generation = ?13, reported_epoch = ?14, reported_code = ?15,
-                 reported_message = ?16, started_ms = ?17, status = ?18, status_reason = ?19
+                 reported_message = ?16, started_ms = ?17, status = ?18, status_reason = ?19,
+                 start_when_ready = ?20
              WHERE instance_id = ?1",
         )?
         .execute(params![
@@ -182,6 +183,7 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
             reported.map_or(0, |reported| reported.started_ms),
             instance.status,
             instance.status_reason,
+            instance.start_when_ready,
         ])?;
     Ok(())
 }

@@ -46,6 +46,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("shared_pools.sql"),
     include_str!("ipv6.sql"),
     include_str!("public_ips.sql"),
+    include_str!("auto_start.sql"),
 ];
 
 /// How to open a store.

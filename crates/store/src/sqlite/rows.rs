@@ -228,6 +228,7 @@ impl FromRow for InstanceRecord {
             power_generation: num(row, "power_generation")?,
             boot_epoch: num(row, "boot_epoch")?,
             force: row.get("force")?,
+            start_when_ready: row.get("start_when_ready")?,
             stop_charging: row.get("stop_charging")?,
             releasing: row.get("releasing")?,
             released_revision: num(row, "released_revision")?,

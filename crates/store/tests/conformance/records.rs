@@ -135,6 +135,7 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         boot_epoch: 1,
         force: false,
         stop_charging: false,
+        start_when_ready: false,
         releasing: false,
         released_revision: 0,
         reported: None,

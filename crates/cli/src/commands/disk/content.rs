@@ -23,6 +23,9 @@ pub(crate) struct ResetArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ReinitArguments {
     disk: String,
+    /// Start its instance afterwards
+    #[arg(long)]
+    start: bool,
     #[command(flatten)]
     wait: WaitArguments,
 }
@@ -57,8 +60,8 @@ pub(super) async fn reset(context: &Context, arguments: ResetArguments) -> Resul
 }
 
 pub(super) async fn reinit(context: &Context, arguments: ReinitArguments) -> Result<()> {
-    let ReinitArguments { disk, wait } = arguments;
-    let request = ReInitDiskRequest { disk_id: disk.clone() };
+    let ReinitArguments { disk, start, wait } = arguments;
+    let request = ReInitDiskRequest { disk_id: disk.clone(), auto_start_instance: start };
     let answer = context.cloud.disks().re_init_disk(request).await?.into_inner();
     let ids = [disk];
     wait::until(context, &ids, Goal::InEffect, &wait).await?;
