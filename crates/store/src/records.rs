@@ -122,6 +122,8 @@ pub struct RuleRecord {
     pub peer_group_id: Option<String>,
     /// Prefix list of the peers, empty: none.
     pub prefix_list_id: String,
+    /// Range of the members' own addresses; none: any.
+    pub own_cidr: Option<IpNet>,
     /// 1..100, smaller first.
     pub priority: u32,
     /// Drops instead of accepting.

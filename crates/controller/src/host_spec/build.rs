@@ -256,6 +256,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
         prefix_list_id: record.prefix_list_id.clone(),
+        own_cidr: record.own_cidr.map(|cidr| cidr.to_string()).unwrap_or_default(),
     }
 }
 

@@ -47,6 +47,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("ipv6.sql"),
     include_str!("public_ips.sql"),
     include_str!("auto_start.sql"),
+    include_str!("five_tuple.sql"),
 ];
 
 /// How to open a store.

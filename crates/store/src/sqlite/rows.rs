@@ -99,6 +99,7 @@ impl FromRow for SecurityGroupRecord {
 impl FromRow for RuleRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         let cidr: Option<String> = row.get("cidr")?;
+        let own_cidr: Option<String> = row.get("own_cidr")?;
         Ok(Self {
             rule_id: row.get("rule_id")?,
             group_id: row.get("group_id")?,
@@ -110,6 +111,7 @@ impl FromRow for RuleRecord {
             cidr: cidr.as_deref().map(parsed).transpose()?,
             peer_group_id: row.get("peer_group_id")?,
             prefix_list_id: row.get("prefix_list_id")?,
+            own_cidr: own_cidr.as_deref().map(parsed).transpose()?,
             priority: row.get("priority")?,
             drop: row.get("drops")?,
             description: row.get("description")?,

@@ -198,7 +198,8 @@ fn write_rule(tx: &mut Tx<'_>, group_id: &str, rule: &RuleRecord) -> Result<(), 
         .prepare_cached(
             "UPDATE security_group_rules SET revision = ?3, protocol = ?4, port_from = ?5,
                  port_to = ?6, source_ports = ?7, cidr = ?8, peer_group_id = ?9,
-                 prefix_list_id = ?10, priority = ?11, drops = ?12, description = ?13
+                 prefix_list_id = ?10, priority = ?11, drops = ?12, description = ?13,
+                 own_cidr = ?14
              WHERE rule_id = ?1 AND group_id = ?2",
         )?
         .execute(params![
@@ -214,7 +215,8 @@ fn write_rule(tx: &mut Tx<'_>, group_id: &str, rule: &RuleRecord) -> Result<(), 
             rule.prefix_list_id,
             rule.priority,
             rule.drop,
-            rule.description
+            rule.description,
+            rule.own_cidr.map(|cidr| cidr.to_string())
         ])?;
     Ok(())
 }

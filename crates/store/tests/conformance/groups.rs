@@ -15,6 +15,7 @@ fn rule(id: &str) -> RuleRecord {
         cidr: Some("10.0.0.0/8".parse().unwrap()),
         peer_group_id: None,
         prefix_list_id: String::new(),
+        own_cidr: None,
         priority: 1,
         drop: false,
         description: String::new(),
@@ -42,7 +43,12 @@ pub async fn rules_of_every_kind_are_kept_and_changed(backend: &impl Backend) {
     let peer = |id: &str| RuleRecord { cidr: None, ..rule(id) };
     let rules = vec![
         rule("sgr-1"),
-        RuleRecord { cidr: Some("2001:db8::/32".parse().unwrap()), egress: true, ..rule("sgr-2") },
+        RuleRecord {
+            cidr: Some("2001:db8::/32".parse().unwrap()),
+            own_cidr: Some("fdec:0:1:7::9/128".parse().unwrap()),
+            egress: true,
+            ..rule("sgr-2")
+        },
         RuleRecord { peer_group_id: Some("sg-2".to_owned()), ..peer("sgr-3") },
         RuleRecord {
             prefix_list_id: "pl-1".to_owned(),
