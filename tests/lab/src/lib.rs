@@ -6,6 +6,7 @@ pub mod frozen;
 pub mod leaks;
 pub mod load;
 pub mod network;
+mod silent;
 pub mod snapshots;
 pub mod wait;
 

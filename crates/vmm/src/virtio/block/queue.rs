@@ -40,8 +40,13 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 const ROUNDS: u32 = 32;
 
 /// Requests after which the guest is told of those that are done, so that it works on them while the
-/// rest is carried out.
+/// rest is carried out. More, up to a limit, for a guest that puts up more all the time, as each time
+/// is an interrupt.
 const TOLD_AT_ONCE: usize = 16;
+const TOLD_AT_MOST: usize = 64;
+const TOLD_STEP: usize = 4;
+/// The same in bytes: so much is a long time, in which the guest can put up more.
+const TOLD_OF_BYTES: u64 = 1 << 20;
 /// Requests told of together from which on a guest is taken for one that puts up many.
 const MANY: usize = 8;
 
@@ -141,6 +146,9 @@ pub struct BlockQueue {
     lookout: Lookout,
     /// Requests taken since the guest was told last, and whether they were many before that.
     untold: usize,
+    untold_bytes: u64,
+    /// Requests after which to tell it.
+    told_at: usize,
     many: bool,
     used: Vec<Used>,
     submitted: bool,
@@ -170,6 +178,8 @@ impl BlockQueue {
             arrivals: Arrivals::default(),
             lookout: Lookout::new(),
             untold: 0,
+            untold_bytes: 0,
+            told_at: TOLD_AT_ONCE,
             many: false,
             used: Vec::new(),
             submitted: false,
@@ -195,6 +205,10 @@ impl BlockQueue {
                     if more && self.look_for(self.lookout.gather())? {
                         continue;
                     }
+                    // In vain it was waited for that many.
+                    if self.untold >= TOLD_AT_ONCE {
+                        self.told_at = TOLD_AT_ONCE.max(self.told_at / 2);
+                    }
                     break;
                 };
                 if !self.disk.limiter.is_unlimited() {
@@ -204,7 +218,10 @@ impl BlockQueue {
                 let request = Request::parse(buffers, &self.disk.geometry())?;
                 self.accept(request, now, arrived);
                 self.untold += 1;
-                if self.untold >= TOLD_AT_ONCE {
+                if self.untold >= self.told_at || self.untold_bytes >= TOLD_OF_BYTES {
+                    if self.untold >= self.told_at {
+                        self.told_at = TOLD_AT_MOST.min(self.told_at + TOLD_STEP);
+                    }
                     self.finish()?;
                     now = self.disk.limiter.now();
                 }
@@ -229,6 +246,7 @@ impl BlockQueue {
 
     /// Starts what was accepted and tells the guest of what is done.
     fn finish(&mut self) -> Result<(), BrokenRing> {
+        self.untold_bytes = 0;
         match std::mem::take(&mut self.untold) {
             0 => {}
             taken => self.many = taken >= MANY,
@@ -285,6 +303,7 @@ impl BlockQueue {
                 self.answer(head, &status, ID_LEN as u32, Status::Ok);
             }
             Action::Submit { operation, offset, len, data } => {
+                self.untold_bytes += len;
                 let written = if operation == Operation::Read { writable_len } else { 0 };
                 let request = Pending {
                     head,
