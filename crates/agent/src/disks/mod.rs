@@ -116,6 +116,11 @@ impl Disks {
         self.noted().contains_key(disk_id) || self.has(disk_id)
     }
 
+    /// Where the files are that its disks are written to.
+    pub fn directory(&self) -> PathBuf {
+        self.layout.disks()
+    }
+
     /// Which VMM has which disk.
     pub fn attachments(&self) -> &Attachments {
         &self.attachments

@@ -295,9 +295,12 @@ impl Plugging {
 
     fn publish(&mut self, now: u64, info: &Info, stats: &[DiskStats]) {
         let mut of_vmm = DisksOfVmm::default();
-        let pool = self.host.layout.disks();
         for disk in &info.disks {
-            let trouble = plug::trouble(now, disk, &pool);
+            let pool = || {
+                let known = self.host.disks.directory_of(&disk.disk_id);
+                known.unwrap_or_else(|| self.host.layout.disks())
+            };
+            let trouble = plug::trouble(now, disk, pool);
             let metrics = stats.iter().find(|s| s.disk_id == disk.disk_id);
             let kept = || {
                 let (_, before) = self.host.disks.attachments().of_disk(&disk.disk_id)?;

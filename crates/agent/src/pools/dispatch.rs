@@ -50,6 +50,11 @@ impl Pools {
         })
     }
 
+    /// Where the file is that a disk is written to; none while its pool cannot be asked.
+    pub fn directory_of(&self, disk_id: &str) -> Option<PathBuf> {
+        self.of(disk_id).ok().map(|disks| disks.directory())
+    }
+
     /// Images that anything here lies on; none while a pool cannot be asked.
     pub fn images(&self) -> Option<BTreeSet<String>> {
         let mut images = BTreeSet::new();

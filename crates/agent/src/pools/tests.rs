@@ -76,6 +76,9 @@ fn disks_and_snapshots_lie_in_their_pools() {
     spec.disks.push(DiskSpec { source_snapshot_id: "s-2".to_owned(), ..disk("d-4", &fast) });
     reconcile(&pools, &spec);
     reconcile(&pools, &spec);
+    assert_eq!(pools.directory_of("d-2"), Some(f.fast("disks")), "people are told where to look");
+    assert_eq!(pools.directory_of("d-1"), Some(f.layout.disks()));
+    assert_eq!(pools.directory_of("d-9"), None);
     for path in ["disks/d-2.qcow2", "disks/d-4.qcow2", "layers/s-2.qcow2", "layers.json"] {
         assert!(f.fast(path).exists(), "{path}");
     }

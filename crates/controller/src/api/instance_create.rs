@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cloud::CloudOptions,
-    ecs_error::{dry_run, missing, refuse, unsupported},
+    ecs_error::{dry_run, key_pair_not_found, missing, refuse, unsupported},
     ids, image_state, instance_state,
     scheduler::{self, DiskNeed, Needs},
     timestamp::now_ms,
@@ -81,17 +81,20 @@ impl Api {
             internet_max_bandwidth_out: request.internet_max_bandwidth_out,
             internet_charge_type: request.internet_charge_type,
             network_interface: request.network_interface,
+            ipv6_address: request.ipv6_address,
+            ipv6_address_count: request.ipv6_address_count,
             ..Default::default()
         })?;
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
+            // Its static public address is for AllocatePublicIpAddress to give.
             let instances = order.plan(view, &options, false)?;
-            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id =
                 instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
             let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
-            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
+            let answer = answer.encode_to_vec();
+            Ok(CreatePlan { instances, answer, ..CreatePlan::default() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -360,6 +363,8 @@ impl Order {
             metadata_token_required: request.http_tokens == "required",
             deletion_protection: request.deletion_protection,
             uuid: Uuid::new_v4().to_string(),
+            internet_max_bandwidth_out: request.internet_max_bandwidth_out,
+            internet_charge_type: instance_public_ip::charge_type(request),
             tags: self.tags.clone(),
             created_ms: now,
             host_id,
@@ -370,6 +375,7 @@ impl Order {
             boot_epoch: u64::from(power_on),
             force: false,
             stop_charging: false,
+            start_when_ready: false,
             releasing: false,
             released_revision: 0,
             reported: None,
@@ -385,13 +391,7 @@ impl Order {
         if name.is_empty() {
             return Ok(None);
         }
-        view.key_pair.as_ref().map(Some).ok_or_else(|| {
-            refuse(
-                404,
-                "InvalidKeyPairName.NotFound",
-                format!("key pair {name:?} does not exist; create or import it first"),
-            )
-        })
+        view.key_pair.as_ref().map(Some).ok_or_else(|| key_pair_not_found(name))
     }
 
     /// The hosts to choose from: disks made from snapshots have to be where these are.

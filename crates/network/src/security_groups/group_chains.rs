@@ -108,14 +108,19 @@ fn conditions(
     direction: Direction,
     travel: Travel,
 ) -> String {
-    let side = match (direction, travel) {
-        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "saddr",
-        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "daddr",
+    let (side, own_side) = match (direction, travel) {
+        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => {
+            ("saddr", "daddr")
+        }
+        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => {
+            ("daddr", "saddr")
+        }
     };
-    let (field, six) = match family {
-        AddressFamily::V4 => (format!("ip {side}"), ""),
-        AddressFamily::V6 => (format!("ip6 {side}"), "6"),
+    let (header, six) = match family {
+        AddressFamily::V4 => ("ip", ""),
+        AddressFamily::V6 => ("ip6", "6"),
     };
+    let field = format!("{header} {side}");
     let (source, destination) = match travel {
         Travel::Original => ("sport", "dport"),
         Travel::Reply => ("dport", "sport"),
@@ -133,6 +138,9 @@ fn conditions(
             format!("{field} {{ {} }} ", blocks.join(", "))
         }
     };
+    if let Some(block) = matches.own {
+        text.push_str(&format!("{header} {own_side} {block} "));
+    }
     let protocol = match matches.protocol {
         Protocol::All => return text,
         Protocol::Tcp => "tcp",

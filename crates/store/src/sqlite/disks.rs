@@ -1,7 +1,7 @@
 //! Disks and their claims on storage pools.
 
 use super::{
-    disk_snapshots, hosts, images, instances, pools,
+    disk_snapshots, hosts, images, instances, key_pairs, pools,
     query::{self, Conditions},
     security_groups, trees,
     writer::Tx,
@@ -83,6 +83,9 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
         view.image = images::image(conn, &lookup.image_id)?;
     }
     view.made_images = images::made_from(conn, &lookup.snapshot_ids)?;
+    if !lookup.key_pair_name.is_empty() {
+        view.key_pair = key_pairs::key_pair(conn, &lookup.key_pair_name)?;
+    }
     if !lookup.policy_id.is_empty() {
         view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
     }

@@ -94,11 +94,18 @@ struct InstanceArguments {
     /// Private address; default: a free one
     #[arg(long, default_value = "", hide_default_value = true)]
     address: String,
-    /// Mbit/s of a static public address; default: none
+    /// An IPv6 address of the primary interface, for one instance; several for more
+    #[arg(long = "ipv6", conflicts_with = "ipv6_count")]
+    ipv6: Vec<String>,
+    /// So many free IPv6 addresses
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    ipv6_count: u32,
+    /// Mbit/s of a static public address, which `instance run` gives and `instance
+    /// allocate-public-ip` later; default: none
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     public_bandwidth: u32,
     /// A secondary network interface: id=eni-1 for one there is, or for a new one
-    /// vswitch=,security-group=,address=,more-addresses=,name=,queues= (default: as the primary
+    /// vswitch=,security-group=,address=,more-addresses=,ipv6=,ipv6-count=,name=,queues= (default: as the primary
     /// one's), and keep=true to outlive the instance; several for more
     #[arg(long = "eni", value_parser = interface)]
     interfaces: Vec<InstanceNetworkInterfaceOrder>,
@@ -187,6 +194,8 @@ fn interface(text: &str) -> Result<InstanceNetworkInterfaceOrder, String> {
             "security-group" => order.security_group_ids.push(value.to_owned()),
             "address" => value.clone_into(&mut order.primary_ip_address),
             "more-addresses" => order.secondary_private_ip_address_count = number()?,
+            "ipv6" => order.ipv6_address.push(value.to_owned()),
+            "ipv6-count" => order.ipv6_address_count = number()?,
             "name" => value.clone_into(&mut order.network_interface_name),
             "queues" => order.queue_number = number()?,
             "keep" => {
@@ -195,8 +204,8 @@ fn interface(text: &str) -> Result<InstanceNetworkInterfaceOrder, String> {
             }
             _ => {
                 return Err(format!(
-                    "{key} is none of id, vswitch, security-group, address, more-addresses, name, \
-                     queues, keep"
+                    "{key} is none of id, vswitch, security-group, address, more-addresses, ipv6, \
+                     ipv6-count, name, queues, keep"
                 ));
             }
         }
@@ -283,6 +292,8 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         client_token: token.clone(),
         dry_run,
         private_ip_address: instance.address,
+        ipv6_address: instance.ipv6,
+        ipv6_address_count: instance.ipv6_count,
         http_endpoint,
         http_tokens,
         tag: instance.tags,
@@ -349,6 +360,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         client_token: token.clone(),
         dry_run: instance.dry_run,
         private_ip_address: instance.address,
+        ipv6_address: instance.ipv6,
+        ipv6_address_count: instance.ipv6_count,
         zone_id: String::new(),
         http_endpoint,
         http_tokens,
