@@ -101,7 +101,10 @@ mod tests {
         let xts = Xts::new(key.as_slice().try_into().unwrap());
         let mut data = clear.clone();
         xts.encrypt(0xff, &mut data);
-        assert_eq!(data[..32], hex("1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b"));
+        assert_eq!(
+            data[..32],
+            hex("1c3b3a102f770386e4836c99e370cf9bea00803f5e482357a4ae12d414a3e63b")
+        );
         assert_eq!(data[496..], hex("c4f36ffda9fcea70b9c6e693e148c151"));
         xts.decrypt(0xff, &mut data);
         assert_eq!(data, clear);
