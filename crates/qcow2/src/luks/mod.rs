@@ -244,7 +244,7 @@ mod tests {
         refused(SLOTS_AT + 40, &u32::MAX.to_be_bytes());
         refused(SLOTS_AT + 44, &u32::MAX.to_be_bytes());
         refused(164, &u32::MAX.to_be_bytes());
-        let short = Place { offset: 0, length: 8192 };
+        let short = Place { offset: 0, length: 4096 };
         let file = tempfile::tempfile().unwrap();
         Storage::write_at(&file, &bytes, 0).unwrap();
         assert!(open(&file, short, Some(&passphrase)).is_err());
