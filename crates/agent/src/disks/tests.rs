@@ -1,3 +1,4 @@
+use super::keys::none as keys;
 use super::*;
 use api::host::{DiskStatus, ImageSpec, InstanceSpec, SnapshotSpec};
 use std::fs::{self, OpenOptions};
@@ -13,7 +14,7 @@ fn disk(id: &str, image: &str, size_gib: u64) -> DiskSpec {
 }
 
 fn open(layout: &Layout) -> Result<Disks> {
-    Disks::open_in(layout.clone(), "pool-1", true, Arc::default())
+    Disks::open_in(layout.clone(), "pool-1", true, Arc::default(), keys())
 }
 
 fn image(id: &str, virtual_bytes: u64) -> ImageSpec {

@@ -182,7 +182,7 @@ impl World {
             Host {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
-                disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
+                disks: Pools::open_all(layout.clone(), "h-model", &[], keys(dir.path())).unwrap(),
                 networks: Networks::open(&layout, "h-model", network_options).await.unwrap(),
                 interfaces: Interfaces::default(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),

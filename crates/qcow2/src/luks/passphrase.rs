@@ -46,6 +46,14 @@ impl Passphrase {
         Ok(Self(Arc::new(bytes)))
     }
 
+    /// Hand it on, as into a pipe.
+    ///
+    /// # Errors
+    /// The receiver's.
+    pub fn write_to(&self, out: &mut impl io::Write) -> io::Result<()> {
+        out.write_all(&self.0)
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

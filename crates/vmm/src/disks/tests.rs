@@ -238,6 +238,7 @@ fn switch(id: &str, chain_epoch: u64) -> SwitchLayers {
         chain_epoch,
         top: Some(layer(1, DiskFormat::Qcow2)),
         backing: vec![layer(0, DiskFormat::Raw)],
+        key: None,
     }
 }
 
