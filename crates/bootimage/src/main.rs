@@ -272,10 +272,7 @@ fn inherited(descriptor: RawFd) -> Result<File, Error> {
     Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
-fn source(
-    mut layers: Vec<Layer>,
-    key: Option<Passphrase>,
-) -> Result<Box<dyn BlockSource>, Error> {
+fn source(mut layers: Vec<Layer>, key: Option<Passphrase>) -> Result<Box<dyn BlockSource>, Error> {
     if let [Layer { format: Format::Raw, .. }] = layers.as_slice()
         && let Some(layer) = layers.pop()
     {

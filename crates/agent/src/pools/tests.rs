@@ -169,7 +169,8 @@ fn a_pool_below_its_reserve_says_so_once() {
 fn pools_that_would_offer_the_same_room_twice_are_refused() {
     let f = Fixture::new();
     let whole = PoolOption { capacity: None, ..f.option("") };
-    let twice = Pools::open_all(f.layout.clone(), "h-1", std::slice::from_ref(&whole), keys()).unwrap_err();
+    let twice =
+        Pools::open_all(f.layout.clone(), "h-1", std::slice::from_ref(&whole), keys()).unwrap_err();
     assert!(twice.to_string().contains("capacity="), "{twice}");
     let same = [f.option(""), PoolOption { name: "other".to_owned(), ..whole }];
     let twice = Pools::open_all(f.layout.clone(), "h-1", &same, keys()).unwrap_err();

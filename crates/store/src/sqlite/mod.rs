@@ -43,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("enis.sql"),
     include_str!("edge.sql"),
     include_str!("shared_pools.sql"),
+    include_str!("encryption.sql"),
 ];
 
 /// How to open a store.

@@ -134,8 +134,7 @@ fn open(
         Some(key) => qcow2::Image::open_encrypted(layers, options, &key),
         None => qcow2::Image::open(layers, options),
     };
-    let image = image
-        .map_err(|source| DeviceError::Image { disk: id.to_owned(), source })?;
+    let image = image.map_err(|source| DeviceError::Image { disk: id.to_owned(), source })?;
     let queues = match disk.queues {
         0 => default_queues(vcpus),
         wanted => wanted,
