@@ -175,7 +175,7 @@ fn run_with(
     rounds: u64,
     with_base: bool,
     snapshot: bool,
-    encryption: Option<Passphrase>,
+    encryption: Option<&Passphrase>,
 ) {
     for round in 0..rounds {
         let mut rng = StdRng::seed_from_u64(seed + round);
@@ -187,7 +187,7 @@ fn run_with(
             cluster_bits: rng.random_range(9..=13),
             refcount_bits,
             backing,
-            encryption: encryption.clone(),
+            encryption: encryption.cloned(),
             ..Default::default()
         };
         let recorded = record(&mut rng, &options, base, snapshot);
@@ -212,5 +212,5 @@ fn a_crash_with_internal_snapshots_loses_nothing_flushed_and_corrupts_nothing() 
 
 #[test]
 fn a_crash_of_an_encrypted_overlay_loses_nothing_flushed_and_corrupts_nothing() {
-    run_with(400, 3, true, false, Some(passphrase()));
+    run_with(400, 3, true, false, Some(&passphrase()));
 }
