@@ -1,5 +1,7 @@
 //! Encrypted images, with `qemu-img` as the judge.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod support;
 
 use std::fs::File;
