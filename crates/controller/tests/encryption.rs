@@ -54,7 +54,12 @@ async fn requests_name_keys_that_can_be_used() {
     }
     let request = CreateDiskRequest { client_token: "once".to_owned(), ..encrypted("") };
     let own = create(&cloud, request.clone()).await;
+    let (key, away) = (cloud.path("kms/own.key"), cloud.path("kms/own.key.disabled"));
+    fs::rename(&key, &away).unwrap();
     assert_eq!(create(&cloud, request).await, own, "the token names the same order");
+    let disabled = refusal(&cloud, encrypted("")).await;
+    assert_eq!(disabled, "InvalidParameter.KMSKeyId.CMKNotEnabled");
+    fs::rename(&away, &key).unwrap();
     let mine = create(&cloud, encrypted("mine")).await;
     let plain = create(&cloud, new_disk(20)).await;
     for (id, key) in [(&own, "own"), (&mine, "mine"), (&plain, "")] {

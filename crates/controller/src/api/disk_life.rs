@@ -209,9 +209,10 @@ impl Api {
         } else if request.instance_id.is_empty() && request.storage_pool_id.is_empty() {
             return Err(missing("zone_id, instance_id or storage_pool_id"));
         }
-        let (mut template, shape) = new_disk(&request)?;
+        let (template, shape) = new_disk(&request)?;
         let kms = &*self.cloud.options.kms;
-        template.data_key = encryption::new_key(kms, request.encrypted, &request.kms_key_id)?;
+        // A repeated order gets its answer, whatever has become of the key since.
+        let data_key = encryption::new_key(kms, request.encrypted, &request.kms_key_id);
         let CreateDiskRequest { zone_id, instance_id, snapshot_id, storage_pool_id, .. } = request;
         let kms_key_id = request.kms_key_id;
         let lookup = DisksLookup {
@@ -223,6 +224,7 @@ impl Api {
         let decide = move |view: &DisksView| {
             let now = now_ms();
             let mut disk = DiskRecord { disk_id: ids::disk(), created_ms: now, ..template.clone() };
+            disk.data_key = data_key.clone()?;
             disk_state::refresh(&mut disk);
             if !snapshot_id.is_empty() {
                 let snapshot = snapshot_state::ready(&view.snapshots, &snapshot_id)?;

@@ -37,7 +37,7 @@ impl Api {
         if request.amount == 0 {
             request.amount = 1;
         }
-        let order = Order::check(request)?.with_keys(&*self.cloud.options.kms)?;
+        let order = Order::check(request)?.with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
@@ -84,7 +84,7 @@ impl Api {
             network_interface: request.network_interface,
             ..Default::default()
         })?
-        .with_keys(&*self.cloud.options.kms)?;
+        .with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
@@ -108,8 +108,9 @@ struct Order {
     tags: Vec<(String, String)>,
     interfaces: Interfaces,
     min_amount: u32,
-    /// For each instance.
-    new_keys: Vec<NewKeys>,
+    /// For each instance, or why there are none: a repeated order gets its answer, whatever has become of
+    /// the master key since.
+    new_keys: Result<Vec<NewKeys>, Refusal>,
 }
 
 impl Order {
@@ -218,17 +219,17 @@ impl Order {
             instance_type,
             interfaces,
             min_amount,
-            new_keys: Vec::new(),
+            new_keys: Ok(Vec::new()),
             request,
         })
     }
 
     /// Keys for the disks that are to be encrypted. They are made outside of the transaction, as whoever
     /// manages keys may take time for it.
-    fn with_keys(mut self, kms: &dyn KeyManagement) -> Result<Self, Refusal> {
+    fn with_keys(mut self, kms: &dyn KeyManagement) -> Self {
         let make = |_| NewKeys::make(kms, &self.request);
-        self.new_keys = (0..self.request.amount).map(make).collect::<Result<_, _>>()?;
-        Ok(self)
+        self.new_keys = (0..self.request.amount).map(make).collect();
+        self
     }
 
     /// A static public address for each, if the order wants them.
@@ -299,6 +300,7 @@ impl Order {
             return Err(scheduler::no_stock(&candidates, &needs, amount, places.len(), now));
         }
         places.truncate(self.interfaces.room(view, self.min_amount)?);
+        let new_keys = self.new_keys.as_ref().map_err(Refusal::clone)?;
         if self.request.dry_run {
             return Err(dry_run());
         }
@@ -318,7 +320,7 @@ impl Order {
                 let (disk, pool_id) = of;
                 let (id, host_id) = (&instance.instance_id, &place.host_id);
                 let mut disk = at_instance(disk, ids::disk(), id, host_id, pool_id);
-                if let Some(keys) = self.new_keys.get(index as usize) {
+                if let Some(keys) = new_keys.get(index as usize) {
                     keys.give(&mut disk, position, count);
                 }
                 disk
