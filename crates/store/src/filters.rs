@@ -99,6 +99,8 @@ pub struct DiskFilter {
     pub source_snapshot_id: String,
     pub delete_with_instance: Option<bool>,
     pub delete_auto_snapshot: Option<bool>,
+    pub encrypted: Option<bool>,
+    pub kms_key_id: String,
     pub policy_id: String,
     pub pool_id: String,
     /// Key and value; an empty value matches any.

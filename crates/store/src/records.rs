@@ -1,6 +1,6 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
-use crate::PoolRecord;
+use crate::{DataKeyRecord, PoolRecord};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -186,6 +186,8 @@ pub struct ImageRecord {
     pub source_snapshot_id: String,
     /// Image it is a copy of, empty: none. That image may be gone.
     pub source_image_id: String,
+    /// Of an encrypted image: that of the snapshot it has the content of.
+    pub data_key: Option<DataKeyRecord>,
     /// Disks of instances made from it, the system disk first; none of an imported image.
     pub disks: Vec<ImageDisk>,
     /// Tags, key and value; only lists fill them in.

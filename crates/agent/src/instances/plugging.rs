@@ -290,7 +290,7 @@ impl Plugging {
         let limit = wanted.iter().find(|w| w.disk_id == disk_id).and_then(plug::limit);
         let chain_epoch = chain.chain_epoch;
         let disk = Disk { disk_id: disk_id.to_owned(), limit, chain_epoch, ..Disk::default() };
-        self.client.attach_disk(disk, chain.layers).await
+        self.client.attach_disk(disk, chain).await
     }
 
     fn publish(&mut self, now: u64, info: &Info, stats: &[DiskStats]) {

@@ -2,7 +2,7 @@
 
 use super::{Pool, Pools, trees::InUse};
 use crate::{
-    disks::{Attachments, Frozen, OpenChain, OpenLayer},
+    disks::{Attachments, Frozen, OpenChain},
     error::{Error, Result},
 };
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
@@ -128,7 +128,7 @@ impl Pools {
     ///
     /// # Errors
     /// When no pool has it, or none of those that can be reached.
-    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<Vec<OpenLayer>> {
+    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<OpenChain> {
         for disks in self.available() {
             match disks.open_snapshot(snapshot_id) {
                 Err(e) if e.code() == SNAPSHOT_MISSING => {}

@@ -147,6 +147,8 @@ fn replace(
         description: old.description.clone(),
         zone_id: old.zone_id.clone(),
         image_id: image_id.clone(),
+        // An encrypted disk is followed by one.
+        data_key: image.data_key.clone().or_else(|| old.data_key.clone()),
         system: true,
         delete_with_instance: true,
         delete_auto_snapshot: old.delete_auto_snapshot,

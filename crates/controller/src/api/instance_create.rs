@@ -3,7 +3,7 @@
 use super::{
     Api,
     image::family_not_found,
-    instance_disks::{self, at_instance},
+    instance_disks::{self, NewKeys, at_instance},
     instance_interfaces::Interfaces,
     instance_public_ip, request,
 };
@@ -18,6 +18,7 @@ use crate::{
 use api::v1::{
     CreateInstanceRequest, CreateInstanceResponse, RunInstancesRequest, RunInstancesResponse,
 };
+use kms::KeyManagement;
 use prost::Message as _;
 use std::collections::BTreeSet;
 use store::{
@@ -36,7 +37,7 @@ impl Api {
         if request.amount == 0 {
             request.amount = 1;
         }
-        let order = Order::check(request)?;
+        let order = Order::check(request)?.with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
@@ -84,7 +85,8 @@ impl Api {
             ipv6_address: request.ipv6_address,
             ipv6_address_count: request.ipv6_address_count,
             ..Default::default()
-        })?;
+        })?
+        .with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
@@ -109,6 +111,9 @@ struct Order {
     tags: Vec<(String, String)>,
     interfaces: Interfaces,
     min_amount: u32,
+    /// For each instance, or why there are none: a repeated order gets its answer, whatever has become of
+    /// the master key since.
+    new_keys: Result<Vec<NewKeys>, Refusal>,
 }
 
 impl Order {
@@ -217,8 +222,17 @@ impl Order {
             instance_type,
             interfaces,
             min_amount,
+            new_keys: Ok(Vec::new()),
             request,
         })
+    }
+
+    /// Keys for the disks that are to be encrypted. They are made outside of the transaction, as whoever
+    /// manages keys may take time for it.
+    fn with_keys(mut self, kms: &dyn KeyManagement) -> Self {
+        let make = |_| NewKeys::make(kms, &self.request);
+        self.new_keys = (0..self.request.amount).map(make).collect();
+        self
     }
 
     /// A static public address for each, if the order wants them.
@@ -289,6 +303,7 @@ impl Order {
             return Err(scheduler::no_stock(&candidates, &needs, amount, places.len(), now));
         }
         places.truncate(self.interfaces.room(view, self.min_amount)?);
+        let new_keys = self.new_keys.as_ref().map_err(Refusal::clone)?;
         if self.request.dry_run {
             return Err(dry_run());
         }
@@ -303,13 +318,17 @@ impl Order {
                 power_on,
                 now,
             );
-            let disks = disks
-                .iter()
-                .zip(&place.pool_ids)
-                .map(|(disk, pool_id)| {
-                    at_instance(disk, ids::disk(), &instance.instance_id, &place.host_id, pool_id)
-                })
-                .collect();
+            let count = disks.len();
+            let disks = disks.iter().zip(&place.pool_ids).enumerate().map(|(position, of)| {
+                let (disk, pool_id) = of;
+                let (id, host_id) = (&instance.instance_id, &place.host_id);
+                let mut disk = at_instance(disk, ids::disk(), id, host_id, pool_id);
+                if let Some(keys) = new_keys.get(index as usize) {
+                    keys.give(&mut disk, position, count);
+                }
+                disk
+            });
+            let disks = disks.collect();
             let (enis, attach) = self.interfaces.of(&instance, view)?;
             instances.push(NewInstance { instance, disks, enis, attach });
         }

@@ -3,9 +3,9 @@
 use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
-    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
-    PrefixListSpec, PublicKey, RemoteHost, Removal, RuleSpec, SecurityGroupSpec, SnapshotSpec,
-    VpcSpec,
+    DiskEncryption, DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec,
+    NetworkLimit, Power, PrefixListSpec, PublicKey, RemoteHost, Removal, RuleSpec,
+    SecurityGroupSpec, SnapshotSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
@@ -181,6 +181,10 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         pool_id: record.pool_id.clone(),
         tree_id: record.tree_id.clone(),
         home_epoch: record.home_epoch,
+        encryption: record.data_key.as_ref().map(|key| DiskEncryption {
+            kms_key_id: key.kms_key_id.clone(),
+            wrapped_key: key.wrapped.clone(),
+        }),
     }
 }
 

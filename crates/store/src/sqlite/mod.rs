@@ -48,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("public_ips.sql"),
     include_str!("auto_start.sql"),
     include_str!("five_tuple.sql"),
+    include_str!("encryption.sql"),
 ];
 
 /// How to open a store.

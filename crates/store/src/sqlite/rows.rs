@@ -132,6 +132,18 @@ impl FromRow for KeyPairRecord {
     }
 }
 
+/// The columns of a data key.
+pub(super) fn data_key(row: &Row<'_>) -> Result<Option<DataKeyRecord>> {
+    let kms_key_id: String = row.get("kms_key_id")?;
+    let wrapped = row.get("data_key")?;
+    Ok((!kms_key_id.is_empty()).then_some(DataKeyRecord { kms_key_id, wrapped }))
+}
+
+/// The values of those columns.
+pub(super) fn key_columns(key: Option<&DataKeyRecord>) -> (&str, &[u8]) {
+    key.map_or(("", &[]), |key| (&key.kms_key_id, &key.wrapped))
+}
+
 impl FromRow for ImageRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
@@ -152,6 +164,7 @@ impl FromRow for ImageRecord {
             version: row.get("version")?,
             source_snapshot_id: row.get("source_snapshot_id")?,
             source_image_id: row.get("source_image_id")?,
+            data_key: data_key(row)?,
             disks: Vec::new(),
             tags: Vec::new(),
         })
@@ -257,6 +270,7 @@ impl FromRow for DiskRecord {
             zone_id: row.get("zone_id")?,
             image_id: row.get("image_id")?,
             source_snapshot_id: row.get("source_snapshot_id")?,
+            data_key: data_key(row)?,
             system: row.get("system")?,
             delete_with_instance: row.get("delete_with_instance")?,
             delete_auto_snapshot: row.get("delete_auto_snapshot")?,

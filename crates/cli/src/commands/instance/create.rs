@@ -84,7 +84,8 @@ struct InstanceArguments {
     /// File with user data, for cloud-init; - for standard input
     #[arg(long)]
     user_data: Option<PathBuf>,
-    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true,pool=ID or name
+    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true,pool=ID or name,
+    /// encrypted=true,kms-key-id=
     #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
     system_disk: DiskText,
     /// As --system-disk, and keep=true to outlive the instance, snapshot=s-1 for its content; several
@@ -141,6 +142,8 @@ struct DiskText {
     provisioned_iops: u64,
     bursting: bool,
     pool: String,
+    encrypted: bool,
+    kms_key_id: String,
 }
 
 fn disk(text: &str) -> Result<DiskText, String> {
@@ -170,10 +173,15 @@ fn disk(text: &str) -> Result<DiskText, String> {
                 disk.bursting =
                     value.parse().map_err(|_| "bursting is true or false".to_owned())?;
             }
+            "encrypted" => {
+                disk.encrypted =
+                    value.parse().map_err(|_| "encrypted is true or false".to_owned())?;
+            }
+            "kms-key-id" => value.clone_into(&mut disk.kms_key_id),
             _ => {
                 return Err(format!(
                     "{key} is none of category, size, performance-level, name, keep, snapshot, pool, \
-                     provisioned-iops, bursting"
+                     provisioned-iops, bursting, encrypted, kms-key-id"
                 ));
             }
         }
@@ -242,6 +250,8 @@ impl InstanceArguments {
             provisioned_iops: system.provisioned_iops,
             bursting_enabled: system.bursting,
             storage_pool_id: system.pool,
+            encrypted: system.encrypted,
+            kms_key_id: system.kms_key_id,
             description: String::new(),
         };
         let data = self.data_disks.iter().cloned().map(|disk| DataDisk {
@@ -254,6 +264,8 @@ impl InstanceArguments {
             provisioned_iops: disk.provisioned_iops,
             bursting_enabled: disk.bursting,
             storage_pool_id: disk.pool,
+            encrypted: disk.encrypted,
+            kms_key_id: disk.kms_key_id,
             ..Default::default()
         });
         (system, data.collect())
