@@ -14,6 +14,8 @@ ecsctl=target/release/ecsctl
 limit=3600
 
 passed=0 failed=0 skipped=0 broken=() reasons= why_skipped= repeated=
+# What the last step printed.
+last_log=$(mktemp)
 
 # sum LOG FIELD: of a field of the lines in which cargo's tests count themselves.
 sum() { awk -v field="$2" '/^test result:/ {n += $field} END {print n + 0}' "$1"; }
@@ -21,10 +23,9 @@ sum() { awk -v field="$2" '/^test result:/ {n += $field} END {print n + 0}' "$1"
 # step NAME SECONDS COMMAND...: one pass or failure; what it prints of cargo's tests counts instead.
 # Lines that begin with "skipped: " say what a command did not run, and why.
 step() {
-    local name=$1 seconds=$2 log status started=$SECONDS
+    local name=$1 seconds=$2 log=$last_log status started=$SECONDS
     shift 2
     printf '\n=== %s\n' "$name"
-    log=$(mktemp)
     timeout --kill-after=30 "$seconds" "$@" 2>&1 | tee "$log"
     status=${PIPESTATUS[0]}
     ((status != 124 && status != 137)) || echo "error: $name: not done after $seconds s" | tee -a "$log"
@@ -47,7 +48,6 @@ step() {
     # Said again at the end, where a reader looks first.
     ((status == 0)) || reasons+=$(grep -A 6 -E '^error|Error: |panicked at|^test .* FAILED' "$log" | cut -c 1-300 | head -n 40)$'\n'
     printf '=== %s: %s in %d s\n' "$name" "$( ((status == 0)) && echo ok || echo FAILED)" $((SECONDS - started))
-    rm -f "$log"
     return "$status"
 }
 
@@ -75,24 +75,30 @@ host_panics() {
     $ecsctl lab status -o json 2>/dev/null | grep -o '"panics": *[0-9]*' | awk -F: '{n += $2} END {print n + 0}'
 }
 
-# lab_test NAME: one file of tests in the lab. The emulator of the hosts has a fault that makes a
-# host's kernel panic (docs/design.md, "The lab"). Only where a host's console shows a panic is a
-# failure put down to it: the file then runs once more, in a new lab, and that is said at the end.
+# lab_test NAME: one file of tests in the lab. The emulator of the hosts has faults (docs/design.md,
+# "The lab"): a host's kernel panics, or a guest never comes as far as to print anything. Only where a
+# host's console shows a panic, or a test says that a guest printed nothing at all, is a failure put
+# down to them: the file then runs once more, in a new lab, and that is said at the end.
 lab_test() {
     local before=("$passed" "$failed" "$skipped" "${#broken[@]}" "$reasons" "$why_skipped")
-    local panics run=(1200 cargo test -p lab-tests --locked --no-fail-fast --test "$1" -- --test-threads=1 --nocapture)
+    local panics why run=(1200 cargo test -p lab-tests --locked --no-fail-fast --test "$1" -- --test-threads=1 --nocapture)
     panics=$(host_panics)
     step "lab: $1" "${run[@]}" && return
+    if (($(host_panics) > panics)); then
+        why="the kernel of an emulated host panicked under it"
+    elif grep -q 'this guest has printed nothing at all' "$last_log"; then
+        why="a guest printed nothing at all"
+    fi
     lab_logs
-    if (($(host_panics) <= panics)); then
+    if [ -z "${why-}" ]; then
         # Whatever state it left the lab in is not the next file's.
         start_lab "lab up, after a failure"
         return
     fi
-    printf '\n=== lab: %s: the kernel of an emulated host panicked: once more, in a new lab\n' "$1"
+    printf '\n=== lab: %s: %s: once more, in a new lab\n' "$1" "$why"
     passed=${before[0]} failed=${before[1]} skipped=${before[2]} broken=("${broken[@]:0:${before[3]}}")
     reasons=${before[4]} why_skipped=${before[5]}
-    repeated+="repeated: lab: $1, as the kernel of an emulated host panicked under it"$'\n'
+    repeated+="repeated: lab: $1, as $why"$'\n'
     start_lab "lab up, again" && step "lab: $1, again" "${run[@]}" || lab_logs
 }
 
@@ -145,6 +151,7 @@ else
     trap - EXIT
 fi
 
+rm -f "$last_log"
 if ((SECONDS > limit)); then
     failed=$((failed + 1)) broken+=("all of it in $limit s")
 fi

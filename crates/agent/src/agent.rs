@@ -6,7 +6,8 @@ use crate::{
     cgroups::Cgroups,
     config::Config,
     controller_link::{self, Identity, JoinToken, spec_cache},
-    disks, durable_file,
+    disks::{self, Keys},
+    durable_file,
     error::{Error, FileContext as _, Result},
     events::EventLog,
     host::{Board, Host, Settings, boot_id},
@@ -19,6 +20,7 @@ use crate::{
     reconcile, underlay,
 };
 use api::host::RegisterHostRequest;
+use kms::KeyFolder;
 use network::Underlay;
 use rustix::fs::{FlockOperation, flock};
 use std::{
@@ -62,10 +64,11 @@ pub async fn run(config: Config) -> Result<()> {
     let arrived = Arc::new(Notify::new());
     let spec = spec_cache::load(&layout)?.map(Arc::new);
     let underlay = underlay::find(&config, &layout)?;
+    let keys = Keys::new(Arc::new(KeyFolder::new(&config.kms_keys)));
     let host = Arc::new(Host {
         settings,
         images: Images::new(layout.clone(), client.clone(), Arc::clone(&arrived)),
-        disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools)?,
+        disks: Pools::open_all(layout.clone(), &host_id(&layout)?, &config.pools, keys)?,
         networks: Networks::open(&layout, &host_id(&layout)?, network_options(&config, underlay))
             .await?,
         interfaces: Interfaces::default(),

@@ -49,6 +49,10 @@ pub struct Config {
     /// instance's console and ports.
     #[arg(long, env = "ECS_JOIN_TOKEN_FILE")]
     pub join_token_file: PathBuf,
+    /// Folder with the master keys of encrypted disks: <id>.key with 64 hexadecimal digits. The
+    /// controller has the same.
+    #[arg(long, env = "ECS_KMS_KEYS", default_value = "/etc/ecs/kms")]
+    pub kms_keys: PathBuf,
     /// vCPUs offered to guests; default: all threads of this host.
     #[arg(long, env = "ECS_VCPUS")]
     pub vcpus: Option<u32>,

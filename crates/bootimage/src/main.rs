@@ -12,7 +12,7 @@ use std::time::Duration;
 use bootimage::confine::{self, Confinement, NOBODY};
 use bootimage::{BlockSource, BootFiles, Error, Limits, RawFile, Table};
 use clap::{Args, Parser, Subcommand};
-use qcow2::{Format, Image, Layer, OpenOptions};
+use qcow2::{Format, Image, Layer, OpenOptions, Passphrase};
 use serde_json::json;
 
 /// Takes kernel, initrd and command line out of a disk image, in a confined process.
@@ -70,6 +70,9 @@ struct Extract {
     /// A layer of the disk, the top one first: an inherited descriptor or a path, and raw or qcow2.
     #[arg(long = "layer", value_name = "FD|PATH:FORMAT")]
     layers: Vec<LayerArgument>,
+    /// Descriptor with the passphrase of encrypted layers, which is read to its end.
+    #[arg(long, value_name = "FD")]
+    key: Option<RawFd>,
     /// Descriptor to write the kernel to.
     #[arg(long, value_name = "FD")]
     kernel_out: Option<RawFd>,
@@ -151,12 +154,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let answer = match cli.command {
         Some(Command::Inspect { layers, sizes, jail }) => {
-            extract(&layers, None, None, sizes, &jail)
+            extract(&layers, None, (None, None), sizes, &jail)
         }
         Some(Command::Confinement { attempt, jail }) => try_confinement(attempt, &jail),
         None => {
-            let Extract { layers, kernel_out, initrd_out, sizes, jail } = cli.extract;
-            extract(&layers, kernel_out, initrd_out, sizes, &jail)
+            let Extract { layers, key, kernel_out, initrd_out, sizes, jail } = cli.extract;
+            extract(&layers, key, (kernel_out, initrd_out), sizes, &jail)
         }
     };
     let (line, code) = match answer {
@@ -174,8 +177,8 @@ fn main() -> ExitCode {
 
 fn extract(
     layers: &[LayerArgument],
-    kernel_out: Option<RawFd>,
-    initrd_out: Option<RawFd>,
+    key: Option<RawFd>,
+    (kernel_out, initrd_out): (Option<RawFd>, Option<RawFd>),
     sizes: Sizes,
     jail: &Jail,
 ) -> Result<serde_json::Value, Error> {
@@ -190,6 +193,13 @@ fn extract(
         };
         open.push(Layer { file, format: layer.format });
     }
+    let key = match key {
+        Some(descriptor) => {
+            let read = Passphrase::read(&inherited(descriptor)?);
+            Some(read.map_err(|source| host("the key of the disk", source))?)
+        }
+        None => None,
+    };
     let kernel_out = kernel_out.map(inherited).transpose()?;
     let initrd_out = initrd_out.map(inherited).transpose()?;
 
@@ -202,7 +212,7 @@ fn extract(
     };
     let report =
         confine::enter(&confinement(jail, keep.map(AsRawFd::as_raw_fd).collect(), &limits))?;
-    let found = bootimage::find(source(open)?, limits)?;
+    let found = bootimage::find(source(open, key)?, limits)?;
     let kernel_bytes = match kernel_out {
         Some(mut out) => found.write_kernel(&mut out)?,
         None => found.kernel_size(),
@@ -262,7 +272,7 @@ fn inherited(descriptor: RawFd) -> Result<File, Error> {
     Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
-fn source(mut layers: Vec<Layer>) -> Result<Box<dyn BlockSource>, Error> {
+fn source(mut layers: Vec<Layer>, key: Option<Passphrase>) -> Result<Box<dyn BlockSource>, Error> {
     if let [Layer { format: Format::Raw, .. }] = layers.as_slice()
         && let Some(layer) = layers.pop()
     {
@@ -270,7 +280,11 @@ fn source(mut layers: Vec<Layer>) -> Result<Box<dyn BlockSource>, Error> {
         return Ok(Box::new(file));
     }
     let options = OpenOptions { read_only: true };
-    match Image::open(layers, options) {
+    let opened = match key {
+        Some(key) => Image::open_encrypted(layers, options, &key),
+        None => Image::open(layers, options),
+    };
+    match opened {
         Ok(image) => Ok(Box::new(image)),
         Err(error) => Err(Error::Corrupt { what: "the disk image".into(), why: error.to_string() }),
     }

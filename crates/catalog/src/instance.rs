@@ -38,6 +38,8 @@ pub struct InstanceType {
     pub enis: Option<u32>,
     /// Private IPv4 addresses of one network interface, the primary one included.
     pub ips_per_eni: Option<u32>,
+    /// IPv6 addresses of one network interface; 0: none.
+    pub ipv6s_per_eni: Option<u32>,
     /// Disk limits, of all cloud disks together.
     pub disk: DiskLimits,
     /// CPU credits, if it is burstable.

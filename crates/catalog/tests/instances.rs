@@ -100,7 +100,11 @@ fn figures_are_the_published_ones() {
     assert_eq!((one.disk.base_kbps, one.disk.burst_kbps), (Some(1_500_000), Some(10_000_000)));
     assert_eq!((one.level, one.architecture), (Level::EnterpriseLevel, Architecture::X86));
 
+    assert_eq!(one.ipv6s_per_eni, Some(6));
+
     let one = get("ecs.g6.26xlarge");
+    assert_eq!(one.ipv6s_per_eni, Some(1));
+    assert_eq!(get("ecs.xn4.small").ipv6s_per_eni, Some(0), "it has no IPv6");
     assert_eq!((one.vcpus, one.memory_mib), (104, 384 * 1024));
     assert_eq!((one.network.base_kbps, one.network.burst_kbps), (Some(25_000_000), None));
     assert_eq!((one.enis, one.ips_per_eni), (Some(15), Some(20)));

@@ -7,6 +7,7 @@ use crate::{
     images::{Builds, Exports, ImageFiles, Imports},
 };
 use ipnet::Ipv4Net;
+use kms::KeyManagement;
 use std::{sync::Arc, time::Duration};
 use store::{Refusal, Store};
 
@@ -40,6 +41,8 @@ pub struct CloudOptions {
     /// Networks that instances must not reach from their public addresses: those of hosts and
     /// controllers.
     pub protected_cidrs: Vec<Ipv4Net>,
+    /// Makes the data keys of encrypted disks.
+    pub kms: Arc<dyn KeyManagement>,
 }
 
 /// What every part of the controller shares.

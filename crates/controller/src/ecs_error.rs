@@ -54,6 +54,15 @@ pub(crate) fn vswitch_not_found(vswitch_id: &str) -> Refusal {
     not_found("InvalidVSwitchId.NotFound", "VSwitch", vswitch_id, "DescribeVSwitches")
 }
 
+/// 404 of a key pair.
+pub(crate) fn key_pair_not_found(name: &str) -> Refusal {
+    refuse(
+        404,
+        "InvalidKeyPairName.NotFound",
+        format!("key pair {name:?} does not exist; create or import it first"),
+    )
+}
+
 /// 404 of a network interface.
 pub(crate) fn eni_not_found(eni_id: &str) -> Refusal {
     not_found("InvalidEniId.NotFound", "network interface", eni_id, "DescribeNetworkInterfaces")

@@ -9,6 +9,7 @@ mod data_dir;
 mod disk_metrics;
 pub mod disk_state;
 mod ecs_error;
+mod encryption;
 pub mod eni_state;
 mod group_membership;
 pub mod host_spec;

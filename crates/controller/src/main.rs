@@ -3,6 +3,7 @@
 use clap::Parser;
 use controller::{CloudOptions, DataDir, open, serve};
 use ipnet::Ipv4Net;
+use kms::KeyFolder;
 use rand::Rng as _;
 use std::{
     error::Error,
@@ -12,6 +13,7 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -77,6 +79,11 @@ struct Arguments {
     /// controllers; may be given several times, or with commas.
     #[arg(long = "protected-cidr", env = "ECS_PROTECTED_CIDRS", value_delimiter = ',')]
     protected_cidrs: Vec<Ipv4Net>,
+    /// Folder with the master keys of encrypted disks: <id>.key with 64 hexadecimal digits, and default
+    /// with the id of the key for disks that name none. Hosts have the same keys. Default: kms in the
+    /// data directory.
+    #[arg(long, env = "ECS_KMS_KEYS")]
+    kms_keys: Option<PathBuf>,
 }
 
 fn factor(text: &str) -> Result<f64, String> {
@@ -136,6 +143,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("join token {}: {error}", token_file.display()))?;
     let zone_ids =
         if arguments.zones.is_empty() { default_zones(&arguments.region) } else { arguments.zones };
+    let kms_keys = arguments.kms_keys.unwrap_or_else(|| arguments.data_dir.join("kms"));
     let cloud = open(CloudOptions {
         data_dir,
         region_id: arguments.region,
@@ -150,6 +158,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         owner_account_id: arguments.owner_account_id,
         eip_ranges: Ipv4Net::aggregate(&arguments.eip_ranges),
         protected_cidrs: Ipv4Net::aggregate(&arguments.protected_cidrs),
+        kms: Arc::new(KeyFolder::new(kms_keys)),
     })
     .await?;
     let listener = TcpListener::bind(arguments.listen)

@@ -3,7 +3,7 @@
 use crate::{
     disk_state::{self, AVAILABLE, IN_USE},
     ecs_error::refuse,
-    ids,
+    encryption, ids,
 };
 use store::{DiskRecord, ImageRecord, Refusal, SnapshotRecord};
 
@@ -86,6 +86,7 @@ pub(crate) fn take(
         disk_system: disk.system,
         category: disk.category.clone(),
         image_id: disk.image_id.clone(),
+        data_key: disk.data_key.clone(),
         host_id: disk.host_id.clone(),
         pool_id: disk.pool_id.clone(),
         retention_days,
@@ -140,12 +141,20 @@ pub(crate) fn ready<'a>(
     Ok(snapshot)
 }
 
-/// A new disk begins with a snapshot's content, and so lies in its pool.
-pub(crate) fn begin_with(disk: &mut DiskRecord, snapshot: &SnapshotRecord) {
+/// A new disk begins with a snapshot's content, and so lies in its pool and has its key. The request
+/// names `kms_key_id`, or none.
+pub(crate) fn begin_with(
+    disk: &mut DiskRecord,
+    snapshot: &SnapshotRecord,
+    kms_key_id: &str,
+) -> Result<(), Refusal> {
+    let source = format!("snapshot {}", snapshot.snapshot_id);
+    encryption::begin_with(disk, kms_key_id, snapshot.data_key.as_ref(), &source)?;
     disk.source_snapshot_id.clone_from(&snapshot.snapshot_id);
     disk.content_snapshot_id.clone_from(&snapshot.snapshot_id);
     disk.image_id.clone_from(&snapshot.image_id);
     disk.pool_id.clone_from(&snapshot.pool_id);
+    Ok(())
 }
 
 /// Wants nothing left of a snapshot. `disks` are those made from it or reset to it, `images` those

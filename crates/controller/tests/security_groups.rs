@@ -234,6 +234,29 @@ async fn rules_are_modified_by_their_ids() {
     };
     groups.authorize_security_group_egress(out).await.unwrap();
     let rule = rules(&cloud, &group).await.into_iter().find(|rule| rule.direction == "egress");
+    let rule_id = rule.as_ref().unwrap().security_group_rule_id.clone();
+    let of_own = ModifySecurityGroupEgressRuleRequest {
+        security_group_rule_id: rule_id.clone(),
+        source_cidr_ip: text("10.1.0.7"),
+        ..egress.clone()
+    };
+    groups.modify_security_group_egress_rule(of_own).await.unwrap();
+    let both = rules(&cloud, &group).await.into_iter().find(|rule| rule.direction == "egress");
+    let both = both.unwrap();
+    assert_eq!(
+        (both.source_cidr_ip.as_str(), both.dest_cidr_ip.as_str()),
+        ("10.1.0.7/32", "0.0.0.0/0"),
+        "it is about one of its members' addresses now"
+    );
+    let mixed = ModifySecurityGroupEgressRuleRequest {
+        security_group_rule_id: rule_id,
+        ipv6_dest_cidr_ip: text("::/0"),
+        ..egress.clone()
+    };
+    let refused = groups.modify_security_group_egress_rule(mixed.clone()).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidParamter.Conflict");
+    let six = ModifySecurityGroupEgressRuleRequest { ipv6_source_cidr_ip: text("::/0"), ..mixed };
+    groups.modify_security_group_egress_rule(six).await.unwrap();
     let drop = ModifySecurityGroupEgressRuleRequest {
         security_group_rule_id: rule.unwrap().security_group_rule_id,
         policy: text("drop"),

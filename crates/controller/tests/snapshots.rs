@@ -172,7 +172,7 @@ async fn a_disk_is_made_from_a_snapshot_where_the_snapshot_is() {
     assert_eq!(code(&refused), "SnapshotCreatedDisk");
     forget(&cloud, &snapshot_id, true).await.unwrap();
     until_snapshot_gone(&cloud, &snapshot_id).await;
-    let again = ReInitDiskRequest { disk_id: made };
+    let again = ReInitDiskRequest { disk_id: made, ..Default::default() };
     let refused = cloud.disks().re_init_disk(again).await.unwrap_err();
     assert_eq!(code(&refused), "InvalidSourceSnapshot");
     no_faults(&agent);
@@ -214,8 +214,8 @@ async fn a_disk_is_reset_and_made_anew_while_its_instance_is_stopped() {
     until_instance(&cloud, &instance_id, "Running").await;
     stop(&cloud, &instance_id).await;
 
-    let reinit = ReInitDiskRequest { disk_id: system_id.clone() };
-    cloud.disks().re_init_disk(reinit).await.unwrap();
+    let reinit = ReInitDiskRequest { disk_id: system_id.clone(), ..Default::default() };
+    cloud.disks().re_init_disk(reinit.clone()).await.unwrap();
     until(&cloud, &system_id, |disk| disk.status == "In_use" && disk.in_effect).await;
     let (epoch, source) = {
         let behaviour = agent.behaviour.lock().unwrap();
@@ -223,9 +223,21 @@ async fn a_disk_is_reset_and_made_anew_while_its_instance_is_stopped() {
         (disk.content_epoch, disk.source.clone())
     };
     assert_eq!((epoch, source.as_str()), (2, &*site.image_id));
+    // It starts by itself, once the content is new and not before, and only this once.
+    agent.behaviour.lock().unwrap().stuck = true;
+    let and_start = ReInitDiskRequest { auto_start_instance: true, ..reinit };
+    cloud.disks().re_init_disk(and_start).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    until_instance(&cloud, &instance_id, "Stopped").await;
+    assert_eq!(find(&cloud, &system_id).await.unwrap().status, "ReIniting");
+    agent.behaviour.lock().unwrap().stuck = false;
+    until_instance(&cloud, &instance_id, "Running").await;
+    assert_eq!(agent.behaviour.lock().unwrap().disks[&system_id].content_epoch, 3);
+    stop(&cloud, &instance_id).await;
+    until_instance(&cloud, &instance_id, "Stopped").await;
     let nowhere = create(&cloud, new_disk(20)).await;
-    let refused =
-        cloud.disks().re_init_disk(ReInitDiskRequest { disk_id: nowhere }).await.unwrap_err();
+    let nowhere = ReInitDiskRequest { disk_id: nowhere, ..Default::default() };
+    let refused = cloud.disks().re_init_disk(nowhere).await.unwrap_err();
     assert_eq!(code(&refused), "IncorrectDiskStatus");
     no_faults(&agent);
 }
@@ -239,11 +251,15 @@ async fn a_system_disk_is_replaced() {
     let request = DescribeDisksRequest { instance_id: instance_id.clone(), ..Default::default() };
     let old = list(&cloud, request.clone()).await.remove(0);
     let snapshot_id = take(&cloud, of(&old.disk_id)).await;
+    let pair = CreateKeyPairRequest { key_pair_name: "ops".to_owned(), ..Default::default() };
+    cloud.key_pairs().create_key_pair(pair).await.unwrap();
     let replace = ReplaceSystemDiskRequest {
         instance_id: instance_id.clone(),
         image_id: image_id.clone(),
         size: 30,
         client_token: "once".to_owned(),
+        key_pair_name: "ops".to_owned(),
+        ..Default::default()
     };
     let refused = cloud.disks().replace_system_disk(replace.clone()).await.unwrap_err();
     assert_eq!(code(&refused), "IncorrectInstanceStatus");
@@ -252,6 +268,12 @@ async fn a_system_disk_is_replaced() {
     let refused = cloud.disks().replace_system_disk(none).await.unwrap_err();
     // The token belongs to the order that was carried out, and none was.
     assert_eq!(code(&refused), "InvalidImageId.NotFound");
+    let none = ReplaceSystemDiskRequest { key_pair_name: "none".to_owned(), ..replace.clone() };
+    let refused = cloud.disks().replace_system_disk(none).await.unwrap_err();
+    assert_eq!(code(&refused), "InvalidKeyPairName.NotFound");
+    let secret = ReplaceSystemDiskRequest { password: "Secret1!".to_owned(), ..replace.clone() };
+    let refused = cloud.disks().replace_system_disk(secret).await.unwrap_err();
+    assert_eq!(code(&refused), "UnsupportedOperation");
     let made = cloud.disks().replace_system_disk(replace.clone()).await.unwrap().into_inner();
     let again = cloud.disks().replace_system_disk(replace).await.unwrap().into_inner();
     assert_eq!(made.disk_id, again.disk_id);
@@ -264,6 +286,12 @@ async fn a_system_disk_is_replaced() {
     let found = DescribeInstancesRequest::default();
     let found = cloud.instances().describe_instances(found).await.unwrap().into_inner();
     assert_eq!(found.instances[0].image_id, image_id);
+    assert_eq!(found.instances[0].key_pair_name, "ops");
+    let keys = |spec: &api::host::HostSpec| {
+        let metadata = spec.instances[0].metadata.clone().unwrap_or_default();
+        metadata.public_keys.iter().any(|key| key.name == "ops" && !key.openssh.is_empty())
+    };
+    assert!(keys(&agent.spec()), "the new disk is given the key");
     assert_eq!(agent.behaviour.lock().unwrap().disks[&made.disk_id].source, image_id);
     assert_eq!(find_snapshot(&cloud, &snapshot_id).await.unwrap().source_disk_id, old.disk_id);
     let refused = delete(&cloud, &made.disk_id).await.unwrap_err();

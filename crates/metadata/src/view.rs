@@ -156,6 +156,19 @@ fn interface(eni: &EniSpec, set: &mut impl FnMut(&[&str], &str)) {
     ] {
         set(&["network", "interfaces", "macs", &mac, name], text);
     }
+    if eni.ipv6_addresses.is_empty() {
+        return;
+    }
+    // ECS writes these lists without quotes.
+    let list = |items: &[String]| format!("[{}]", items.join(","));
+    let blocks = list(std::slice::from_ref(&eni.vpc_ipv6_cidr));
+    for (name, text) in [
+        ("ipv6s", &list(&eni.ipv6_addresses)),
+        ("vswitch-ipv6-cidr-block", &eni.vswitch_ipv6_cidr),
+        ("vpc-ipv6-cidr-blocks", &blocks),
+    ] {
+        set(&["network", "interfaces", "macs", &mac, name], text);
+    }
 }
 
 /// Key pairs under names that can be part of a path and that differ.

@@ -76,6 +76,9 @@ fn spec(id: &str) -> InstanceSpec {
             security_group_ids: vec![],
             primary: true,
             vpc_cidr: "192.168.0.0/16".to_owned(),
+            ipv6_addresses: vec!["fdec:0:1:7::9".to_owned(), "fdec:0:1:7::a".to_owned()],
+            vswitch_ipv6_cidr: "fdec:0:1:7::/64".to_owned(),
+            vpc_ipv6_cidr: "fdec:0:1::/56".to_owned(),
             ..EniSpec::default()
         }],
         metadata: Some(InstanceMetadata {
@@ -211,14 +214,17 @@ async fn the_walk_of_old_cloud_init_finds_what_new_cloud_init_reads_at_once() {
         all["network"]["interfaces"]["macs"],
         json!({"00:16:3e:00:00:0a": {
             "gateway": "192.168.0.253",
+            "ipv6s": "[fdec:0:1:7::9,fdec:0:1:7::a]",
             "netmask": "255.255.255.0",
             "network-interface-id": "eni-1",
             "primary-ip-address": "192.168.0.9",
             "private-ipv4s": "[\"192.168.0.9\"]",
             "vpc-cidr-block": "192.168.0.0/16",
             "vpc-id": "vpc-1",
+            "vpc-ipv6-cidr-blocks": "[fdec:0:1::/56]",
             "vswitch-cidr-block": "192.168.0.0/24",
             "vswitch-id": "vsw-1",
+            "vswitch-ipv6-cidr-block": "fdec:0:1:7::/64",
         }})
     );
     assert_eq!(

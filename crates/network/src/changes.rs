@@ -30,6 +30,16 @@ impl Report {
         }
     }
 
+    /// Adds what others have to say.
+    pub(crate) fn extend(&mut self, others: impl IntoIterator<Item = Self>) {
+        for other in others {
+            self.problems.extend(other.problems);
+            self.changes += other.changes;
+            self.repairs.extend(other.repairs);
+            self.removals_done &= other.removals_done;
+        }
+    }
+
     pub(crate) fn problem(&mut self, kind: ResourceKind, id: &str, error: &Error) {
         self.problems.push(Problem { kind, id: id.to_owned(), message: error.to_string() });
     }

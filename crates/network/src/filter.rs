@@ -69,9 +69,7 @@ pub(crate) async fn ensure(
             return Ok(Change::None);
         }
         let generation = next_generation(before.generation);
-        let script = desired
-            .of_generation(generation)
-            .changes_from(&before.ruleset.of_generation(before.generation));
+        let script = desired.changes_from(&before.ruleset, generation);
         match apply(namespace, nft, script).await {
             Ok(()) => {
                 *applied = record(namespace, nft, scope, desired, generation, transactions).await?;
@@ -86,7 +84,7 @@ pub(crate) async fn ensure(
     }
     let generation = next_generation(applied.as_ref().map_or(0, |before| before.generation));
     let listed = Listed::parse(&list(namespace, nft, true).await?, &desired.name);
-    let script = desired.of_generation(generation).replace(&listed, scope == Scope::Namespace);
+    let script = desired.replace(generation, &listed, scope == Scope::Namespace);
     apply(namespace, nft, script).await?;
     *applied = record(namespace, nft, scope, desired, generation, transactions).await?;
     Ok(Change::Replaced)

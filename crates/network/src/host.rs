@@ -15,11 +15,13 @@ use crate::{
     vpc::{self, VpcState},
 };
 use api::host::EniSpec;
+use futures::{StreamExt as _, stream};
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
     sync::Arc,
+    thread,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -71,6 +73,23 @@ impl State {
             Entry::Vacant(place) => Ok(place.insert(VpcState::open(vni, options).await?)),
         }
     }
+
+    /// Makes all of the VPCs that are open as desired, some at a time: each is mostly work of
+    /// processes and of the kernel, in a namespace of its own.
+    async fn reconcile(&mut self, plan: &Plan, host: &Namespace, options: &Options) -> Vec<Report> {
+        let at_a_time = thread::available_parallelism().map_or(1, usize::from);
+        let mut open: HashMap<u32, &mut VpcState> =
+            self.vpcs.iter_mut().map(|(vni, vpc)| (*vni, vpc)).collect();
+        let each = plan.vpcs.iter().filter_map(|vpc| Some((vpc, open.remove(&vpc.vni)?)));
+        let each: Vec<_> = each
+            .map(|(vpc, state)| async move {
+                let mut report = Report { removals_done: true, ..Report::default() };
+                state.reconcile(vpc, host, options, &mut report).await;
+                report
+            })
+            .collect();
+        stream::iter(each).buffered(at_a_time).collect().await
+    }
 }
 
 impl HostNetwork {
@@ -121,16 +140,14 @@ impl HostNetwork {
             HostEdge::default()
         });
         state.vnis = plan.vpcs.iter().map(|vpc| (vpc.id.clone(), vpc.vni)).collect();
+        let Inner { options, host, .. } = &*self.inner;
         for vpc in &plan.vpcs {
-            match state.open(vpc.vni, options).await {
-                Ok(opened) => opened.reconcile(vpc, &self.inner.host, options, &mut report).await,
-                Err(e) => {
-                    report.removals_done = false;
-                    report.problem(ResourceKind::Vpc, &vpc.id, &e);
-                }
+            if let Err(e) = state.open(vpc.vni, options).await {
+                report.removals_done = false;
+                report.problem(ResourceKind::Vpc, &vpc.id, &e);
             }
         }
-        let Inner { options, host, .. } = &*self.inner;
+        report.extend(state.reconcile(&plan, host, options).await);
         let mut changes = Changes::default();
         let classes = &mut state.host.classes;
         let outcome =

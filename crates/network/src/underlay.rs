@@ -11,8 +11,9 @@ use crate::{
     namespace::Namespace,
     netlink::Netlink,
     plan::Vpc,
-    security_groups::ruleset::{Chain, Family, Ruleset, Set, Table},
+    security_groups::ruleset::{Chain, Elements, Family, Ruleset, Set, Table},
 };
+use compact_str::{CompactString, format_compact};
 use std::collections::BTreeMap;
 
 /// ECS's, without jumbo frames.
@@ -57,11 +58,12 @@ pub(crate) fn ruleset(name: &str, options: &Options, vpcs: &[Vpc], edge: &HostEd
 
 /// Lets other hosts send into the VPCs they have ENIs of.
 fn add_tunnels(table: &mut Table, underlay: Underlay, vpcs: &[Vpc]) {
-    let mut elements = BTreeMap::new();
+    let mut elements = Elements::new();
     for vpc in vpcs {
         for host in vpc.peers.keys() {
             let mac = vxlan_mac(*host).map(|byte| format!("{byte:02x}")).concat();
-            elements.insert(format!("{host} . {:#x} . 0x{mac}", vpc.vni), String::new());
+            let key = format_compact!("{host} . {:#x} . 0x{mac}", vpc.vni);
+            elements.insert(key, CompactString::default());
         }
     }
     if elements.is_empty() {

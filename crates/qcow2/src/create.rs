@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::format::header::{self, Geometry, MAX_L1_BYTES, NewHeader};
 use crate::format::refcount;
 use crate::image::Format;
+use crate::luks::{self, Passphrase};
 use crate::storage::Storage;
 
 /// The backing file a new overlay names in its header.
@@ -30,11 +31,20 @@ pub struct CreateOptions {
     pub version: u32,
     /// Width of a reference count in bits: 1, 2, 4, 8, 16, 32 or 64 (16 for version 2).
     pub refcount_bits: u32,
+    /// Encrypt it, with a new key that this passphrase unlocks.
+    pub encryption: Option<Passphrase>,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        Self { virtual_size: 0, cluster_bits: 16, backing: None, version: 3, refcount_bits: 16 }
+        Self {
+            virtual_size: 0,
+            cluster_bits: 16,
+            backing: None,
+            version: 3,
+            refcount_bits: 16,
+            encryption: None,
+        }
     }
 }
 
@@ -52,6 +62,11 @@ pub fn create(file: &File, options: &CreateOptions) -> Result<(), Error> {
             "the file for the new image already has {len} bytes"
         )));
     }
+    if options.encryption.is_some() && !options.virtual_size.is_multiple_of(luks::SECTOR) {
+        let size = options.virtual_size;
+        let problem = format!("{size} bytes of an encrypted image are no whole sectors");
+        return Err(Error::InvalidArgument(problem));
+    }
     let cluster = geometry.cluster_size();
     let l1_size = geometry.l1_entries(options.virtual_size);
     if options.virtual_size > i64::MAX as u64 || l1_size * 8 > MAX_L1_BYTES {
@@ -60,13 +75,18 @@ pub fn create(file: &File, options: &CreateOptions) -> Result<(), Error> {
             options.virtual_size
         )));
     }
-    // header | refcount table | refcount block(s) | L1
+    // header | refcount table | refcount block(s) | L1 | LUKS header
     let l1_clusters = (l1_size * 8).div_ceil(cluster).max(1);
+    let luks_clusters = match options.encryption {
+        Some(_) => luks::LENGTH.div_ceil(cluster),
+        None => 0,
+    };
     let per_block = 1u64 << geometry.refcount_block_bits();
-    let (table_clusters, blocks) = refcount_layout(l1_clusters, per_block, cluster);
+    let (table_clusters, blocks) = refcount_layout(l1_clusters + luks_clusters, per_block, cluster);
     let block_offset = (1 + table_clusters) * cluster;
     let l1_offset = block_offset + blocks * cluster;
-    let total = 1 + table_clusters + blocks + l1_clusters;
+    let luks_offset = l1_offset + l1_clusters * cluster;
+    let total = 1 + table_clusters + blocks + l1_clusters + luks_clusters;
     let format = match options.backing.as_ref().map(|b| b.format) {
         Some(Format::Raw) => "raw",
         _ => "qcow2",
@@ -81,6 +101,10 @@ pub fn create(file: &File, options: &CreateOptions) -> Result<(), Error> {
         refcount_table_clusters: u32::try_from(table_clusters)
             .map_err(|_| Error::InvalidArgument("the refcount table is too large".into()))?,
         backing: options.backing.as_ref().map(|b| (b.name.as_str(), format)),
+        encryption: options
+            .encryption
+            .as_ref()
+            .map(|_| luks::Place { offset: luks_offset, length: luks::LENGTH }),
     })?;
 
     let write = |bytes: &[u8], offset: u64| {
@@ -99,6 +123,9 @@ pub fn create(file: &File, options: &CreateOptions) -> Result<(), Error> {
         write(&bytes, block_offset + block * cluster)?;
     }
     write(&table, cluster)?;
+    if let Some(passphrase) = &options.encryption {
+        write(&luks::create(passphrase)?.0, luks_offset)?;
+    }
     storage.sync().map_err(|e| Error::io("sync the new image", e))?;
     write(&head, 0)?;
     storage.sync().map_err(|e| Error::io("sync the new image", e))

@@ -42,6 +42,12 @@ pub enum Error {
         /// What the content looks like and how to convert it.
         problem: String,
     },
+    /// The image is encrypted and cannot be opened.
+    #[error("it is encrypted, and {problem}")]
+    Locked {
+        /// Why.
+        problem: &'static str,
+    },
     /// The request reaches beyond the end of the disk.
     #[error("request of {len} bytes at {offset} exceeds the disk's {size} bytes")]
     OutOfRange {
@@ -106,6 +112,7 @@ impl Error {
             Self::WrongFormat { .. } | Self::OutOfRange { .. } | Self::InvalidArgument(_) => {
                 libc::EINVAL
             }
+            Self::Locked { .. } => libc::EKEYREJECTED,
             Self::ReadOnly => libc::EROFS,
             Self::Busy { .. } => libc::EBUSY,
             Self::Layer { source, .. } => source.errno(),

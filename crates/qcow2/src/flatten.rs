@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::format::entry::{self, Mapping};
 use crate::format::header::{self, Geometry, MAX_L1_BYTES, NewHeader};
 use crate::image::{Format, Image};
+use crate::luks::{self, Passphrase, SECTOR, Xts};
 
 /// Of what is made.
 const GEOMETRY: Geometry = Geometry { version: 3, cluster_bits: 16, refcount_order: 4 };
@@ -42,6 +43,27 @@ pub struct Piece<'a> {
 pub fn flatten(
     image: &Image,
     format: Format,
+    piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<Option<u64>, Error> {
+    flatten_image(image, format, None, piece)
+}
+
+/// As [`flatten`], as an encrypted qcow2 file: with a new key that this passphrase unlocks.
+///
+/// # Errors
+/// As `flatten`.
+pub fn flatten_encrypted(
+    image: &Image,
+    passphrase: &Passphrase,
+    piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
+) -> Result<Option<u64>, Error> {
+    flatten_image(image, Format::Qcow2, Some(passphrase), piece)
+}
+
+fn flatten_image(
+    image: &Image,
+    format: Format,
+    passphrase: Option<&Passphrase>,
     mut piece: impl FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> Result<Option<u64>, Error> {
     let mut total = 0;
@@ -59,7 +81,7 @@ pub fn flatten(
         })?
         .is_continue()
         .then_some(size),
-        Format::Qcow2 => as_qcow2(image, &mut out)?,
+        Format::Qcow2 => as_qcow2(image, passphrase, &mut out)?,
     };
     Ok(went_through)
 }
@@ -78,6 +100,20 @@ impl Output<'_> {
             at += data.len() as u64;
         }
         ControlFlow::Continue(())
+    }
+
+    /// The data of whole clusters; the last one may be given in part, and is filled up.
+    fn put_clusters(&mut self, offset: u64, data: &[u8], cipher: Option<&Xts>) -> ControlFlow<()> {
+        let whole = data.len().next_multiple_of(CLUSTER as usize);
+        if whole == data.len() && cipher.is_none() {
+            return self.put(offset, data);
+        }
+        let mut bytes = data.to_vec();
+        bytes.resize(whole, 0);
+        if let Some(cipher) = cipher {
+            cipher.encrypt(offset / SECTOR, &mut bytes);
+        }
+        self.put(offset, &bytes)
     }
 }
 
@@ -142,8 +178,13 @@ fn is_zero(data: &[u8]) -> bool {
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
-/// header | data and the L2 table of each stretch of the disk | L1 | refcount blocks | their table
-fn as_qcow2(image: &Image, out: &mut Output<'_>) -> Result<Option<u64>, Error> {
+/// header | LUKS header | data and the L2 table of each stretch of the disk | L1 | refcount blocks |
+/// their table
+fn as_qcow2(
+    image: &Image,
+    passphrase: Option<&Passphrase>,
+    out: &mut Output<'_>,
+) -> Result<Option<u64>, Error> {
     let size = image.virtual_size();
     let entries = GEOMETRY.l1_entries(size);
     if entries * 8 > MAX_L1_BYTES {
@@ -154,6 +195,16 @@ fn as_qcow2(image: &Image, out: &mut Output<'_>) -> Result<Option<u64>, Error> {
     let mut l1 = Vec::with_capacity(entries as usize * 8);
     // The next cluster of the file.
     let mut next = CLUSTER;
+    let mut cipher = None;
+    if let Some(passphrase) = passphrase {
+        let (luks, made) = luks::create(passphrase)?;
+        if out.put(next, &luks).is_break() {
+            return Ok(None);
+        }
+        cipher = Some(made);
+        next += luks::LENGTH.next_multiple_of(CLUSTER);
+    }
+    let place = cipher.as_ref().map(|_| luks::Place { offset: CLUSTER, length: luks::LENGTH });
     let went = each_table(size, |start, len| {
         let mut table = Vec::new();
         let stretch = each_run(image, (start, len), out, |out, at, data| {
@@ -165,12 +216,7 @@ fn as_qcow2(image: &Image, out: &mut Output<'_>) -> Result<Option<u64>, Error> {
                 let slot = ((at - start) / CLUSTER + index) as usize * 8;
                 table[slot..slot + 8].copy_from_slice(&mapping.to_be_bytes());
             }
-            out.put(next, data)?;
-            // The end of a disk that is no multiple of a cluster: the file has all of it.
-            let missing = (clusters * CLUSTER) as usize - data.len();
-            if missing > 0 {
-                out.put(next + data.len() as u64, &vec![0; missing])?;
-            }
+            out.put_clusters(next, data, cipher.as_ref())?;
             next += clusters * CLUSTER;
             ControlFlow::Continue(())
         })?;
@@ -191,7 +237,7 @@ fn as_qcow2(image: &Image, out: &mut Output<'_>) -> Result<Option<u64>, Error> {
     if went.is_break() {
         return Ok(None);
     }
-    Ok(tables(size, l1, next, out)?.is_continue().then(|| length(entries, next)))
+    Ok(tables(size, l1, next, place, out)?.is_continue().then(|| length(entries, next)))
 }
 
 fn l1_clusters(entries: u64) -> u64 {
@@ -209,7 +255,13 @@ fn length(entries: u64, end: u64) -> u64 {
     end + (l1_clusters(entries) + blocks + table_clusters) * CLUSTER
 }
 
-fn tables(size: u64, mut l1: Vec<u8>, end: u64, out: &mut Output<'_>) -> Went {
+fn tables(
+    size: u64,
+    mut l1: Vec<u8>,
+    end: u64,
+    encryption: Option<luks::Place>,
+    out: &mut Output<'_>,
+) -> Went {
     let entries = GEOMETRY.l1_entries(size);
     let (table_clusters, blocks) = counts(entries, end);
     let blocks_at = end + l1_clusters(entries) * CLUSTER;
@@ -226,6 +278,7 @@ fn tables(size: u64, mut l1: Vec<u8>, end: u64, out: &mut Output<'_>) -> Went {
         refcount_table_clusters: u32::try_from(table_clusters)
             .map_err(|_| Error::InvalidArgument("the refcount table is too large".into()))?,
         backing: None,
+        encryption,
     })?;
     l1.resize((l1_clusters(entries) * CLUSTER) as usize, 0);
     let mut table = Vec::new();

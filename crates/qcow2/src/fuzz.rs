@@ -85,7 +85,7 @@ pub fn image(data: &[u8]) {
     for read_only in [true, false] {
         let storage: Arc<dyn Storage> = memory.clone();
         let options = OpenOptions { read_only };
-        if let Ok(image) = Image::open_storage(vec![(storage, Format::Qcow2)], options) {
+        if let Ok(image) = Image::open_storage(vec![(storage, Format::Qcow2)], options, None) {
             exercise(&image);
         }
     }

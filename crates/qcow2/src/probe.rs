@@ -37,6 +37,8 @@ pub struct Info {
     pub dirty: bool,
     /// The header says that a contradiction was found: the image can only be opened read-only.
     pub corrupt: bool,
+    /// Its content is encrypted; what it says of itself is not.
+    pub encrypted: bool,
 }
 
 /// Beginnings of formats this crate does not read.
@@ -60,8 +62,8 @@ const ARCHIVES: &[(usize, &[u8], &str)] = &[
 ];
 
 /// Tell what a file is and whether it can be used: qcow2 by its header, otherwise raw. Reads the
-/// first cluster at most (64 KiB of it), so that an encrypted image or one that needs an unsupported
-/// feature is refused here; a damaged or truncated one shows in [`check`](crate::check).
+/// first cluster at most (64 KiB of it), so that one that needs an unsupported feature is refused
+/// here; a damaged or truncated one shows in [`check`](crate::check).
 ///
 /// # Errors
 /// Says what is wrong with the file and what to do: another format, a compressed file, an empty
@@ -92,6 +94,7 @@ pub(crate) fn probe_storage(storage: &dyn Storage) -> Result<Info, Error> {
             snapshots: header.snapshots,
             dirty: header.incompatible & header::DIRTY != 0,
             corrupt: header.incompatible & header::CORRUPT != 0,
+            encrypted: header.encryption.is_some(),
         });
     }
     let starts = |(at, magic, _): &&(usize, &[u8], &str)| head[*at..].starts_with(magic);
@@ -130,6 +133,7 @@ fn raw_info(storage: &dyn Storage) -> Result<Info, Error> {
         features: Vec::new(),
         dirty: false,
         corrupt: false,
+        encrypted: false,
     })
 }
 

@@ -22,6 +22,7 @@ use crate::format::entry::Mapping;
 use crate::format::header::Header;
 use crate::format::rebase;
 use crate::image::{Chain, Format, Image, Kind, Layer, LayerState, OpenOptions};
+use crate::luks::Passphrase;
 use crate::storage::Storage;
 
 /// Bytes copied in one step.
@@ -74,6 +75,31 @@ pub fn pull(
     upper: Layer,
     below: Vec<Layer>,
     options: PullOptions,
+    progress: impl FnMut(PullProgress) -> ControlFlow<()>,
+) -> Result<Pulled, Error> {
+    pull_layers(upper, below, options, None, progress)
+}
+
+/// As [`pull`], where some of the layers may be encrypted: all of them with this passphrase. What is
+/// copied into an encrypted layer is encrypted there.
+///
+/// # Errors
+/// As `pull`, and [`Error::Locked`] of a layer that it does not unlock.
+pub fn pull_encrypted(
+    upper: Layer,
+    below: Vec<Layer>,
+    options: PullOptions,
+    passphrase: &Passphrase,
+    progress: impl FnMut(PullProgress) -> ControlFlow<()>,
+) -> Result<Pulled, Error> {
+    pull_layers(upper, below, options, Some(passphrase), progress)
+}
+
+fn pull_layers(
+    upper: Layer,
+    below: Vec<Layer>,
+    options: PullOptions,
+    passphrase: Option<&Passphrase>,
     mut progress: impl FnMut(PullProgress) -> ControlFlow<()>,
 ) -> Result<Pulled, Error> {
     let below = below.into_iter().map(|l| {
@@ -83,7 +109,8 @@ pub fn pull(
     if upper.format != Format::Qcow2 {
         return Err(Error::InvalidArgument("a raw layer has nothing below it to merge".into()));
     }
-    pull_storage(&(Arc::new(upper.file) as _), below.collect(), options, &mut progress)
+    let upper: Arc<dyn Storage> = Arc::new(upper.file);
+    pull_storage(&upper, below.collect(), options, passphrase, &mut progress)
 }
 
 /// Make the header of a qcow2 file name another backing file, durably. The content of the file is
@@ -109,6 +136,7 @@ pub(crate) fn pull_storage(
     upper: &Arc<dyn Storage>,
     below: Vec<(Arc<dyn Storage>, Format)>,
     options: PullOptions,
+    passphrase: Option<&Passphrase>,
     progress: &mut dyn FnMut(PullProgress) -> ControlFlow<()>,
 ) -> Result<Pulled, Error> {
     let Some((lower, format)) = below.first() else {
@@ -122,9 +150,15 @@ pub(crate) fn pull_storage(
         }
     };
     prepare(&**upper).map_err(|e| e.in_layer(0))?;
+    if let (Format::Qcow2, None) = (format, Header::read(&**upper)?.encryption)
+        && Header::read(&**lower)?.encryption.is_some()
+    {
+        let problem = "an encrypted layer does not go into one that is not encrypted";
+        return Err(Error::InvalidArgument(problem.into()));
+    }
     let mut layers = vec![(Arc::clone(upper), Format::Qcow2)];
     layers.extend(below);
-    let image = Image::open_storage(layers, OpenOptions::default())?;
+    let image = Image::open_storage(layers, OpenOptions::default(), passphrase)?;
     let mut pull = Pull {
         chain: image.chain(),
         image: &image,

@@ -91,6 +91,7 @@ fn fits(
     let parts = [
         fits_protocol(rule, packet),
         fits_peer(rule, all_groups, prefix_lists, peer),
+        fits_own(rule, packet),
         fits_ports(rule, Some((rule.port_from, rule.port_to)), packet.destination_port),
         fits_ports(rule, source_ports(&rule.source_port_range), packet.source_port),
     ];
@@ -124,6 +125,12 @@ fn fits_ports(rule: &RuleSpec, range: Option<(u32, u32)>, port: u16) -> Option<b
     let has_ports = ["tcp", "udp"].contains(&rule.ip_protocol.to_ascii_lowercase().as_str());
     (has_ports && from <= to && to <= u32::from(u16::MAX))
         .then(|| (from..=to).contains(&u32::from(port)))
+}
+
+/// The interface's own side.
+fn fits_own(rule: &RuleSpec, packet: &Packet) -> Option<bool> {
+    let own = if rule.egress { packet.source } else { packet.destination };
+    if rule.own_cidr.is_empty() { Some(true) } else { contains(&rule.own_cidr, own) }
 }
 
 fn fits_peer(
@@ -168,8 +175,13 @@ pub(crate) fn describe(rule: &RuleSpec) -> String {
     let peer = [&rule.cidr, &rule.peer_group_id, &rule.prefix_list_id]
         .into_iter()
         .find(|text| !text.is_empty());
+    let own = match (rule.own_cidr.as_str(), rule.egress) {
+        ("", _) => String::new(),
+        (own, true) => format!(" of {own}"),
+        (own, false) => format!(" for {own}"),
+    };
     format!(
-        "{} {}{ports}{sources} {} {} {}, priority {}",
+        "{} {}{ports}{sources}{own} {} {} {}, priority {}",
         if rule.egress { "egress" } else { "ingress" },
         rule.ip_protocol,
         if rule.egress { "to" } else { "from" },

@@ -44,8 +44,23 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
     ];
     let ports = prop_oneof![Just((0, 0)), (1u32..5, 1u32..5), Just((1, 65535)), Just((3, 70_000))];
     let sources = prop_oneof![Just(""), Just("-1/-1"), Just("2/3"), Just("x"), Just("3/2")];
-    (any::<bool>(), protocol, ports, sources, peer(), 1u32..4, any::<bool>()).prop_map(
-        |(egress, protocol, (port_from, port_to), sources, [cidr, group, list], priority, drop)| {
+    let own = prop_oneof![
+        4 => Just(""),
+        2 => Just("10.9.9.0/24"),
+        2 => Just("10.9.0.0/24"),
+        1 => Just("::/0"),
+        1 => Just("x")
+    ];
+    (any::<bool>(), protocol, ports, sources, (peer(), own), 1u32..4, any::<bool>()).prop_map(
+        |(
+            egress,
+            protocol,
+            (port_from, port_to),
+            sources,
+            ([cidr, group, list], own),
+            priority,
+            drop,
+        )| {
             RuleSpec {
                 egress,
                 ip_protocol: protocol.to_owned(),
@@ -57,6 +72,7 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
                 drop,
                 source_port_range: sources.to_owned(),
                 prefix_list_id: list,
+                own_cidr: own.to_owned(),
             }
         },
     )
@@ -144,8 +160,13 @@ proptest! {
                     Protocol::Icmp => 1,
                     Protocol::Gre => 47,
                 };
-                let seen =
-                    policy::Packet { protocol: number, peer, source_port, destination_port };
+                let seen = policy::Packet {
+                    protocol: number,
+                    peer,
+                    own: OWN,
+                    source_port,
+                    destination_port,
+                };
                 let (source, destination) = if egress { (OWN, peer) } else { (peer, OWN) };
                 let packet = Packet {
                     protocol: *protocol,

@@ -1,5 +1,14 @@
 //! Disks: what is kept of them.
 
+/// The data key of what is encrypted, as it is kept: wrapped by a master key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataKeyRecord {
+    /// The master key.
+    pub kms_key_id: String,
+    /// The wrapped key.
+    pub wrapped: Vec<u8>,
+}
+
 /// A disk: what is wanted of it, and what its host last said.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskRecord {
@@ -29,6 +38,8 @@ pub struct DiskRecord {
     pub image_id: String,
     /// Snapshot it was made from, empty: none. The snapshot may be gone.
     pub source_snapshot_id: String,
+    /// Of an encrypted disk; never changes.
+    pub data_key: Option<DataKeyRecord>,
     /// Made as a system disk.
     pub system: bool,
     /// Goes with its instance.

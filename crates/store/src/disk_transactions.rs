@@ -16,6 +16,8 @@ pub struct DisksLookup {
     pub image_id: String,
     /// Also read the images that the asked snapshots and the asked instances' disks lie on.
     pub images_below: bool,
+    /// Key pair to read; empty: none.
+    pub key_pair_name: String,
     /// Snapshot policy to read; empty: none.
     pub policy_id: String,
     /// Storage pool whose hosts are read, by its id, else its name; empty: none.
@@ -43,6 +45,8 @@ pub struct DisksView {
     pub made_images: Vec<ImageRecord>,
     /// Images that the asked snapshots and the asked instances' disks lie on, if asked for.
     pub images_below: Vec<ImageRecord>,
+    /// The key pair, if asked for and existing.
+    pub key_pair: Option<KeyPairRecord>,
     /// The policy, if asked for and existing.
     pub policy: Option<PolicyRecord>,
     /// Hosts of the disks, the instances, the snapshots and the pool, with their pools.

@@ -45,6 +45,8 @@ pub struct VpcNetwork {
     pub eips: Vec<EipRecord>,
     /// Number of its security groups.
     pub security_groups: u64,
+    /// VSwitches in which interfaces have IPv6 addresses.
+    pub ipv6_in_use: Vec<String>,
 }
 
 impl VpcNetwork {
@@ -139,6 +141,8 @@ pub struct EdgePlan {
     pub delete: Vec<EdgeRecord>,
     /// Rows to make or to overwrite.
     pub put: Vec<EdgeRecord>,
+    /// Whole new records of instances in the view.
+    pub update_instances: Vec<InstanceRecord>,
     /// The answer.
     pub answer: Vec<u8>,
 }

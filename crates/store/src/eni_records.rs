@@ -1,6 +1,6 @@
 //! Network interfaces: what is kept of them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A network interface: what is wanted of it, and what its host last said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct EniRecord {
     pub private_ip: Ipv4Addr,
     /// More private addresses of the VSwitch, in the order they were given.
     pub secondary_private_ips: Vec<Ipv4Addr>,
+    /// IPv6 addresses of the VSwitch, in the order they were given.
+    pub ipv6_addresses: Vec<Ipv6Addr>,
     /// An instance's first, made and deleted with it.
     pub primary: bool,
     /// Groups it is a member of, in the order given.
@@ -69,6 +71,7 @@ impl Default for EniRecord {
             mac: String::new(),
             private_ip: Ipv4Addr::UNSPECIFIED,
             secondary_private_ips: Vec::new(),
+            ipv6_addresses: Vec::new(),
             primary: false,
             security_group_ids: Vec::new(),
             delete_on_release: false,
@@ -89,9 +92,15 @@ impl Default for EniRecord {
 }
 
 impl EniRecord {
-    /// Every private address, the primary one first.
+    /// Every private IPv4 address, the primary one first.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
         std::iter::once(self.private_ip).chain(self.secondary_private_ips.iter().copied())
+    }
+
+    /// Every address of both families.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv6 = self.ipv6_addresses.iter().copied().map(IpAddr::from);
+        self.addresses().map(IpAddr::from).chain(ipv6)
     }
 }
 

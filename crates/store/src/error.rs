@@ -52,7 +52,7 @@ pub enum StoreError {
         /// The VSwitch.
         vswitch_id: String,
         /// The address asked for.
-        address: std::net::Ipv4Addr,
+        address: std::net::IpAddr,
     },
     /// The host is not known, or the session is not its latest.
     #[error("host {host_id}: session {session} is not current; register again")]

@@ -1,6 +1,6 @@
 //! What a list can be narrowed by.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Filters of a list of instances; empty ones match all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct InstanceFilter {
     pub zone_id: String,
     pub key_pair_name: String,
     pub private_ips: Vec<Ipv4Addr>,
+    pub ipv6_addresses: Vec<Ipv6Addr>,
     /// Key and value; an empty value matches any.
     pub tags: Vec<(String, String)>,
 }
@@ -98,6 +99,8 @@ pub struct DiskFilter {
     pub source_snapshot_id: String,
     pub delete_with_instance: Option<bool>,
     pub delete_auto_snapshot: Option<bool>,
+    pub encrypted: Option<bool>,
+    pub kms_key_id: String,
     pub policy_id: String,
     pub pool_id: String,
     /// Key and value; an empty value matches any.
@@ -153,6 +156,7 @@ pub struct EniFilter {
     pub primary_ip: Option<Ipv4Addr>,
     /// Primary or secondary ones.
     pub private_ips: Vec<Ipv4Addr>,
+    pub ipv6_addresses: Vec<Ipv6Addr>,
     /// Key and value; an empty value matches any.
     pub tags: Vec<(String, String)>,
 }

@@ -1,7 +1,7 @@
 //! What goes into and comes out of transactions about networks.
 
 use crate::{edge_records::*, eni_records::*, records::*, transactions::*};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A VPC and what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,15 +114,17 @@ pub struct EniDetails {
 }
 
 /// One interface to make.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct NewEni {
-    /// The interface, with its tags and the secondary addresses it must have; the store fills in
+    /// The interface, with its tags and the secondary and IPv6 addresses it must have; the store fills in
     /// `mac`, `private_ip` and `attachment_revision`.
     pub eni: EniRecord,
     /// Primary address it must have; none: any free one.
     pub address: Option<Ipv4Addr>,
     /// Any free addresses to add to its secondary ones.
     pub more_addresses: u32,
+    /// Any free IPv6 addresses to add to those it must have.
+    pub more_ipv6_addresses: u32,
 }
 
 /// What a decision about interfaces wants to see.
@@ -138,6 +140,8 @@ pub struct EnisLookup {
     pub vswitch_id: String,
     /// Free addresses of the VSwitch to offer.
     pub addresses: u32,
+    /// Free IPv6 addresses of the VSwitch to offer, if it has IPv6.
+    pub ipv6_addresses: u32,
 }
 
 /// What a decision about interfaces sees.
@@ -155,6 +159,8 @@ pub struct EnisView {
     pub vswitch: Option<VSwitchRoom>,
     /// Free addresses of the VSwitch, at most as many as asked for.
     pub offered: Vec<Ipv4Addr>,
+    /// As many free IPv6 addresses as asked for; none if the VSwitch has no IPv6.
+    pub offered_ipv6: Vec<Ipv6Addr>,
 }
 
 /// What changes. The store sets `attachment_revision`.
@@ -179,8 +185,8 @@ pub struct GroupMembers {
     pub group: SecurityGroupRecord,
     /// Its rules.
     pub rules: Vec<RuleRecord>,
-    /// Addresses of all its members that are at an instance, on any host, ascending.
-    pub member_ips: Vec<Ipv4Addr>,
+    /// Addresses of all its members that are at an instance, on any host, ascending, IPv4 first.
+    pub member_ips: Vec<IpAddr>,
 }
 
 /// What another host has of a VPC.
@@ -190,6 +196,6 @@ pub struct RemoteEnis {
     pub vpc_id: String,
     /// Where the host takes packets for it.
     pub underlay_ip: String,
-    /// Every address of the VPC's interfaces there, ascending.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Every address of the VPC's interfaces there, ascending, IPv4 first.
+    pub addresses: Vec<IpAddr>,
 }

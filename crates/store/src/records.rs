@@ -1,6 +1,6 @@
 //! What is kept, one struct per table. Times are milliseconds since the Unix epoch.
 
-use crate::PoolRecord;
+use crate::{DataKeyRecord, PoolRecord};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -67,6 +67,17 @@ pub struct VSwitchRecord {
     pub created_ms: i64,
 }
 
+impl VSwitchRecord {
+    /// Whether interfaces may have this address of a VSwitch's IPv6 block. As in ECS the block's first
+    /// address and its last nine are not for them.
+    pub fn is_usable_ipv6(block: Ipv6Net, address: Ipv6Addr) -> bool {
+        const RESERVED_AT_THE_END: u128 = 9;
+        block.contains(&address)
+            && address != block.network()
+            && u128::from(block.broadcast()) - u128::from(address) >= RESERVED_AT_THE_END
+    }
+}
+
 /// A security group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecurityGroupRecord {
@@ -111,6 +122,8 @@ pub struct RuleRecord {
     pub peer_group_id: Option<String>,
     /// Prefix list of the peers, empty: none.
     pub prefix_list_id: String,
+    /// Range of the members' own addresses; none: any.
+    pub own_cidr: Option<IpNet>,
     /// 1..100, smaller first.
     pub priority: u32,
     /// Drops instead of accepting.
@@ -173,6 +186,8 @@ pub struct ImageRecord {
     pub source_snapshot_id: String,
     /// Image it is a copy of, empty: none. That image may be gone.
     pub source_image_id: String,
+    /// Of an encrypted image: that of the snapshot it has the content of.
+    pub data_key: Option<DataKeyRecord>,
     /// Disks of instances made from it, the system disk first; none of an imported image.
     pub disks: Vec<ImageDisk>,
     /// Tags, key and value; only lists fill them in.
@@ -215,7 +230,7 @@ pub struct InstanceRecord {
     pub vpc_id: String,
     /// VSwitch of its primary interface.
     pub vswitch_id: String,
-    /// Key pair it was made with, may be empty.
+    /// Key pair it was made with, or got with its system disk; may be empty.
     pub key_pair_name: String,
     /// The pair's public key as it was then.
     pub public_key: String,
@@ -229,6 +244,10 @@ pub struct InstanceRecord {
     pub deletion_protection: bool,
     /// SMBIOS system UUID.
     pub uuid: String,
+    /// Mbit/s of a static public address, also while it has none; 0: it gets none.
+    pub internet_max_bandwidth_out: u32,
+    /// `PayByTraffic PayByBandwidth`, of that address.
+    pub internet_charge_type: String,
     /// Tags, key and value.
     pub tags: Vec<(String, String)>,
     /// When it was made.
@@ -249,6 +268,8 @@ pub struct InstanceRecord {
     pub boot_epoch: u64,
     /// Stop without asking the guest.
     pub force: bool,
+    /// Wanted to run once no disk of it is being made anew.
+    pub start_when_ready: bool,
     /// The next stop gives vCPUs and memory back.
     pub stop_charging: bool,
     /// Deleted; kept until the host has nothing left of it.

@@ -1,5 +1,7 @@
 //! Snapshots and their policies: what is kept of them.
 
+use crate::disk_records::DataKeyRecord;
+
 /// A snapshot of a disk. It lies on the disk's host and may outlive the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SnapshotRecord {
@@ -19,6 +21,8 @@ pub struct SnapshotRecord {
     pub category: String,
     /// Image the disk's content lies on, empty: none.
     pub image_id: String,
+    /// Its disk's.
+    pub data_key: Option<DataKeyRecord>,
     /// Host it lies on.
     pub host_id: String,
     /// Its disk's storage pool.

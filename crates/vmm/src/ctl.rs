@@ -118,6 +118,7 @@ fn perform(arguments: &CtlArguments) -> Result<(), ClientError> {
                 chain_epoch: *epoch,
                 top: DiskArgument::layers(top.as_slice()).pop(),
                 backing: DiskArgument::layers(backing),
+                key: None,
             })?;
             print(answer);
             return Ok(());

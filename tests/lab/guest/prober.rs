@@ -346,9 +346,17 @@ fn names(port: u16) -> Outcome<()> {
     Ok(())
 }
 
-/// Done when the other side, which has read all, closes.
+/// Done when the other side, which has read all, closes. It is tried for a while, as the other side may
+/// not have been started yet.
 fn give(target: SocketAddrV4, bytes: usize) -> Outcome<()> {
-    let mut stream = TcpStream::connect_timeout(&target.into(), Duration::from_secs(20))?;
+    let end = Instant::now() + Duration::from_secs(30);
+    let mut stream = loop {
+        match TcpStream::connect_timeout(&target.into(), Duration::from_secs(5)) {
+            Ok(stream) => break stream,
+            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(200)),
+            Err(error) => return Err(error.into()),
+        }
+    };
     let (begun, data, mut left) = (Instant::now(), [0; 16 << 10], bytes);
     while left > 0 {
         let piece = left.min(data.len());

@@ -9,6 +9,7 @@ pub mod load;
 pub mod network;
 pub mod prober;
 pub mod screen;
+mod silent;
 pub mod snapshots;
 pub mod wait;
 pub mod world;

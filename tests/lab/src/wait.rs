@@ -46,6 +46,9 @@ pub fn for_console(cloud: &crate::Cloud, id: &str, text: &str, limit: Duration) 
         Ok(console.contains(text).then(|| console.clone()))
     })
     .map_err(|error| {
+        if console.trim().is_empty() {
+            return error.context(crate::silent::describe(cloud, id));
+        }
         let tail: Vec<_> = console.lines().rev().take(15).collect();
         error.context(tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
     })

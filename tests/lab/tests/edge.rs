@@ -11,7 +11,7 @@ const SHELL: Duration = Duration::from_secs(60);
 const TAKE: u16 = 8002;
 const GIVE: u16 = 8003;
 /// Attempts at a transfer: a machine that is busy for a moment makes one slow, or late to be measured.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 6;
 
 struct Guest {
     id: String,

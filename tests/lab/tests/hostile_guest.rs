@@ -22,7 +22,7 @@ const CONNTRACK_MAX: u32 = 1024;
 /// empty, as they never are when the usual table is full.
 const CONNTRACK_BUCKETS: u32 = 512;
 /// Others are served in it while floods go on: some of what begins is forgotten, and begun again.
-const DURING_FLOOD: Duration = Duration::from_secs(10);
+const DURING_FLOOD: Duration = Duration::from_secs(30);
 
 /// Prints a counter of the guest's kernel, such as `snmp Udp NoPorts`.
 const SNMP: &str = r#"snmp() { awk -v k="$1:" -v f="$2" '$1 == k && !n { for (i = 2; i <= NF; i++) if ($i == f) n = i; next } $1 == k { print $n }' /proc/net/snmp; }"#;

@@ -1,7 +1,7 @@
 //! A snapshot's content on its way to the controller, for an image made of it.
 
 use crate::{
-    disks::OpenLayer,
+    disks::{OpenLayer, open_image},
     error::{Error, Result},
     host::Host,
     layout::is_safe_id,
@@ -20,16 +20,19 @@ pub(super) const AT_ONCE: usize = 2;
 
 type Output = mpsc::Sender<Result<ReadSnapshotPart, Status>>;
 
+/// A snapshot's content, and the key that it is sent encrypted with.
+pub(super) type Content = (Arc<qcow2::Image>, Option<qcow2::Passphrase>);
+
 /// Opens the files of a snapshot.
-pub(super) fn open(host: &Host, id: &str) -> Result<Arc<qcow2::Image>, Status> {
-    let layers = match is_safe_id(id) {
+pub(super) fn open(host: &Host, id: &str) -> Result<Content, Status> {
+    let chain = match is_safe_id(id) {
         true => host.disks.open_snapshot(id).map_err(|e| to_status(&e))?,
         false => {
             let message = format!("{id:?} is not the id of a snapshot");
             return Err(super::error(Code::InvalidArgument, "InvalidParameter", message));
         }
     };
-    let layers = layers.into_iter().map(|OpenLayer { file, format }| {
+    let layers = chain.layers.into_iter().map(|OpenLayer { file, format }| {
         let format = match format {
             DiskFormat::Raw => qcow2::Format::Raw,
             _ => qcow2::Format::Qcow2,
@@ -37,14 +40,20 @@ pub(super) fn open(host: &Host, id: &str) -> Result<Arc<qcow2::Image>, Status> {
         qcow2::Layer { file, format }
     });
     let options = qcow2::OpenOptions { read_only: true };
-    qcow2::Image::open(layers.collect(), options).map_err(|e| to_status(&damage(id, &e)))
+    let image = open_image(layers.collect(), options, chain.key.as_ref());
+    Ok((image.map_err(|e| to_status(&damage(id, &e)))?, chain.key))
 }
 
-/// Sends it until all of it is sent or nobody listens. Blocks.
-pub(super) fn send(id: &str, image: &qcow2::Image, output: &Output, permit: OwnedSemaphorePermit) {
+/// Sends it until all of it is sent or nobody listens. Blocks. What is encrypted stays so on its way.
+pub(super) fn send(
+    id: &str,
+    (image, key): &Content,
+    output: &Output,
+    permit: OwnedSemaphorePermit,
+) {
     let _permit = permit;
     let mut digest = Sha256::new();
-    let flattened = qcow2::flatten(image, qcow2::Format::Qcow2, |piece| {
+    let send = |piece: qcow2::Piece<'_>| {
         digest.update(piece.data);
         let percent = u128::from(piece.done) * 100 / u128::from(piece.total.max(1));
         let piece = FilePiece {
@@ -57,7 +66,11 @@ pub(super) fn send(id: &str, image: &qcow2::Image, output: &Output, permit: Owne
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
-    });
+    };
+    let flattened = match key {
+        Some(key) => qcow2::flatten_encrypted(image, key, send),
+        None => qcow2::flatten(image, qcow2::Format::Qcow2, send),
+    };
     let last = match flattened {
         Ok(None) => return,
         Ok(Some(file_bytes)) => {

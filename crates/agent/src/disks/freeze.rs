@@ -67,9 +67,10 @@ impl Disks {
         let old = open_below(&self.layout.disk(disk_id))?;
         let layers = self.layers_of(&layering, disk_id, old)?;
         let epoch = layering.disks.get(disk_id).map_or(0, |entry| entry.chain_epoch);
+        let key = self.key_of(&layering, disk_id)?;
         Ok(Frozen {
             top: OpenLayer { file: top.0, format: DiskFormat::Qcow2 },
-            below: OpenChain { layers, chain_epoch: epoch + 1 },
+            below: OpenChain { layers, chain_epoch: epoch + 1, key },
         })
     }
 
@@ -92,7 +93,8 @@ impl Disks {
         let name = layer_name(snapshot_id);
         let backing = qcow2::Backing { name, format: qcow2::Format::Qcow2 };
         let next = self.layout.next_top(disk_id);
-        self.create_overlay(&next, disk_id, size.virtual_size, Some(backing))?;
+        let key = self.key_of(&layering, disk_id)?;
+        self.create_overlay(&next, disk_id, size.virtual_size, Some(backing), key)?;
         if !layering.disks.contains_key(disk_id) {
             return Err(Error::resource(disk_id, "DiskNotReady", "the disk is being made"));
         }

@@ -5,6 +5,7 @@
 //! step that moves files is announced in it first (`Pending`), so that one cut off anywhere is
 //! finished by whoever looks next.
 
+use super::keys::KeptKey;
 use crate::{
     durable_file,
     error::{Error, Result},
@@ -61,6 +62,9 @@ pub struct DiskEntry {
     pub chain_epoch: u64,
     /// The step under way.
     pub pending: Option<Pending>,
+    /// Of an encrypted disk: its data key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeptKey>,
 }
 
 /// One frozen layer. Its id is that of the snapshot it was frozen for, whether that still exists or
@@ -80,6 +84,9 @@ pub struct LayerEntry {
     /// Of a shared pool: its snapshot is gone. Elsewhere it is gone when no spec names it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deleted: bool,
+    /// Of an encrypted layer: its disk's data key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeptKey>,
 }
 
 /// Layers, upper first, and the image at the end with whether it is raw.
@@ -253,6 +260,7 @@ mod tests {
             paused_ns: 0,
             changed_bytes: 0,
             deleted: false,
+            key: None,
         }
     }
 

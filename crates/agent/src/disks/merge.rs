@@ -61,6 +61,7 @@ impl Disks {
         let path = self.layout.layer(&upper);
         let file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
         let below = self.open_chain(&layering, &upper, &Below::Layer(lower.clone()))?;
+        let key = self.key_of_layer(&layering, &upper)?;
         drop(layering);
 
         let layer = |file, format| qcow2::Layer { file, format };
@@ -73,7 +74,11 @@ impl Disks {
             _ => ControlFlow::Continue(()),
         };
         let upper_layer = layer(file, qcow2_format(DiskFormat::Qcow2));
-        let pulled = qcow2::pull(upper_layer, below, qcow2::PullOptions::default(), go_on);
+        let options = qcow2::PullOptions::default();
+        let pulled = match &key {
+            Some(key) => qcow2::pull_encrypted(upper_layer, below, options, key, go_on),
+            None => qcow2::pull(upper_layer, below, options, go_on),
+        };
         let failed = |e: qcow2::Error| {
             let message = format!("deleted snapshot {lower} cannot be merged into {upper}: {e}");
             Error::resource(&upper, "SnapshotMergeFailed", message)

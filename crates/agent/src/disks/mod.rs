@@ -3,6 +3,7 @@
 
 mod attachments;
 mod freeze;
+pub(crate) mod keys;
 mod layering;
 mod mend;
 mod merge;
@@ -13,9 +14,10 @@ mod tree;
 
 pub use attachments::{Attached, Attachments, DisksOfVmm};
 pub use freeze::Frozen;
+pub use keys::{Keys, in_pipe};
 pub use merge::run as run_merges;
 pub(crate) use report::wanting;
-pub(crate) use tops::held_bytes;
+pub(crate) use tops::{held_bytes, open_image};
 pub use tree::TreeLease;
 
 use crate::{
@@ -28,6 +30,7 @@ use api::{
     vmm::DiskFormat,
 };
 use layering::{Below, DiskEntry, Layering};
+use qcow2::Passphrase;
 use report::Noted;
 use sources::{Sources, format_of};
 use std::{
@@ -56,6 +59,7 @@ pub struct Disks {
     /// Why a snapshot of the spec is not there, by its id.
     snapshot_errors: Mutex<BTreeMap<String, (String, String)>>,
     attachments: Arc<Attachments>,
+    keys: Keys,
     /// As last reported.
     last_snapshots: Mutex<Vec<SnapshotStatus>>,
 }
@@ -76,6 +80,8 @@ pub struct OpenChain {
     pub layers: Vec<OpenLayer>,
     /// Which chain it is.
     pub chain_epoch: u64,
+    /// What opens those of them that are encrypted.
+    pub key: Option<Passphrase>,
 }
 
 impl Disks {
@@ -88,6 +94,7 @@ impl Disks {
         pool_id: &str,
         is_default: bool,
         attachments: Arc<Attachments>,
+        keys: Keys,
     ) -> Result<Self> {
         let layering = Mutex::new(Layering::load(&layout)?);
         Ok(Self {
@@ -100,6 +107,7 @@ impl Disks {
             snapshot_errors: Mutex::default(),
             last_snapshots: Mutex::default(),
             attachments,
+            keys,
         })
     }
 
@@ -114,6 +122,11 @@ impl Disks {
     /// Whether the disk is, or is being made, in this pool.
     pub fn knows(&self, disk_id: &str) -> bool {
         self.noted().contains_key(disk_id) || self.has(disk_id)
+    }
+
+    /// Where the files are that its disks are written to.
+    pub fn directory(&self) -> PathBuf {
+        self.layout.disks()
     }
 
     /// Which VMM has which disk.
@@ -257,7 +270,8 @@ impl Disks {
         }
         let file = if writable { top.0 } else { open_below(&path)? };
         let chain_epoch = layering.disks.get(disk_id).map_or(0, |entry| entry.chain_epoch);
-        Ok(OpenChain { layers: self.layers_of(&layering, disk_id, file)?, chain_epoch })
+        let key = self.key_of(&layering, disk_id)?;
+        Ok(OpenChain { layers: self.layers_of(&layering, disk_id, file)?, chain_epoch, key })
     }
 
     /// The chain of a disk below its top, for a VMM that has the top.
@@ -270,7 +284,20 @@ impl Disks {
         let mut layers = self.layers_of(&layering, disk_id, top)?;
         layers.remove(0);
         let chain_epoch = layering.disks.get(disk_id).map_or(0, |entry| entry.chain_epoch);
-        Ok(OpenChain { layers, chain_epoch })
+        let key = self.key_of(&layering, disk_id)?;
+        Ok(OpenChain { layers, chain_epoch, key })
+    }
+
+    /// What opens the encrypted layers of a disk.
+    fn key_of(&self, layering: &Layering, disk_id: &str) -> Result<Option<Passphrase>> {
+        let kept = layering.disks.get(disk_id).and_then(|entry| entry.key.as_ref());
+        self.keys.passphrase(disk_id, kept)
+    }
+
+    /// What opens the encrypted ones of a layer and those below it.
+    fn key_of_layer(&self, layering: &Layering, layer: &str) -> Result<Option<Passphrase>> {
+        let kept = layering.layers.get(layer).and_then(|entry| entry.key.as_ref());
+        self.keys.passphrase(layer, kept)
     }
 
     /// The layers of a snapshot, from its own down. They stay readable when the snapshot is deleted
@@ -278,13 +305,16 @@ impl Disks {
     ///
     /// # Errors
     /// When the snapshot or a file below it is not here.
-    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<Vec<OpenLayer>> {
+    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<OpenChain> {
         let layering = self.layering();
         if !layering.layers.contains_key(snapshot_id) {
             let message = "this host does not have the snapshot";
             return Err(Error::resource(snapshot_id, "SnapshotMissing", message));
         }
-        self.open_chain(&layering, snapshot_id, &Below::Layer(snapshot_id.to_owned()))
+        let below = Below::Layer(snapshot_id.to_owned());
+        let layers = self.open_chain(&layering, snapshot_id, &below)?;
+        let key = self.key_of_layer(&layering, snapshot_id)?;
+        Ok(OpenChain { layers, chain_epoch: 0, key })
     }
 
     fn layers_of(&self, layering: &Layering, disk_id: &str, top: File) -> Result<Vec<OpenLayer>> {

@@ -1,5 +1,6 @@
+use super::keys::none as keys;
 use super::*;
-use api::host::{DiskStatus, ImageSpec, InstanceSpec, SnapshotSpec};
+use api::host::{DiskEncryption, DiskStatus, ImageSpec, InstanceSpec, SnapshotSpec};
 use std::fs::{self, OpenOptions};
 
 fn disk(id: &str, image: &str, size_gib: u64) -> DiskSpec {
@@ -13,7 +14,7 @@ fn disk(id: &str, image: &str, size_gib: u64) -> DiskSpec {
 }
 
 fn open(layout: &Layout) -> Result<Disks> {
-    Disks::open_in(layout.clone(), "pool-1", true, Arc::default())
+    Disks::open_in(layout.clone(), "pool-1", true, Arc::default(), keys())
 }
 
 fn image(id: &str, virtual_bytes: u64) -> ImageSpec {
@@ -90,6 +91,52 @@ fn a_disk_goes_with_the_spec_but_not_under_a_running_guest() {
     f.reconcile(&empty);
     assert!(!f.layout.disk("d-1").exists());
     assert!(f.disks.report(None).is_empty());
+}
+
+#[test]
+fn an_encrypted_disk_needs_its_master_key_and_its_layers_keep_its_data_key() {
+    use kms::KeyManagement as _;
+    use std::{io::Write as _, os::unix::fs::OpenOptionsExt as _};
+    let f = Fixture::new();
+    let folder = f._dir.path().join("kms");
+    fs::create_dir(&folder).unwrap();
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create_new(true).mode(0o600);
+    options.open(folder.join("k.key")).unwrap().write_all(&b"1f".repeat(32)).unwrap();
+    let service = kms::KeyFolder::new(&folder);
+    let key = service.generate_data_key("k").unwrap();
+    let clear = service.unwrap_data_key(&key).unwrap().passphrase();
+    let encryption = Some(DiskEncryption { kms_key_id: key.key_id, wrapped_key: key.wrapped });
+    let encrypted = DiskSpec { encryption, ..disk("d-1", "", 1) };
+    let mut spec = HostSpec { disks: vec![encrypted], ..HostSpec::default() };
+    f.reconcile(&spec);
+    assert_eq!(f.state("d-1"), ("failed".into(), "KmsKeyUnavailable".into()));
+    assert!(!f.layout.disk("d-1").exists());
+
+    let keys = Keys::new(Arc::new(service));
+    let open =
+        |keys| Disks::open_in(f.layout.clone(), "pool-1", true, Arc::default(), keys).unwrap();
+    let disks = open(keys);
+    disks.reconcile(&spec, |_| None).unwrap();
+    spec.snapshots.push(SnapshotSpec {
+        snapshot_id: "s-1".into(),
+        disk_id: "d-1".into(),
+        ..SnapshotSpec::default()
+    });
+    disks.reconcile(&spec, |_| None).unwrap();
+    for path in [f.layout.disk("d-1"), f.layout.layer("s-1")] {
+        assert!(qcow2::probe(&File::open(path).unwrap()).unwrap().encrypted);
+    }
+    let expected = Passphrase::new(clear.to_vec());
+    assert!(disks.open_snapshot("s-1").unwrap().key == Some(expected.clone()));
+    assert!(disks.open(&spec, "d-1", true).unwrap().key == Some(expected));
+    let account = fs::read(f.layout.layering()).unwrap();
+    assert!(!account.windows(clear.len()).any(|part| part == clear.as_slice()));
+    // On a host without the key it is there, and nobody opens it.
+    let without = open(super::keys::none());
+    let refused = without.open(&spec, "d-1", true).unwrap_err();
+    assert_ne!(refused.code(), "");
+    assert_eq!(without.open_snapshot("s-1").unwrap_err().code(), "KmsKeyUnavailable");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{
     Disks, GIB,
+    keys::KeptKey,
     layering::{Below, DiskEntry, LayerEntry, Layering, Pending},
 };
 use crate::{
@@ -18,6 +19,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     path::Path,
+    sync::Arc,
 };
 
 /// The disk keeps the size it has.
@@ -56,6 +58,7 @@ impl Disks {
                 let entry = DiskEntry {
                     below: Some(sources.below(disk)?),
                     content_epoch: disk.content_epoch,
+                    key: disk.encryption.as_ref().map(KeptKey::from),
                     ..DiskEntry::default()
                 };
                 let id = disk.disk_id.clone();
@@ -75,6 +78,7 @@ impl Disks {
         let entry = DiskEntry {
             below: Some(below),
             content_epoch: disk.content_epoch,
+            key: disk.encryption.as_ref().map(KeptKey::from),
             ..DiskEntry::default()
         };
         let id = disk.disk_id.clone();
@@ -102,7 +106,9 @@ impl Disks {
                 ),
             ));
         }
-        self.create_overlay(path, &disk.disk_id, virtual_size, backing)
+        let key = disk.encryption.as_ref().map(KeptKey::from);
+        let key = self.keys.passphrase(&disk.disk_id, key.as_ref())?;
+        self.create_overlay(path, &disk.disk_id, virtual_size, backing, key)
     }
 
     pub(super) fn create_overlay(
@@ -111,8 +117,10 @@ impl Disks {
         disk_id: &str,
         virtual_size: u64,
         backing: Option<qcow2::Backing>,
+        encryption: Option<qcow2::Passphrase>,
     ) -> Result<()> {
-        let options = qcow2::CreateOptions { virtual_size, backing, ..Default::default() };
+        let options =
+            qcow2::CreateOptions { virtual_size, backing, encryption, ..Default::default() };
         durable_file::create_with(path, |file, _| {
             qcow2::create(file, &options).map_err(|e| {
                 Error::resource(
@@ -160,6 +168,7 @@ impl Disks {
                     paused_ns,
                     changed_bytes: held_by(&frozen, &layer)?,
                     deleted: false,
+                    key: entry.key.clone(),
                 };
                 layering.change(&self.layout, |account| {
                     account.layers.insert(layer.clone(), entry);
@@ -228,11 +237,24 @@ impl Disks {
         }
         let layers = self.layers_of(layering, &disk.disk_id, top.0)?.into_iter();
         let layers = layers.map(|l| qcow2::Layer { format: qcow2_format(l.format), file: l.file });
-        let image = qcow2::Image::open(layers.collect(), qcow2::OpenOptions::default());
-        let image = image.map_err(failed)?;
+        let key = self.key_of(layering, &disk.disk_id)?;
+        let options = qcow2::OpenOptions::default();
+        let image = open_image(layers.collect(), options, key.as_ref()).map_err(failed)?;
         image.grow(wanted).map_err(failed)?;
         image.flush().map_err(failed)?;
         Ok(wanted)
+    }
+}
+
+/// Opens layers, some of which may be encrypted.
+pub(crate) fn open_image(
+    layers: Vec<qcow2::Layer>,
+    options: qcow2::OpenOptions,
+    key: Option<&qcow2::Passphrase>,
+) -> std::result::Result<Arc<qcow2::Image>, qcow2::Error> {
+    match key {
+        Some(key) => qcow2::Image::open_encrypted(layers, options, key),
+        None => qcow2::Image::open(layers, options),
     }
 }
 

@@ -2,7 +2,7 @@
 //! a tree: it has a directory, an account of layers and a lease of its own, and is one host's at a
 //! time. There nothing goes because a spec does not name it: it may be another host's by now.
 
-use super::{Attachments, Disks, layering::Layering, tops::LockedTop};
+use super::{Attachments, Disks, Keys, layering::Layering, tops::LockedTop};
 use crate::{
     error::{Error, FileContext as _, Result},
     layout::{Layout, make_dir, names_in, remove_dir},
@@ -51,6 +51,7 @@ impl Disks {
         tree: TreeLease,
         home_epoch: u64,
         attachments: Arc<Attachments>,
+        keys: Keys,
     ) -> Result<Self> {
         make_dir(&layout.disks(), 0o711)?;
         make_dir(&layout.layers(), 0o711)?;
@@ -60,7 +61,7 @@ impl Disks {
                            controller's word";
             return Err(Error::resource(&tree.tree_id, "DiskLeaseHeld", message));
         }
-        let disks = Self::open_in(layout, pool_id, false, attachments)?;
+        let disks = Self::open_in(layout, pool_id, false, attachments, keys)?;
         Ok(Self { tree: Some(tree), ..disks })
     }
 

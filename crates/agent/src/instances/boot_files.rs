@@ -3,6 +3,7 @@
 
 use super::{keeper::LOCK_FD, processes::BOOT_FINDER_MARK};
 use crate::{
+    disks::in_pipe,
     error::{Error, Result},
     host::Host,
 };
@@ -90,7 +91,12 @@ pub async fn find(
         mappings.push(FdMapping { parent_fd: fd, child_fd });
         child_fd.to_string()
     };
-    for layer in host.disks.open(spec, system_disk, false)?.layers {
+    let chain = host.disks.open(spec, system_disk, false)?;
+    if let Some(key) = &chain.key {
+        let pipe = in_pipe(key).map_err(|e| failed(format!("pipe: {e}")))?;
+        command.arg("--key").arg(pass(pipe.into()));
+    }
+    for layer in chain.layers {
         let format = match layer.format {
             DiskFormat::Raw => "raw",
             _ => "qcow2",

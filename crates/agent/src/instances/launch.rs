@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cgroups::Limits,
-    disks::OpenLayer,
+    disks::{OpenLayer, in_pipe},
     error::{Error, FileContext as _, Result},
     host::Host,
     layout::{make_dir, remove_dir},
@@ -139,10 +139,15 @@ async fn describe(
             file: Some(inherited.file(file)),
             format: format.into(),
         };
+        let layers = chain.layers.into_iter().map(layer).collect();
         disks.push(Disk {
             disk_id: disk_id.clone(),
-            layers: chain.layers.into_iter().map(layer).collect(),
+            layers,
             chain_epoch: chain.chain_epoch,
+            key: match &chain.key {
+                Some(key) => Some(inherited.file(in_pipe(key).at("make", "a pipe for a key")?)),
+                None => None,
+            },
             limit,
             ..Disk::default()
         });

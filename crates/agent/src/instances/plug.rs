@@ -5,7 +5,7 @@ use api::{
     host::DiskSpec,
     vmm::{AttachedDisk, DiskLimit},
 };
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Between two times that the guest is asked to let a disk go.
 pub const ASK_AGAIN_MS: u64 = 30_000;
@@ -123,11 +123,17 @@ pub struct Trouble {
     pub since_unix_ms: u64,
 }
 
-/// What people are told of a disk whose host has no room, or fails its requests. The files of disks
-/// are in `pool`.
-pub fn trouble(now_ms: u64, disk: &AttachedDisk, pool: &Path) -> Option<Trouble> {
-    let (id, pool) = (&disk.disk_id, pool.display());
+/// What people are told of a disk whose host has no room, or fails its requests. Its file is in
+/// `pool`.
+pub fn trouble(
+    now_ms: u64,
+    disk: &AttachedDisk,
+    pool: impl FnOnce() -> PathBuf,
+) -> Option<Trouble> {
+    let id = &disk.disk_id;
     if disk.no_room_since_unix_ms > 0 {
+        let pool = pool();
+        let pool = pool.display();
         let message = format!(
             "the disk pool {pool} of the host has no room left, so the guest's writes to {id} wait; \
              they go on by themselves once there is room: delete disks or snapshots on the host, or \
@@ -138,6 +144,8 @@ pub fn trouble(now_ms: u64, disk: &AttachedDisk, pool: &Path) -> Option<Trouble>
     }
     let shown_until = disk.last_failure_unix_ms.saturating_add(FAILURE_SHOWN_MS);
     (disk.failed_requests > 0 && now_ms < shown_until).then(|| {
+        let pool = pool();
+        let pool = pool.display();
         let message = format!(
             "{} requests of the guest to {id} have ended in I/O errors, the last one: {}; look at \
              the medium of the disk pool {pool} and the host's kernel log",
@@ -206,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_host_that_fails_a_disk_is_told_of_with_what_to_do() {
-        let pool = Path::new("/pool");
+        let pool = || PathBuf::from("/pool");
         let mut disk = has("d-1", 1, 0);
         assert_eq!(trouble(5_000, &disk, pool), None);
         disk.failed_requests = 3;

@@ -290,14 +290,17 @@ impl Plugging {
         let limit = wanted.iter().find(|w| w.disk_id == disk_id).and_then(plug::limit);
         let chain_epoch = chain.chain_epoch;
         let disk = Disk { disk_id: disk_id.to_owned(), limit, chain_epoch, ..Disk::default() };
-        self.client.attach_disk(disk, chain.layers).await
+        self.client.attach_disk(disk, chain).await
     }
 
     fn publish(&mut self, now: u64, info: &Info, stats: &[DiskStats]) {
         let mut of_vmm = DisksOfVmm::default();
-        let pool = self.host.layout.disks();
         for disk in &info.disks {
-            let trouble = plug::trouble(now, disk, &pool);
+            let pool = || {
+                let known = self.host.disks.directory_of(&disk.disk_id);
+                known.unwrap_or_else(|| self.host.layout.disks())
+            };
+            let trouble = plug::trouble(now, disk, pool);
             let metrics = stats.iter().find(|s| s.disk_id == disk.disk_id);
             let kept = || {
                 let (_, before) = self.host.disks.attachments().of_disk(&disk.disk_id)?;

@@ -2,7 +2,7 @@
 
 use super::{Pool, Pools, trees::InUse};
 use crate::{
-    disks::{Attachments, Frozen, OpenChain, OpenLayer},
+    disks::{Attachments, Frozen, OpenChain},
     error::{Error, Result},
 };
 use api::host::{DiskStatus, HostSpec, SnapshotStatus};
@@ -48,6 +48,11 @@ impl Pools {
                 "none of this host's storage pools that can be reached has the disk yet",
             ),
         })
+    }
+
+    /// Where the file is that a disk is written to; none while its pool cannot be asked.
+    pub fn directory_of(&self, disk_id: &str) -> Option<PathBuf> {
+        self.of(disk_id).ok().map(|disks| disks.directory())
     }
 
     /// Images that anything here lies on; none while a pool cannot be asked.
@@ -123,7 +128,7 @@ impl Pools {
     ///
     /// # Errors
     /// When no pool has it, or none of those that can be reached.
-    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<Vec<OpenLayer>> {
+    pub fn open_snapshot(&self, snapshot_id: &str) -> Result<OpenChain> {
         for disks in self.available() {
             match disks.open_snapshot(snapshot_id) {
                 Err(e) if e.code() == SNAPSHOT_MISSING => {}

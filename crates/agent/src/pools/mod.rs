@@ -9,7 +9,7 @@ mod trees;
 pub use option::PoolOption;
 
 use crate::{
-    disks::{Attachments, Disks},
+    disks::{Attachments, Disks, Keys},
     durable_file,
     error::{Error, Result},
     events::EventLog,
@@ -91,6 +91,7 @@ pub struct Pools {
     layout: Layout,
     host_id: String,
     attachments: Arc<Attachments>,
+    keys: Keys,
     leases: Arc<Leases>,
     /// What of the spec's removals is done.
     done: Mutex<BTreeSet<String>>,
@@ -105,7 +106,12 @@ impl Pools {
     ///
     /// # Errors
     /// When the default pool cannot be read, or the pools contradict each other.
-    pub fn open_all(layout: Layout, host_id: &str, options: &[PoolOption]) -> Result<Self> {
+    pub fn open_all(
+        layout: Layout,
+        host_id: &str,
+        options: &[PoolOption],
+        keys: Keys,
+    ) -> Result<Self> {
         let default = options.iter().find(|option| option.name == DEFAULT).cloned();
         let default = default
             .unwrap_or_else(|| PoolOption { name: DEFAULT.to_owned(), ..PoolOption::default() });
@@ -134,6 +140,7 @@ impl Pools {
             layout,
             host_id: host_id.to_owned(),
             attachments: Arc::default(),
+            keys,
             done: Mutex::default(),
             pools,
             known: Mutex::new(known),
@@ -274,9 +281,9 @@ impl Pools {
         let opened = pool.now().disks.is_some();
         if !opened && !pool.option.shared {
             directory::fill(&pool.layout.disks(), &pool.layout.layers())?;
-            let attachments = Arc::clone(&self.attachments);
-            let disks =
-                Disks::open_in(pool.layout.clone(), &pool_id, pool.is_default, attachments)?;
+            let (attachments, keys) = (Arc::clone(&self.attachments), self.keys.clone());
+            let layout = pool.layout.clone();
+            let disks = Disks::open_in(layout, &pool_id, pool.is_default, attachments, keys)?;
             let mut now = pool.now();
             now.disks = Some(Arc::new(disks));
             now.pool_id = pool_id;

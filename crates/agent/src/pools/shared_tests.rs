@@ -1,6 +1,7 @@
 //! Hosts on one directory, each with its lease keeper in a thread.
 
 use super::*;
+use crate::disks::keys::none as keys;
 use crate::{disks::held_bytes, lease::keeper};
 use api::host::{DiskSpec, HostSpec, Removal, SnapshotSpec};
 use std::{
@@ -27,7 +28,7 @@ impl Member {
         fs::create_dir_all(&shared).unwrap();
         let option = format!("name=nfs,path={},shared,lease=2s,capacity=1GiB", shared.display());
         let option = PoolOption::parse(&option).unwrap();
-        let pools = Pools::open_all(layout.clone(), host_id, &[option]).unwrap();
+        let pools = Pools::open_all(layout.clone(), host_id, &[option], keys()).unwrap();
         let events = EventLog::open(&layout.events()).unwrap();
         let (end, spec) = (Arc::default(), HostSpec::default());
         let member = Self { layout, pools, events, end, spec };

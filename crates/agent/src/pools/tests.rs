@@ -1,4 +1,5 @@
 use super::*;
+use crate::disks::keys::none as keys;
 use api::host::{DiskSpec, HostSpec, SnapshotSpec};
 use std::fs;
 
@@ -25,7 +26,7 @@ impl Fixture {
     }
 
     fn open(&self, more: &str) -> Pools {
-        Pools::open_all(self.layout.clone(), "h-1", &[self.option(more)]).unwrap()
+        Pools::open_all(self.layout.clone(), "h-1", &[self.option(more)], keys()).unwrap()
     }
 
     fn told(&self) -> Vec<String> {
@@ -76,6 +77,9 @@ fn disks_and_snapshots_lie_in_their_pools() {
     spec.disks.push(DiskSpec { source_snapshot_id: "s-2".to_owned(), ..disk("d-4", &fast) });
     reconcile(&pools, &spec);
     reconcile(&pools, &spec);
+    assert_eq!(pools.directory_of("d-2"), Some(f.fast("disks")), "people are told where to look");
+    assert_eq!(pools.directory_of("d-1"), Some(f.layout.disks()));
+    assert_eq!(pools.directory_of("d-9"), None);
     for path in ["disks/d-2.qcow2", "disks/d-4.qcow2", "layers/s-2.qcow2", "layers.json"] {
         assert!(f.fast(path).exists(), "{path}");
     }
@@ -168,9 +172,10 @@ fn a_pool_below_its_reserve_says_so_once() {
 fn pools_that_would_offer_the_same_room_twice_are_refused() {
     let f = Fixture::new();
     let whole = PoolOption { capacity: None, ..f.option("") };
-    let twice = Pools::open_all(f.layout.clone(), "h-1", std::slice::from_ref(&whole)).unwrap_err();
+    let twice =
+        Pools::open_all(f.layout.clone(), "h-1", std::slice::from_ref(&whole), keys()).unwrap_err();
     assert!(twice.to_string().contains("capacity="), "{twice}");
     let same = [f.option(""), PoolOption { name: "other".to_owned(), ..whole }];
-    let twice = Pools::open_all(f.layout.clone(), "h-1", &same).unwrap_err();
+    let twice = Pools::open_all(f.layout.clone(), "h-1", &same, keys()).unwrap_err();
     assert!(twice.to_string().contains("of their own"), "{twice}");
 }

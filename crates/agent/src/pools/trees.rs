@@ -244,8 +244,8 @@ impl Pools {
             epoch: held.epoch,
             leaving: Arc::default(),
         };
-        let attachments = Arc::clone(&self.attachments);
-        let opened = Disks::open_tree(layout, pool_id, lease, home.epoch, attachments);
+        let (attachments, keys) = (Arc::clone(&self.attachments), self.keys.clone());
+        let opened = Disks::open_tree(layout, pool_id, lease, home.epoch, attachments, keys);
         let in_use = self.leases.is_registered(tree_id)?;
         let opened = opened.and_then(|disks| {
             let damaged = disks.put_in_order(held.clean, in_use, home.epoch)?;

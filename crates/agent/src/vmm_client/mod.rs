@@ -3,7 +3,7 @@
 mod descriptors;
 
 use crate::{
-    disks::{OpenChain, OpenLayer},
+    disks::{OpenChain, OpenLayer, in_pipe},
     error::{Error, Result},
 };
 use api::vmm::{
@@ -12,6 +12,7 @@ use api::vmm::{
     SwitchLayers, SwitchTaps, Terminate, file_ref::Source, request::Op, response,
 };
 use prost::Message as _;
+use qcow2::Passphrase;
 use std::{
     fs::File,
     os::fd::OwnedFd,
@@ -85,9 +86,10 @@ impl VmmClient {
     ///
     /// # Errors
     /// When the VMM does not answer or refuses.
-    pub async fn attach_disk(&self, disk: Disk, layers: Vec<OpenLayer>) -> Result<()> {
-        let (layers, files) = numbered(layers);
-        let op = Op::AttachDisk(AttachDisk { disk: Some(Disk { layers, ..disk }) });
+    pub async fn attach_disk(&self, disk: Disk, chain: OpenChain) -> Result<()> {
+        let (layers, mut files) = numbered(chain.layers);
+        let key = self.pass_key(chain.key.as_ref(), &mut files)?;
+        let op = Op::AttachDisk(AttachDisk { disk: Some(Disk { layers, key, ..disk }) });
         self.request_with(op, &files, DISK_PATIENCE).await.map(drop)
     }
 
@@ -103,17 +105,28 @@ impl VmmClient {
         backing: OpenChain,
     ) -> Result<u64> {
         let has_top = top.is_some();
-        let (mut layers, files) = numbered(top.into_iter().chain(backing.layers).collect());
+        let (mut layers, mut files) = numbered(top.into_iter().chain(backing.layers).collect());
+        let key = self.pass_key(backing.key.as_ref(), &mut files)?;
         let op = Op::SwitchLayers(SwitchLayers {
             disk_id: disk_id.to_owned(),
             chain_epoch: backing.chain_epoch,
             top: has_top.then(|| layers.remove(0)),
             backing: layers,
+            key,
         });
         match self.request_with(op, &files, DISK_PATIENCE).await? {
             response::Result::LayersSwitched(done) => Ok(done.paused_ns),
             other => Err(self.error(format!("answered SwitchLayers with {other:?}"))),
         }
+    }
+
+    /// The key of encrypted layers goes behind their files, if there is one.
+    fn pass_key(&self, key: Option<&Passphrase>, files: &mut Vec<File>) -> Result<Option<FileRef>> {
+        let Some(key) = key else { return Ok(None) };
+        let pipe = in_pipe(key).map_err(|e| self.error(format!("gets no key: {e}")))?;
+        let position = i32::try_from(files.len()).unwrap_or(i32::MAX);
+        files.push(pipe);
+        Ok(Some(FileRef { source: Some(Source::Fd(position)) }))
     }
 
     /// Asks the guest to let a disk go.

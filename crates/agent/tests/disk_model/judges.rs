@@ -8,13 +8,35 @@ use std::{
     collections::BTreeMap, fs::File, os::unix::fs::FileExt as _, path::Path, process::Command,
 };
 
+/// A chain of files as QEMU is told of it, by their own headers: some may be encrypted.
+fn named(path: &Path) -> String {
+    let mut name = String::new();
+    let chain = qcow2::probe_chain(path).unwrap();
+    for (index, (path, info)) in chain.iter().enumerate() {
+        let below = "backing.".repeat(index);
+        let driver = if info.format == qcow2::Format::Raw { "raw" } else { "qcow2" };
+        let path = path.display();
+        name += &format!("{below}driver={driver},{below}file.filename={path},");
+        if info.encrypted {
+            name += &format!("{below}encrypt.key-secret=s,");
+        }
+    }
+    name.trim_end_matches(',').to_owned()
+}
+
 impl World {
+    /// The disks' key as an object of QEMU's.
+    fn secret(&self) -> String {
+        let key = self.passphrase().unwrap_or_else(|| "none".to_owned());
+        format!("secret,id=s,data={key}")
+    }
+
     /// What a chain of files holds, by their own headers.
     fn content_of(&self, path: &Path) -> BTreeMap<u64, Option<u64>> {
         let raw = self.outside.path().join("raw");
         let out = Command::new("qemu-img")
-            .args(["convert", "-U", "-f", "qcow2", "-O", "raw"])
-            .arg(path)
+            .args(["convert", "-U", "--object", &self.secret(), "--image-opts", "-O", "raw"])
+            .arg(named(path))
             .arg(&raw)
             .output()
             .unwrap();
@@ -64,8 +86,8 @@ impl World {
             files.extend(std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()));
         }
         for path in files.iter().filter(|p| p.extension().is_some_and(|e| e == "qcow2")) {
-            let check = ["check", "-U", "-f", "qcow2"];
-            let out = Command::new("qemu-img").args(check).arg(path).output().unwrap();
+            let check = ["check", "-U", "--object", &self.secret(), "--image-opts"];
+            let out = Command::new("qemu-img").args(check).arg(named(path)).output().unwrap();
             let said = String::from_utf8_lossy(&out.stdout);
             let sound = matches!(out.status.code(), Some(0 | 3)) && !said.contains("ERROR");
             let errors = String::from_utf8_lossy(&out.stderr);

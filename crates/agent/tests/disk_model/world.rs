@@ -8,6 +8,7 @@ use crate::{
 use agent::{
     cgroups::Cgroups,
     controller_link::{self, JoinToken},
+    disks::{Keys, in_pipe},
     events::EventLog,
     host::{Board, Host, Settings},
     images::Images,
@@ -24,14 +25,21 @@ use agent::{
     vmm_client::VmmClient,
 };
 use api::{
-    host::{DiskSpec, DiskStatus, HostSpec, ImageSpec, InstanceSpec, SnapshotSpec, SnapshotStatus},
+    host::{
+        DiskEncryption, DiskSpec, DiskStatus, HostSpec, ImageSpec, InstanceSpec, SnapshotSpec,
+        SnapshotStatus,
+    },
     vmm::{Disk as VmmDisk, DiskLayer, FileRef, VmConfig, file_ref::Source},
 };
+use kms::{KeyFolder, KeyManagement as _, WrappedKey};
 use rand::{SeedableRng as _, rngs::StdRng};
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileExt as _, OpenOptionsExt as _},
+    },
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -57,6 +65,9 @@ pub struct Snapshot {
 }
 
 const CGROUP: &str = "ecs-disk-model";
+
+/// Of all disks of the one world that there is.
+static ENCRYPTION: Mutex<Option<DiskEncryption>> = Mutex::new(None);
 
 /// Faults are of the whole process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -87,6 +98,11 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64) -> Self {
+        Self::with(seed, false)
+    }
+
+    /// One all of whose disks are encrypted, or none.
+    pub fn with(seed: u64, encrypted: bool) -> Self {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = Pool::new();
         let outside = tempfile::Builder::new().prefix("ecs-model-").tempdir().unwrap();
@@ -115,6 +131,15 @@ impl World {
             trace: Vec::new(),
             _alone: alone,
         };
+        let folder = world.outside.path().join("kms");
+        std::fs::create_dir(&folder).unwrap();
+        let mut file = File::options();
+        let file = file.write(true).create_new(true).mode(0o600);
+        let mut file = file.open(folder.join("k.key")).unwrap();
+        std::io::Write::write_all(&mut file, &b"1f".repeat(32)).unwrap();
+        let key = encrypted.then(|| KeyFolder::new(folder).generate_data_key("k").unwrap());
+        *ENCRYPTION.lock().unwrap_or_else(PoisonError::into_inner) =
+            key.map(|key| DiskEncryption { kms_key_id: key.key_id, wrapped_key: key.wrapped });
         let image = world.make_image();
         world.spec.instances.push(InstanceSpec {
             instance_id: INSTANCE.into(),
@@ -143,6 +168,15 @@ impl World {
         let mut content = Content::default();
         content.set(0..SECTORS, write);
         content
+    }
+
+    /// The key of encrypted disks.
+    pub fn passphrase(&self) -> Option<String> {
+        let encryption = disk_spec("").encryption?;
+        let key = WrappedKey { key_id: encryption.kms_key_id, wrapped: encryption.wrapped_key };
+        let folder = KeyFolder::new(self.outside.path().join("kms"));
+        let text = folder.unwrap_data_key(&key).unwrap().passphrase().to_vec();
+        Some(String::from_utf8(text).unwrap())
     }
 
     pub fn number(&mut self) -> u64 {
@@ -176,13 +210,14 @@ impl World {
             namespace_dir: self.outside.path().join("netns"),
             ..network::Options::default()
         };
+        let keys = Keys::new(Arc::new(KeyFolder::new(self.outside.path().join("kms"))));
         let host = self.runtime.block_on(async {
             let client =
                 controller_link::client("http://127.0.0.1:9", JoinToken::new("t").unwrap());
             Host {
                 settings,
                 images: Images::new(layout.clone(), client.unwrap(), Arc::new(Notify::new())),
-                disks: Pools::open_all(layout.clone(), "h-model", &[]).unwrap(),
+                disks: Pools::open_all(layout.clone(), "h-model", &[], keys).unwrap(),
                 networks: Networks::open(&layout, "h-model", network_options).await.unwrap(),
                 interfaces: Interfaces::default(),
                 cgroups: Cgroups::open(Path::new(CGROUP)).unwrap(),
@@ -370,6 +405,11 @@ impl World {
                 disk.layers.push(DiskLayer { file, format: layer.format.into() });
                 files.push(layer.file);
             }
+            if let Some(key) = &chain.key {
+                let pipe = in_pipe(key).unwrap();
+                disk.key = Some(FileRef { source: Some(Source::Fd(pipe.as_raw_fd())) });
+                files.push(pipe);
+            }
             config.disks.push(disk);
         }
         self.record.disks = ids.clone();
@@ -486,7 +526,8 @@ impl Drop for World {
 }
 
 pub fn disk_spec(id: &str) -> DiskSpec {
-    DiskSpec { disk_id: id.into(), generation: 1, size_gib: 1, ..DiskSpec::default() }
+    let encryption = ENCRYPTION.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    DiskSpec { disk_id: id.into(), generation: 1, size_gib: 1, encryption, ..DiskSpec::default() }
 }
 
 pub fn snapshot_spec(id: &str, disk_id: &str) -> SnapshotSpec {

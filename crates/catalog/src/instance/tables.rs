@@ -36,6 +36,8 @@ struct Row {
     nic_queues: u32,
     enis: u32,
     ips_per_eni: u32,
+    /// 0 is a figure here: the type has no IPv6.
+    ipv6s_per_eni: Option<u32>,
     disk_iops: [u64; 2],
     disk_mbps: [u64; 2],
     gpu: Option<Gpu>,
@@ -56,6 +58,7 @@ impl Row {
             nic_queues: 0,
             enis: 0,
             ips_per_eni: 0,
+            ipv6s_per_eni: None,
             disk_iops: [0, 0],
             disk_mbps: [0, 0],
             gpu: None,
@@ -85,6 +88,7 @@ impl Row {
             nic_queues: published(self.nic_queues),
             enis: published(self.enis),
             ips_per_eni: published(self.ips_per_eni),
+            ipv6s_per_eni: self.ipv6s_per_eni,
             disk: DiskLimits {
                 base_iops: published(self.disk_iops[0]),
                 burst_iops: published(self.disk_iops[1]),

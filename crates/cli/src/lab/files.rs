@@ -23,6 +23,7 @@ pub(crate) fn make_secrets(layout: &Layout) -> Result<()> {
         let bytes: [u8; 32] = rand::rng().random();
         write_private(&token, &hex(&bytes))?;
     }
+    make_master_key(layout)?;
     let keys = layout.root.join("ssh");
     fs::create_dir_all(&keys).map_err(Error::file("make", &keys))?;
     for key in [layout.ssh_key(), layout.ssh_host_key()] {
@@ -36,6 +37,21 @@ pub(crate) fn make_secrets(layout: &Layout) -> Result<()> {
     let public = read(&layout.ssh_host_key().with_extension("pub"))?;
     let known = layout.known_hosts();
     fs::write(&known, format!("ecs-lab {public}")).map_err(Error::file("write", &known))
+}
+
+/// The lab's own master key of encrypted disks.
+fn make_master_key(layout: &Layout) -> Result<()> {
+    let (folder, own) = (layout.kms(), layout.kms().join("default"));
+    if own.exists() {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+    let id = rand::rng().random::<[u8; 16]>();
+    let id: Vec<String> = id.chunks(4).map(hex).collect();
+    let id = id.join("-");
+    let key: [u8; 32] = rand::rng().random();
+    write_private(&folder.join(format!("{id}.key")), &hex(&key))?;
+    fs::write(&own, id).map_err(Error::file("write", &own))
 }
 
 /// What one lab's hosts are told alike.
@@ -56,7 +72,7 @@ fn agent_script(settings: &HostSettings<'_>) -> String {
          [ ! -e /sys/class/net/eth1 ] || export ECS_UNDERLAY_IP=$peer\n\
          exec taskset -c 1-{vcpus} /lab/bin/ecs-agent --controller http://10.0.2.2:{port} \
          --access-listen 0.0.0.0:{AGENT_PORT} --access-endpoint http://127.0.0.1:$access \
-         --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token \
+         --zone $zone --state-dir /var/lib/ecs --run-dir /run/ecs --join-token-file /lab/join-token --kms-keys /lab/kms \
          --vmm-bin /lab/bin/ecs-vmm --bootimage-bin /lab/bin/ecs-bootimage --vcpus {vcpus} \
          --kvm-note '{note}' >>/var/log/ecs-agent.log 2>&1\n",
         vcpus = settings.vcpus,
@@ -99,6 +115,18 @@ pub(crate) fn stage(
         fs::write(&path, &text).map_err(Error::file("write", &path))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))
             .map_err(Error::file("write", &path))?;
+        digest.update(text);
+    }
+    let (keys, staged) = (layout.kms(), staging.join("kms"));
+    fs::create_dir_all(&staged).map_err(Error::file("make", &staged))?;
+    let entries = fs::read_dir(&keys).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+    let mut paths: Vec<_> =
+        entries.map_err(Error::file("read", &keys))?.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    for path in paths {
+        let text = read(&path)?;
+        let to = staged.join(path.file_name().unwrap_or_default());
+        write_private(&to, &text)?;
         digest.update(text);
     }
     for name in Programs::OF_HOSTS {

@@ -45,6 +45,10 @@ impl Layout {
     pub(crate) fn join_token(&self) -> PathBuf {
         self.root.join("join-token")
     }
+    /// Master keys of encrypted disks, the controller's and the hosts'.
+    pub(crate) fn kms(&self) -> PathBuf {
+        self.root.join("kms")
+    }
     /// The image with programs, keys and scripts that every host reads.
     pub(crate) fn files_image(&self) -> PathBuf {
         self.root.join("files.ext4")

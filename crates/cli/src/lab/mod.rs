@@ -240,7 +240,7 @@ fn down(layout: &Layout, wipe: bool) -> Result<()> {
     }
     if wipe && layout.root.exists() {
         // Only what a lab makes: the folder may have been named by mistake.
-        for name in ["hosts", "controller", "agent", "files", "ssh"] {
+        for name in ["hosts", "controller", "agent", "files", "ssh", "kms"] {
             let path = layout.root.join(name);
             if path.exists() {
                 fs::remove_dir_all(&path).map_err(Error::file("delete", &path))?;

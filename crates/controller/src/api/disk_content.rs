@@ -9,10 +9,12 @@ use super::{
 };
 use crate::{
     disk_state::{self, AVAILABLE, IN_USE},
-    ecs_error::{dry_run, from_store, instance_not_found, missing, refuse},
+    ecs_error::{
+        dry_run, from_store, instance_not_found, key_pair_not_found, missing, refuse, unsupported,
+    },
     ids, image_state,
     instance_state::STOPPED,
-    scheduler::{self, DiskNeed},
+    scheduler::{self, DiskNeed, Needs},
     snapshot_state,
     timestamp::now_ms,
 };
@@ -97,11 +99,10 @@ fn reinit(disk: &mut DiskRecord, view: &DisksView) -> Result<(), Refusal> {
 
 fn replace(
     view: &DisksView,
-    instance_id: &str,
-    image_id: &str,
-    size: u32,
+    request: &ReplaceSystemDiskRequest,
     now: i64,
 ) -> Result<DisksPlan, Refusal> {
+    let (instance_id, image_id, size) = (&request.instance_id, &request.image_id, request.size);
     let details = instance_in(view, instance_id).ok_or_else(|| instance_not_found(instance_id))?;
     expect_stopped(&details.instance, "ReplaceSystemDisk")?;
     let kind = &details.instance.instance_type;
@@ -145,7 +146,9 @@ fn replace(
         name: old.name.clone(),
         description: old.description.clone(),
         zone_id: old.zone_id.clone(),
-        image_id: image_id.to_owned(),
+        image_id: image_id.clone(),
+        // An encrypted disk is followed by one.
+        data_key: image.data_key.clone().or_else(|| old.data_key.clone()),
         system: true,
         delete_with_instance: true,
         delete_auto_snapshot: old.delete_auto_snapshot,
@@ -163,7 +166,13 @@ fn replace(
     gone.releasing = true;
     disk_state::refresh(&mut gone);
     let mut instance = details.instance.clone();
-    image_id.clone_into(&mut instance.image_id);
+    instance.image_id.clone_from(image_id);
+    if !request.key_pair_name.is_empty() {
+        let pair = view.key_pair.as_ref();
+        let pair = pair.ok_or_else(|| key_pair_not_found(&request.key_pair_name))?;
+        instance.key_pair_name.clone_from(&pair.name);
+        instance.public_key.clone_from(&pair.public_key);
+    }
     instance.generation += 1;
     let answer = ReplaceSystemDiskResponse { disk_id: new.disk_id.clone(), ..Default::default() };
     Ok(DisksPlan {
@@ -172,6 +181,25 @@ fn replace(
         answer: answer.encode_to_vec(),
         ..releasing(gone, view)?
     })
+}
+
+/// The instance, wanted to run once its disks are made anew: a guest that runs would keep its host
+/// from doing so. It has its place on the host from now on.
+fn starting_later(instance: &InstanceRecord, view: &DisksView) -> Result<InstanceRecord, Refusal> {
+    let mut instance = instance.clone();
+    let host = view.hosts.iter().find(|host| host.host_id == instance.host_id);
+    if let Some(host) = host
+        && !instance.claimed
+    {
+        let needs = Needs::of_instance(&instance);
+        if let Some(refusal) = scheduler::cannot_resume(host, &needs, now_ms()) {
+            return Err(refusal);
+        }
+    }
+    instance.claimed = true;
+    instance.stop_charging = false;
+    instance.start_when_ready = true;
+    Ok(instance)
 }
 
 /// The plan by which a disk goes.
@@ -222,7 +250,11 @@ impl Api {
         let decide = move |view: &DisksView| {
             let mut disk = found(view, &request.disk_id)?.clone();
             reinit(&mut disk, view)?;
-            Ok(DisksPlan { update: vec![disk], ..Default::default() })
+            let at = instance_in(view, &disk.instance_id).filter(|_| request.auto_start_instance);
+            let update_instances =
+                at.map(|details| starting_later(&details.instance, view)).transpose()?;
+            let update_instances = update_instances.into_iter().collect();
+            Ok(DisksPlan { update: vec![disk], update_instances, ..Default::default() })
         };
         let changed = self.cloud.store.change_disks(None, lookup, Box::new(decide)).await;
         changed.map_err(from_store)?;
@@ -240,14 +272,16 @@ impl Api {
         if request.image_id.is_empty() {
             return Err(missing("image_id"));
         }
+        if !request.password.is_empty() {
+            return Err(unsupported("passwords are not supported; give a key_pair_name"));
+        }
         let lookup = DisksLookup {
             instance_ids: vec![request.instance_id.clone()],
             image_id: request.image_id.clone(),
+            key_pair_name: request.key_pair_name.clone(),
             ..Default::default()
         };
-        let decide = move |view: &DisksView| {
-            replace(view, &request.instance_id, &request.image_id, request.size, now_ms())
-        };
+        let decide = move |view: &DisksView| replace(view, &request, now_ms());
         request::response(self.cloud.store.change_disks(token, lookup, Box::new(decide)).await)
     }
 }

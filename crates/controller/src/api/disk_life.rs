@@ -9,7 +9,7 @@ use super::{
 use crate::{
     disk_state::{self, Seat},
     ecs_error::{from_store, instance_not_found, missing, refuse, unsupported},
-    ids,
+    encryption, ids,
     scheduler::{self, DiskNeed},
     snapshot_state,
     timestamp::now_ms,
@@ -49,9 +49,6 @@ fn seat_at<'a>(view: &'a DisksView, instance_id: &str) -> Result<Seat<'a>, Refus
 
 /// The disk that a request describes, at no instance; without a size if it gives none.
 fn new_disk(request: &CreateDiskRequest) -> Result<(DiskRecord, Shape), Refusal> {
-    if request.encrypted {
-        return Err(unsupported("encrypted disks are not supported; leave encrypted out"));
-    }
     if !["", "Disabled"].contains(&request.multi_attach.as_str()) {
         return Err(unsupported(
             "a disk can be at one instance only; leave multi_attach out or give Disabled",
@@ -213,7 +210,11 @@ impl Api {
             return Err(missing("zone_id, instance_id or storage_pool_id"));
         }
         let (template, shape) = new_disk(&request)?;
+        let kms = &*self.cloud.options.kms;
+        // A repeated order gets its answer, whatever has become of the key since.
+        let data_key = encryption::new_key(kms, request.encrypted, &request.kms_key_id);
         let CreateDiskRequest { zone_id, instance_id, snapshot_id, storage_pool_id, .. } = request;
+        let kms_key_id = request.kms_key_id;
         let lookup = DisksLookup {
             instance_ids: some(&instance_id),
             snapshot_ids: some(&snapshot_id),
@@ -223,13 +224,14 @@ impl Api {
         let decide = move |view: &DisksView| {
             let now = now_ms();
             let mut disk = DiskRecord { disk_id: ids::disk(), created_ms: now, ..template.clone() };
+            disk.data_key = data_key.clone()?;
             disk_state::refresh(&mut disk);
             if !snapshot_id.is_empty() {
                 let snapshot = snapshot_state::ready(&view.snapshots, &snapshot_id)?;
                 let least = u32::try_from(snapshot.disk_size_gib).unwrap_or(u32::MAX);
                 let wanted = u32::try_from(disk.size_gib).unwrap_or(u32::MAX);
                 shape.give(&mut disk, wanted.max(least), &DATA)?;
-                snapshot_state::begin_with(&mut disk, snapshot);
+                snapshot_state::begin_with(&mut disk, snapshot, &kms_key_id)?;
                 place_with(&mut disk, snapshot, &zone_id, view)?;
             }
             if !storage_pool_id.is_empty() {

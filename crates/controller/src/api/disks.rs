@@ -96,6 +96,8 @@ impl Api {
             source_snapshot_id: request.snapshot_id.clone(),
             delete_with_instance: request.delete_with_instance,
             delete_auto_snapshot: request.delete_auto_snapshot,
+            encrypted: request.encrypted,
+            kms_key_id: request.kms_key_id.clone(),
             policy_id: request.auto_snapshot_policy_id.clone(),
             pool_id: request.storage_pool_id.clone(),
             tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
@@ -171,6 +173,8 @@ impl Api {
             bursting_enabled: record.bursting_enabled,
             storage_pool_id: record.pool_id,
             auto_snapshot_policy_id: record.policy_id,
+            encrypted: record.data_key.is_some(),
+            kms_key_id: record.data_key.map(|key| key.kms_key_id).unwrap_or_default(),
         }
     }
 }

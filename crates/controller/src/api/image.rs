@@ -231,6 +231,8 @@ impl Api {
             is_copied: !record.source_image_id.is_empty(),
             tags: record.tags.into_iter().map(|(key, value)| Tag { key, value }).collect(),
             source_image_id: record.source_image_id,
+            encrypted: record.data_key.is_some(),
+            kms_key_id: record.data_key.map(|key| key.kms_key_id).unwrap_or_default(),
         }
     }
 }
@@ -263,6 +265,7 @@ mod tests {
                 owner_account_id: String::new(),
                 eip_ranges: Vec::new(),
                 protected_cidrs: Vec::new(),
+                kms: Arc::new(kms::KeyFolder::new("/nonexistent")),
             },
         ));
         let header = ImportImageHeader { image_name: "left".to_owned(), ..Default::default() };

@@ -302,12 +302,15 @@ impl Api {
                     (given, _) => given.to_owned(),
                 };
             let system = disks.first().cloned().unwrap_or_default();
+            let mut snapshots = take.iter().chain(&view.snapshots);
+            let snapshot = snapshots.find(|s| s.snapshot_id == system.snapshot_id);
             let image = ImageRecord {
                 architecture: inherit(&request.architecture, |image| &image.architecture, "x86_64"),
                 platform: inherit(&request.platform, |image| &image.platform, ""),
                 os_type: "linux".to_owned(),
                 format: "qcow2".to_owned(),
                 virtual_bytes: system.size_gib.saturating_mul(GIB),
+                data_key: snapshot.and_then(|snapshot| snapshot.data_key.clone()),
                 source_snapshot_id: system.snapshot_id,
                 disks,
                 ..named(&template)
@@ -338,9 +341,6 @@ impl Api {
         if request.image_id.is_empty() {
             return Err(missing("image_id"));
         }
-        if request.encrypted {
-            return Err(unsupported("encrypted images are not supported; leave encrypted out"));
-        }
         let (name, about) = (&request.destination_image_name, &request.destination_description);
         let template = described(name, "", "", about, &request.tag)?;
         let lookup = DisksLookup { image_id: request.image_id.clone(), ..Default::default() };
@@ -351,6 +351,12 @@ impl Api {
                     400,
                     "IncorrectImageStatus",
                     format!("image {} is {}; it must be Available", source.image_id, source.status),
+                ));
+            }
+            if request.encrypted && source.data_key.is_none() {
+                return Err(unsupported(
+                    "an image that is not encrypted has no encrypted copies; leave encrypted out, \
+                     and give it with the system disks of instances",
                 ));
             }
             let own = named(&template);

@@ -61,6 +61,17 @@ impl Api {
             )));
         }
         let image = self.available(&request.image_id).await?;
+        if image.data_key.is_some() {
+            return Err(refuse(
+                403,
+                "OperationDenied",
+                format!(
+                    "image {} is encrypted, and what is encrypted does not leave the cloud; copy \
+                     its files from an instance",
+                    image.image_id
+                ),
+            ));
+        }
         if request.dry_run {
             return Err(dry_run());
         }

@@ -204,6 +204,16 @@ impl Api {
         let format = looked_at.map_err(|error| {
             refuse(400, "InvalidImageFormat", format!("image {image_id} is refused: {error}"))
         })?;
+        if format.encrypted {
+            return Err(refuse(
+                400,
+                "InvalidImageFormat",
+                format!(
+                    "image {image_id} is refused: it is encrypted, and its key is not known here; \
+                     decrypt it with qemu-img convert -O qcow2"
+                ),
+            ));
+        }
         image.file_bytes = file.length();
         image.sha256 = sha256;
         image.format = format.name.to_owned();

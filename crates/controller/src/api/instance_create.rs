@@ -3,13 +3,13 @@
 use super::{
     Api,
     image::family_not_found,
-    instance_disks::{self, at_instance},
+    instance_disks::{self, NewKeys, at_instance},
     instance_interfaces::Interfaces,
     instance_public_ip, request,
 };
 use crate::{
     cloud::CloudOptions,
-    ecs_error::{dry_run, missing, refuse, unsupported},
+    ecs_error::{dry_run, key_pair_not_found, missing, refuse, unsupported},
     ids, image_state, instance_state,
     scheduler::{self, DiskNeed, Needs},
     timestamp::now_ms,
@@ -18,6 +18,7 @@ use crate::{
 use api::v1::{
     CreateInstanceRequest, CreateInstanceResponse, RunInstancesRequest, RunInstancesResponse,
 };
+use kms::KeyManagement;
 use prost::Message as _;
 use std::collections::BTreeSet;
 use store::{
@@ -36,7 +37,7 @@ impl Api {
         if request.amount == 0 {
             request.amount = 1;
         }
-        let order = Order::check(request)?;
+        let order = Order::check(request)?.with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
@@ -81,17 +82,21 @@ impl Api {
             internet_max_bandwidth_out: request.internet_max_bandwidth_out,
             internet_charge_type: request.internet_charge_type,
             network_interface: request.network_interface,
+            ipv6_address: request.ipv6_address,
+            ipv6_address_count: request.ipv6_address_count,
             ..Default::default()
-        })?;
+        })?
+        .with_keys(&*self.cloud.options.kms);
         let options = self.cloud.options.clone();
         let lookup = order.lookup.clone();
         let decide = move |view: &CreateView| {
+            // Its static public address is for AllocatePublicIpAddress to give.
             let instances = order.plan(view, &options, false)?;
-            let public_ips = order.public_ips(view, &options, &instances)?;
             let instance_id =
                 instances.first().map(|new| new.instance.instance_id.clone()).unwrap_or_default();
             let answer = CreateInstanceResponse { request_id: String::new(), instance_id };
-            Ok(CreatePlan { instances, public_ips, answer: answer.encode_to_vec() })
+            let answer = answer.encode_to_vec();
+            Ok(CreatePlan { instances, answer, ..CreatePlan::default() })
         };
         request::response(self.cloud.store.create_instances(token, lookup, Box::new(decide)).await)
     }
@@ -106,6 +111,9 @@ struct Order {
     tags: Vec<(String, String)>,
     interfaces: Interfaces,
     min_amount: u32,
+    /// For each instance, or why there are none: a repeated order gets its answer, whatever has become of
+    /// the master key since.
+    new_keys: Result<Vec<NewKeys>, Refusal>,
 }
 
 impl Order {
@@ -214,8 +222,17 @@ impl Order {
             instance_type,
             interfaces,
             min_amount,
+            new_keys: Ok(Vec::new()),
             request,
         })
+    }
+
+    /// Keys for the disks that are to be encrypted. They are made outside of the transaction, as whoever
+    /// manages keys may take time for it.
+    fn with_keys(mut self, kms: &dyn KeyManagement) -> Self {
+        let make = |_| NewKeys::make(kms, &self.request);
+        self.new_keys = (0..self.request.amount).map(make).collect();
+        self
     }
 
     /// A static public address for each, if the order wants them.
@@ -286,6 +303,7 @@ impl Order {
             return Err(scheduler::no_stock(&candidates, &needs, amount, places.len(), now));
         }
         places.truncate(self.interfaces.room(view, self.min_amount)?);
+        let new_keys = self.new_keys.as_ref().map_err(Refusal::clone)?;
         if self.request.dry_run {
             return Err(dry_run());
         }
@@ -300,13 +318,17 @@ impl Order {
                 power_on,
                 now,
             );
-            let disks = disks
-                .iter()
-                .zip(&place.pool_ids)
-                .map(|(disk, pool_id)| {
-                    at_instance(disk, ids::disk(), &instance.instance_id, &place.host_id, pool_id)
-                })
-                .collect();
+            let count = disks.len();
+            let disks = disks.iter().zip(&place.pool_ids).enumerate().map(|(position, of)| {
+                let (disk, pool_id) = of;
+                let (id, host_id) = (&instance.instance_id, &place.host_id);
+                let mut disk = at_instance(disk, ids::disk(), id, host_id, pool_id);
+                if let Some(keys) = new_keys.get(index as usize) {
+                    keys.give(&mut disk, position, count);
+                }
+                disk
+            });
+            let disks = disks.collect();
             let (enis, attach) = self.interfaces.of(&instance, view)?;
             instances.push(NewInstance { instance, disks, enis, attach });
         }
@@ -360,6 +382,8 @@ impl Order {
             metadata_token_required: request.http_tokens == "required",
             deletion_protection: request.deletion_protection,
             uuid: Uuid::new_v4().to_string(),
+            internet_max_bandwidth_out: request.internet_max_bandwidth_out,
+            internet_charge_type: instance_public_ip::charge_type(request),
             tags: self.tags.clone(),
             created_ms: now,
             host_id,
@@ -370,6 +394,7 @@ impl Order {
             boot_epoch: u64::from(power_on),
             force: false,
             stop_charging: false,
+            start_when_ready: false,
             releasing: false,
             released_revision: 0,
             reported: None,
@@ -385,13 +410,7 @@ impl Order {
         if name.is_empty() {
             return Ok(None);
         }
-        view.key_pair.as_ref().map(Some).ok_or_else(|| {
-            refuse(
-                404,
-                "InvalidKeyPairName.NotFound",
-                format!("key pair {name:?} does not exist; create or import it first"),
-            )
-        })
+        view.key_pair.as_ref().map(Some).ok_or_else(|| key_pair_not_found(name))
     }
 
     /// The hosts to choose from: disks made from snapshots have to be where these are.

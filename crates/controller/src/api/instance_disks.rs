@@ -4,10 +4,11 @@ use super::disk_shape::{DATA, SYSTEM, Shape};
 use crate::{
     disk_state,
     ecs_error::{missing, refuse},
-    snapshot_state, validation,
+    encryption, snapshot_state, validation,
 };
 use api::v1::{DataDisk, RunInstancesRequest, SystemDisk};
-use store::{DiskRecord, ImageRecord, Refusal, SnapshotRecord};
+use kms::KeyManagement;
+use store::{DataKeyRecord, DiskRecord, ImageRecord, Refusal, SnapshotRecord};
 
 const GIB: u64 = 1 << 30;
 
@@ -52,6 +53,48 @@ pub(super) fn of(
     Ok(disks)
 }
 
+/// New data keys for the disks of one instance that the request wants encrypted.
+#[derive(Debug, Clone)]
+pub(super) struct NewKeys {
+    system: Option<DataKeyRecord>,
+    /// Of those the request names.
+    data: Vec<Option<DataKeyRecord>>,
+}
+
+impl NewKeys {
+    pub(super) fn make(
+        kms: &dyn KeyManagement,
+        request: &RunInstancesRequest,
+    ) -> Result<Self, Refusal> {
+        let system = request.system_disk.as_ref();
+        let data = request.data_disk.iter();
+        Ok(Self {
+            system: match system {
+                Some(disk) => encryption::new_key(kms, disk.encrypted, &disk.kms_key_id)?,
+                None => None,
+            },
+            data: data
+                .map(|disk| encryption::new_key(kms, disk.encrypted, &disk.kms_key_id))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// For the disk at `position` of `count`, unless it has the key of what it is made from.
+    pub(super) fn give(&self, disk: &mut DiskRecord, position: usize, count: usize) {
+        if disk.data_key.is_some() {
+            return;
+        }
+        disk.data_key = match position {
+            0 => self.system.clone(),
+            // Those of the image come first.
+            _ => (position + self.data.len())
+                .checked_sub(count)
+                .and_then(|index| self.data.get(index).cloned())
+                .flatten(),
+        };
+    }
+}
+
 fn system_disk(
     wanted: &SystemDisk,
     image: &ImageRecord,
@@ -80,6 +123,8 @@ fn system_disk(
     disk.provisioned_iops = wanted.provisioned_iops;
     disk.bursting_enabled = wanted.bursting_enabled;
     shape.give(&mut disk, size_gib, &SYSTEM)?;
+    let source = format!("image {}", image.image_id);
+    encryption::begin_with(&mut disk, &wanted.kms_key_id, image.data_key.as_ref(), &source)?;
     disk.image_id.clone_from(&image.image_id);
     disk.system = true;
     disk.delete_with_instance = true;
@@ -97,7 +142,7 @@ fn data_disk(
     if !wanted.snapshot_id.is_empty() {
         let snapshot = snapshot_state::ready(snapshots, &wanted.snapshot_id)?;
         size = size.max(u32::try_from(snapshot.disk_size_gib).unwrap_or(u32::MAX));
-        snapshot_state::begin_with(&mut disk, snapshot);
+        snapshot_state::begin_with(&mut disk, snapshot, &wanted.kms_key_id)?;
     }
     let pool_id = &wanted.storage_pool_id;
     if disk.pool_id.is_empty() {

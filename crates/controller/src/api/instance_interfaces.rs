@@ -2,7 +2,7 @@
 
 use super::{
     network_interface_create::check_shape, network_interface_ips::not_enough,
-    network_interfaces::address,
+    network_interface_ipv6::Wanted, network_interfaces::address,
 };
 use crate::{
     ecs_error::{eni_not_found, invalid, missing, refuse, vswitch_not_found},
@@ -24,6 +24,7 @@ struct New {
     vswitch_id: String,
     address: Option<Ipv4Addr>,
     more_addresses: u32,
+    ipv6: Wanted,
     /// Without what is the instance's or the VSwitch's.
     template: EniRecord,
 }
@@ -31,6 +32,11 @@ struct New {
 impl New {
     fn addresses(&self) -> u64 {
         1 + u64::from(self.more_addresses)
+    }
+
+    /// Of both families.
+    fn all_addresses(&self) -> u64 {
+        self.addresses() + self.ipv6.len() as u64
     }
 }
 
@@ -90,7 +96,17 @@ fn new(order: &InstanceNetworkInterfaceOrder, amount: u32) -> Result<New, Refusa
             "a primary interface goes with its instance; leave delete_on_release out",
         ));
     }
+    let ipv6 = Wanted::check(&order.ipv6_address, order.ipv6_address_count)?;
+    if let Some(address) = ipv6.given.first()
+        && amount > 1
+    {
+        return Err(invalid(format!(
+            "ipv6_address {address} is for one instance; set amount to 1, or give \
+             ipv6_address_count"
+        )));
+    }
     Ok(New {
+        ipv6,
         vswitch_id: order.v_switch_id.clone(),
         address: one_address("primary_ip_address", &order.primary_ip_address, amount)?,
         more_addresses: order.secondary_private_ip_address_count,
@@ -157,16 +173,20 @@ impl Interfaces {
             v_switch_id: request.v_switch_id.clone(),
             security_group_id: request.security_group_id.clone(),
             security_group_ids: request.security_group_ids.clone(),
+            ipv6_address: request.ipv6_address.clone(),
+            ipv6_address_count: request.ipv6_address_count,
             ..Default::default()
         };
         let given = !request.v_switch_id.is_empty()
             || !request.security_group_id.is_empty()
             || !request.security_group_ids.is_empty()
-            || !request.private_ip_address.is_empty();
+            || !request.private_ip_address.is_empty()
+            || !request.ipv6_address.is_empty()
+            || request.ipv6_address_count > 0;
         let primary = match primary {
             Some(_) if given => {
                 return Err(wrong(
-                    "v_switch_id, security groups and private_ip_address are given both for the \
+                    "v_switch_id, security groups or addresses are given both for the \
                      instance and for its Primary interface; leave the first out",
                 ));
             }
@@ -199,6 +219,7 @@ impl Interfaces {
         for one in interfaces.each_new() {
             let count = usize::try_from(one.addresses()).unwrap_or(usize::MAX);
             eni_state::check_addresses(Some(kind), count)?;
+            eni_state::check_ipv6(Some(kind), one.ipv6.len())?;
             eni_state::check_queues(Some(kind), &one.template)?;
         }
         Ok(interfaces)
@@ -277,6 +298,9 @@ impl Interfaces {
                 ));
             }
         }
+        for one in self.each_new() {
+            one.ipv6.check_in(&room(view, &one.vswitch_id)?.vswitch)?;
+        }
         self.check_existing(view, main)?;
         Ok(main)
     }
@@ -297,6 +321,7 @@ impl Interfaces {
                 ));
             }
             eni_state::check_addresses(Some(self.kind), eni.addresses().count())?;
+            eni_state::check_ipv6(Some(self.kind), eni.ipv6_addresses.len())?;
             eni_state::check_queues(Some(self.kind), eni)?;
         }
         Ok(())
@@ -312,7 +337,7 @@ impl Interfaces {
         let mut joining: BTreeMap<&str, u64> = BTreeMap::new();
         for one in self.each_new() {
             for group_id in &one.template.security_group_ids {
-                *joining.entry(group_id).or_default() += one.addresses() * u64::from(amount);
+                *joining.entry(group_id).or_default() += one.all_addresses() * u64::from(amount);
             }
         }
         self.each_new().try_for_each(|one| {
@@ -362,12 +387,14 @@ impl Interfaces {
                 zone_id: vswitch.zone_id.clone(),
                 created_ms: instance.created_ms,
                 generation: 0,
+                ipv6_addresses: one.ipv6.given.clone(),
                 ..one.template.clone()
             };
             eni.primary = position == 0;
             eni_state::place(&mut eni, instance, position, instance.created_ms);
             let (address, more_addresses) = (one.address, one.more_addresses);
-            made.push(NewEni { eni, address, more_addresses });
+            let more_ipv6_addresses = one.ipv6.count;
+            made.push(NewEni { eni, address, more_addresses, more_ipv6_addresses });
         }
         let mut attached = Vec::new();
         for (one, position) in self.existing.iter().zip(made.len()..) {

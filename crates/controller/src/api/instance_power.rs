@@ -49,13 +49,7 @@ impl Move {
                     return Ok(());
                 };
                 if !claimed {
-                    let needs = Needs {
-                        zone_id: instance.zone_id.clone(),
-                        instance_type: instance.instance_type.clone(),
-                        vcpus: instance.vcpus,
-                        memory_mib: instance.memory_mib,
-                        disks: Vec::new(),
-                    };
+                    let needs = Needs::of_instance(instance);
                     if let Some(refusal) = scheduler::cannot_resume(host, &needs, now) {
                         return Err(refusal);
                     }

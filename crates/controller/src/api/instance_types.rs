@@ -177,6 +177,7 @@ fn describe(kind: &catalog::InstanceType, unavailable: Option<String>) -> Instan
         gpu_spec: kind.gpu_spec().to_owned(),
         eni_quantity: kind.enis.unwrap_or(0),
         eni_private_ip_address_quantity: kind.ips_per_eni.unwrap_or(0),
+        eni_ipv6_address_quantity: kind.ipv6s_per_eni.unwrap_or(0),
         nic_queues: kind.nic_queues.unwrap_or(0),
         instance_bandwidth_rx: network.base_kbps.unwrap_or(0),
         instance_bandwidth_tx: network.base_kbps.unwrap_or(0),

@@ -1,6 +1,8 @@
 //! What instances there are and how they are.
 
-use super::{Api, instance_public_ip, paging, request::at_most_100, service};
+use super::{
+    Api, instance_public_ip, network_interface_ipv6, paging, request::at_most_100, service,
+};
 use crate::{
     ecs_error::{from_store, instance_not_found, invalid, missing, refuse},
     eni_state,
@@ -27,6 +29,12 @@ service!(InstanceService => Api {
     reboot_instances: RebootInstancesRequest => RebootInstancesResponse;
     delete_instance: DeleteInstanceRequest => DeleteInstanceResponse;
     delete_instances: DeleteInstancesRequest => DeleteInstancesResponse;
+    allocate_public_ip_address:
+        AllocatePublicIpAddressRequest => AllocatePublicIpAddressResponse;
+    convert_nat_public_ip_to_eip:
+        ConvertNatPublicIpToEipRequest => ConvertNatPublicIpToEipResponse;
+    modify_instance_network_spec:
+        ModifyInstanceNetworkSpecRequest => ModifyInstanceNetworkSpecResponse;
     describe_instances: DescribeInstancesRequest => DescribeInstancesResponse;
     describe_instance_status: DescribeInstanceStatusRequest => DescribeInstanceStatusResponse;
     get_instance_console_output:
@@ -97,6 +105,7 @@ impl Api {
         }
         at_most_100("instance_ids", request.instance_ids.len())?;
         at_most_100("private_ip_addresses", request.private_ip_addresses.len())?;
+        at_most_100("ipv6_address", request.ipv6_address.len())?;
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
         (request.page_number, request.page_size, request.max_results) = (0, 0, 0);
@@ -122,6 +131,11 @@ impl Api {
             zone_id: request.zone_id.clone(),
             key_pair_name: request.key_pair_name.clone(),
             private_ips,
+            ipv6_addresses: request
+                .ipv6_address
+                .iter()
+                .map(|text| network_interface_ipv6::address(text))
+                .collect::<Result<_, _>>()?,
             tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
         };
         let listed = self.cloud.store.instances(filter, page).await.map_err(from_store)?;
@@ -250,6 +264,7 @@ impl Api {
                     mac_address: eni.mac.clone(),
                     primary_ip_address: eni.private_ip.to_string(),
                     r#type: eni_state::kind(eni).to_owned(),
+                    ipv6_address: eni.ipv6_addresses.iter().map(ToString::to_string).collect(),
                     secondary_private_ip_address: eni
                         .secondary_private_ips
                         .iter()

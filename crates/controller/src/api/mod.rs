@@ -29,6 +29,7 @@ mod nat_gateways;
 mod network_interface_attach;
 mod network_interface_create;
 mod network_interface_ips;
+mod network_interface_ipv6;
 mod network_interface_modify;
 mod network_interfaces;
 mod networks;

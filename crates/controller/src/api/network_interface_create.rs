@@ -3,6 +3,7 @@
 use super::{
     Api,
     network_interface_ips::{self, in_vswitch},
+    network_interface_ipv6::{Wanted, ipv6_sets},
     network_interfaces::{address, found, private_ips, tags},
     request,
 };
@@ -78,10 +79,12 @@ fn template(request: &CreateNetworkInterfaceRequest) -> Result<NewEni, Refusal> 
     if primary.is_some_and(|primary| secondary_private_ips.contains(&primary)) {
         return Err(network_interface_ips::repeated(&request.primary_ip_address));
     }
+    let ipv6 = Wanted::check(&request.ipv6_address, request.ipv6_address_count)?;
     let eni = EniRecord {
         name: request.network_interface_name.clone(),
         description: request.description.clone(),
         secondary_private_ips,
+        ipv6_addresses: ipv6.given,
         security_group_ids,
         delete_on_release: request.delete_on_release.unwrap_or(true),
         source_dest_check: request.source_dest_check.unwrap_or(true),
@@ -89,7 +92,7 @@ fn template(request: &CreateNetworkInterfaceRequest) -> Result<NewEni, Refusal> 
         tags: validation::tags(&request.tag)?,
         ..Default::default()
     };
-    Ok(NewEni { eni, address: primary, more_addresses: count })
+    Ok(NewEni { eni, address: primary, more_addresses: count, more_ipv6_addresses: ipv6.count })
 }
 
 fn plan(new: &NewEni, vswitch_id: &str, view: &EnisView) -> Result<EnisPlan, Refusal> {
@@ -101,13 +104,15 @@ fn plan(new: &NewEni, vswitch_id: &str, view: &EnisView) -> Result<EnisPlan, Ref
     if room.free_addresses < 1 + secondary {
         return Err(network_interface_ips::not_enough(room, 1 + secondary));
     }
+    let ipv6 = Wanted { given: new.eni.ipv6_addresses.clone(), count: new.more_ipv6_addresses };
+    ipv6.check_in(&room.vswitch)?;
     let eni = &mut new.eni;
     group_membership::check(
         &ENI,
         &room.vswitch.vpc_id,
         &eni.security_group_ids,
         &view.groups,
-        |_| 1 + secondary,
+        |_| 1 + secondary + ipv6.len() as u64,
     )?;
     eni.eni_id = ids::eni();
     eni.vpc_id.clone_from(&room.vswitch.vpc_id);
@@ -146,11 +151,13 @@ impl Api {
             Err(refusal) => return Err(refusal),
         };
         let private_ip_sets = private_ips(&details);
+        let ipv6_sets = ipv6_sets(&details.eni);
         let eni = details.eni;
         Ok(CreateNetworkInterfaceResponse {
             request_id: String::new(),
             r#type: eni_state::kind(&eni).to_owned(),
             private_ip_sets,
+            ipv6_sets,
             network_interface_id: eni.eni_id,
             network_interface_name: eni.name,
             description: eni.description,

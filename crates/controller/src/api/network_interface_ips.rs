@@ -13,7 +13,10 @@ use crate::{
 };
 use api::v1::*;
 use prost::Message as _;
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 use store::{
     EniRecord, EnisLookup, EnisPlan, EnisView, Refusal, StoreError, VSwitchRecord, VSwitchRoom,
 };
@@ -144,7 +147,7 @@ impl Order {
         for address in &self.given {
             in_vswitch(&room.vswitch, *address)?;
             if eni.addresses().any(|own| own == *address) {
-                return Err(already_assigned(*address));
+                return Err(already_assigned((*address).into()));
             }
         }
         if room.free_addresses < more as u64 {
@@ -166,7 +169,8 @@ impl Order {
     }
 }
 
-fn already_assigned(address: Ipv4Addr) -> Refusal {
+/// Why an address that an interface has is refused.
+pub(super) fn already_assigned(address: IpAddr) -> Refusal {
     refuse(
         403,
         "InvalidIp.IpAssigned",

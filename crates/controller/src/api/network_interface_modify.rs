@@ -31,7 +31,7 @@ pub(super) fn in_groups(
     known: &[GroupUse],
     codes: &Codes,
 ) -> Result<EniRecord, Refusal> {
-    let addresses = old.addresses().count() as u64;
+    let addresses = old.all_addresses().count() as u64;
     let joining = |group_id: &str| {
         let in_it = old.security_group_ids.iter().any(|known| known == group_id);
         if in_it { 0 } else { addresses }

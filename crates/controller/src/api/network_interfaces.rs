@@ -1,6 +1,6 @@
 //! What network interfaces there are and how they are.
 
-use super::{Api, paging, request, service};
+use super::{Api, network_interface_ipv6, paging, request, service};
 use crate::{
     ecs_error::{eni_not_found, from_store, invalid, missing},
     eni_state, timestamp,
@@ -27,6 +27,8 @@ service!(NetworkInterfaceService => Api {
         AssignPrivateIpAddressesRequest => AssignPrivateIpAddressesResponse;
     unassign_private_ip_addresses:
         UnassignPrivateIpAddressesRequest => UnassignPrivateIpAddressesResponse;
+    assign_ipv6_addresses: AssignIpv6AddressesRequest => AssignIpv6AddressesResponse;
+    unassign_ipv6_addresses: UnassignIpv6AddressesRequest => UnassignIpv6AddressesResponse;
 });
 
 /// The interface of a view that was asked for.
@@ -84,6 +86,7 @@ impl Api {
         self.cloud.check_region(&request.region_id)?;
         request::at_most_100("network_interface_id", request.network_interface_id.len())?;
         request::at_most_100("private_ip_address", request.private_ip_address.len())?;
+        request::at_most_100("ipv6_address", request.ipv6_address.len())?;
         request::at_most_100("tag", request.tag.len())?;
         let (number, size) = (request.page_number, request.page_size);
         let (token, max_results) = (std::mem::take(&mut request.next_token), request.max_results);
@@ -125,6 +128,11 @@ impl Api {
                 .iter()
                 .map(|text| address("private_ip_address", text))
                 .collect::<Result<_, _>>()?,
+            ipv6_addresses: request
+                .ipv6_address
+                .iter()
+                .map(|text| network_interface_ipv6::address(text))
+                .collect::<Result<_, _>>()?,
             tags: request.tag.iter().map(|tag| (tag.key.clone(), tag.value.clone())).collect(),
         };
         let listed = self.cloud.store.enis(filter, page).await.map_err(from_store)?;
@@ -164,6 +172,7 @@ impl Api {
 
 fn describe(details: EniDetails) -> NetworkInterface {
     let private_ip_sets = private_ips(&details);
+    let ipv6_sets = network_interface_ipv6::ipv6_sets(&details.eni);
     let EniDetails { eni, .. } = details;
     let instance_id = eni_state::instance_of(&eni).to_owned();
     let attachment = (!instance_id.is_empty()).then(|| NetworkInterfaceAttachment {
@@ -179,6 +188,7 @@ fn describe(details: EniDetails) -> NetworkInterface {
             .first()
             .and_then(|primary| primary.associated_public_ip.clone()),
         private_ip_sets,
+        ipv6_sets,
         network_interface_id: eni.eni_id,
         network_interface_name: eni.name,
         description: eni.description,

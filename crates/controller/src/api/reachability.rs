@@ -38,9 +38,10 @@ impl End {
     /// an interface of the VPC has it.
     fn find(view: &EdgeView, text: &str, vpc_id: &str) -> Result<Self, Refusal> {
         if let Ok(address) = text.parse::<IpAddr>() {
-            let own = view.enis.iter().find(|eni| {
-                eni.vpc_id == vpc_id && eni.addresses().any(|own| IpAddr::from(own) == address)
-            });
+            let own = view
+                .enis
+                .iter()
+                .find(|eni| eni.vpc_id == vpc_id && eni.all_addresses().any(|own| own == address));
             return Ok(own.map_or(Self::Address(address), |eni| {
                 Self::Interface(Box::new(eni.clone()), address)
             }));

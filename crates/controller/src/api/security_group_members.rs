@@ -99,7 +99,7 @@ impl Member {
             Self::Instance(_) => &JOIN_INSTANCE,
             Self::Eni(_) => &JOIN_ENI,
         };
-        let addresses = eni.addresses().count() as u64;
+        let addresses = eni.all_addresses().count() as u64;
         let (vpc_id, group_ids) = (&eni.vpc_id, &eni.security_group_ids);
         let joining = |id: &str| if id == group_id { addresses } else { 0 };
         group_membership::check(codes, vpc_id, group_ids, &view.groups, joining)?;

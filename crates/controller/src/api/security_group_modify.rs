@@ -45,11 +45,14 @@ impl RuleChange {
             dest_prefix_list_id: given.dest_prefix_list_id.clone(),
             ..Default::default()
         };
-        if self.peers().all(String::is_empty) {
+        let [sources, dests] = self.sides();
+        if sources.into_iter().all(String::is_empty) {
             new.source_cidr_ip = old.source_cidr_ip;
             new.ipv6_source_cidr_ip = old.ipv6_source_cidr_ip;
             new.source_group_id = old.source_group_id;
             new.source_prefix_list_id = old.source_prefix_list_id;
+        }
+        if dests.into_iter().all(String::is_empty) {
             new.dest_cidr_ip = old.dest_cidr_ip;
             new.ipv6_dest_cidr_ip = old.ipv6_dest_cidr_ip;
             new.dest_group_id = old.dest_group_id;
@@ -58,19 +61,23 @@ impl RuleChange {
         new
     }
 
-    fn peers(&self) -> impl Iterator<Item = &String> {
+    /// Sources and destinations.
+    fn sides(&self) -> [[&String; 4]; 2] {
         let given = &self.given;
         [
-            &given.source_cidr_ip,
-            &given.ipv6_source_cidr_ip,
-            &given.source_group_id,
-            &given.source_prefix_list_id,
-            &given.dest_cidr_ip,
-            &given.ipv6_dest_cidr_ip,
-            &given.dest_group_id,
-            &given.dest_prefix_list_id,
+            [
+                &given.source_cidr_ip,
+                &given.ipv6_source_cidr_ip,
+                &given.source_group_id,
+                &given.source_prefix_list_id,
+            ],
+            [
+                &given.dest_cidr_ip,
+                &given.ipv6_dest_cidr_ip,
+                &given.dest_group_id,
+                &given.dest_prefix_list_id,
+            ],
         ]
-        .into_iter()
     }
 
     fn plan(&self, group_id: &str, view: &GroupView) -> Result<GroupPlan, Refusal> {
@@ -131,6 +138,8 @@ impl Api {
                 ipv6_source_cidr_ip: request.ipv6_source_cidr_ip,
                 source_group_id: request.source_group_id,
                 source_prefix_list_id: request.source_prefix_list_id,
+                dest_cidr_ip: request.dest_cidr_ip,
+                ipv6_dest_cidr_ip: request.ipv6_dest_cidr_ip,
                 source_port_range: request.source_port_range,
                 nic_type: request.nic_type,
                 ..Default::default()
@@ -160,6 +169,8 @@ impl Api {
                 ipv6_dest_cidr_ip: request.ipv6_dest_cidr_ip,
                 dest_group_id: request.dest_group_id,
                 dest_prefix_list_id: request.dest_prefix_list_id,
+                source_cidr_ip: request.source_cidr_ip,
+                ipv6_source_cidr_ip: request.ipv6_source_cidr_ip,
                 source_port_range: request.source_port_range,
                 nic_type: request.nic_type,
                 ..Default::default()

@@ -80,6 +80,7 @@ pub(super) fn parse(
     }
     let peer = peer(permission, egress)?;
     check_family(&protocol, peer.cidr)?;
+    check_family(&protocol, peer.own_cidr)?;
     Ok(RuleRecord {
         rule_id: String::new(),
         group_id: group_id.to_owned(),
@@ -91,6 +92,7 @@ pub(super) fn parse(
         cidr: peer.cidr,
         peer_group_id: peer.group_id,
         prefix_list_id: peer.prefix_list_id,
+        own_cidr: peer.own_cidr,
         priority,
         drop,
         description: permission.description.clone(),
@@ -143,12 +145,36 @@ fn source_ports(protocol: &str, text: &str) -> Result<String, Refusal> {
     }
 }
 
-/// Who is on the other side: one of these.
+/// Who is on the other side: one of the first three; and which of the members' own addresses.
 #[derive(Debug, Default)]
 struct Peer {
     cidr: Option<IpNet>,
     group_id: Option<String>,
     prefix_list_id: String,
+    own_cidr: Option<IpNet>,
+}
+
+/// The block of one side, given as one of either family, or none.
+fn block_of(what: &str, cidr: &str, ipv6_cidr: &str) -> Result<Option<IpNet>, Refusal> {
+    let dest = what == "dest";
+    if !cidr.is_empty() {
+        let code =
+            if dest { "InvalidDestCidrIp.Malformed" } else { "InvalidSourceCidrIp.Malformed" };
+        let net = range::<Ipv4Net, Ipv4Addr>(cidr).ok_or_else(|| {
+            let like = "10.0.0.0/8 or 10.0.0.1";
+            refuse(400, code, format!("{what}_cidr_ip is {cidr:?}; it must be like {like}"))
+        })?;
+        return Ok(Some(IpNet::V4(net.trunc())));
+    }
+    if ipv6_cidr.is_empty() {
+        return Ok(None);
+    }
+    let code = if dest { "InvalidParam.Ipv6DestCidrIp" } else { "InvalidParam.Ipv6SourceCidrIp" };
+    let net = range::<Ipv6Net, Ipv6Addr>(ipv6_cidr).ok_or_else(|| {
+        let like = "2001:db8::/32 or 2001:db8::1";
+        refuse(400, code, format!("ipv6_{what}_cidr_ip is {ipv6_cidr:?}; it must be like {like}"))
+    })?;
+    Ok(Some(IpNet::V6(net.trunc())))
 }
 
 fn peer(permission: &Permission, egress: bool) -> Result<Peer, Refusal> {
@@ -156,12 +182,23 @@ fn peer(permission: &Permission, egress: bool) -> Result<Peer, Refusal> {
     let source =
         [&p.source_cidr_ip, &p.ipv6_source_cidr_ip, &p.source_group_id, &p.source_prefix_list_id];
     let dest = [&p.dest_cidr_ip, &p.ipv6_dest_cidr_ip, &p.dest_group_id, &p.dest_prefix_list_id];
-    let (mine, other, what) =
-        if egress { (dest, source, "dest") } else { (source, dest, "source") };
+    let (mine, own, what, own_what) =
+        if egress { (dest, source, "dest", "source") } else { (source, dest, "source", "dest") };
     let names =
         format!("{what}_cidr_ip, ipv6_{what}_cidr_ip, {what}_group_id or {what}_prefix_list_id");
-    if other.iter().any(|text| !text.is_empty()) {
-        return Err(invalid(format!("this direction is judged by {names} only")));
+    let [own_cidr, own_ipv6_cidr, own_group, own_list] = own;
+    if !own_group.is_empty() || !own_list.is_empty() {
+        return Err(invalid(format!(
+            "the other side of this direction is given by {names}; of members' own addresses only \
+             {own_what}_cidr_ip or ipv6_{own_what}_cidr_ip"
+        )));
+    }
+    if !own_cidr.is_empty() && !own_ipv6_cidr.is_empty() {
+        return Err(refuse(
+            400,
+            "InvalidParamter.Conflict",
+            format!("give {own_what}_cidr_ip or ipv6_{own_what}_cidr_ip, not both"),
+        ));
     }
     if mine.iter().filter(|text| !text.is_empty()).count() > 1 {
         return Err(refuse(
@@ -171,28 +208,24 @@ fn peer(permission: &Permission, egress: bool) -> Result<Peer, Refusal> {
         ));
     }
     let [cidr, ipv6_cidr, group_id, prefix_list_id] = mine;
-    let mut peer = Peer::default();
-    if !cidr.is_empty() {
-        let code =
-            if egress { "InvalidDestCidrIp.Malformed" } else { "InvalidSourceCidrIp.Malformed" };
-        let net = range::<Ipv4Net, Ipv4Addr>(cidr).ok_or_else(|| {
-            let like = "10.0.0.0/8 or 10.0.0.1";
-            refuse(400, code, format!("{what}_cidr_ip is {cidr:?}; it must be like {like}"))
-        })?;
-        peer.cidr = Some(IpNet::V4(net.trunc()));
-    } else if !ipv6_cidr.is_empty() {
-        let code =
-            if egress { "InvalidParam.Ipv6DestCidrIp" } else { "InvalidParam.Ipv6SourceCidrIp" };
-        let net = range::<Ipv6Net, Ipv6Addr>(ipv6_cidr).ok_or_else(|| {
-            let like = "2001:db8::/32 or 2001:db8::1";
-            refuse(
-                400,
-                code,
-                format!("ipv6_{what}_cidr_ip is {ipv6_cidr:?}; it must be like {like}"),
-            )
-        })?;
-        peer.cidr = Some(IpNet::V6(net.trunc()));
-    } else if !group_id.is_empty() {
+    let mut peer = Peer {
+        cidr: block_of(what, cidr, ipv6_cidr)?,
+        own_cidr: block_of(own_what, own_cidr, own_ipv6_cidr)?,
+        ..Peer::default()
+    };
+    if let (Some(cidr), Some(own)) = (peer.cidr, peer.own_cidr)
+        && cidr.addr().is_ipv4() != own.addr().is_ipv4()
+    {
+        return Err(refuse(
+            400,
+            "InvalidParamter.Conflict",
+            format!("{cidr} and {own} are of different families; give both of one"),
+        ));
+    }
+    if peer.cidr.is_some() {
+        return Ok(peer);
+    }
+    if !group_id.is_empty() {
         peer.group_id = Some(group_id.clone());
     } else if !prefix_list_id.is_empty() {
         peer.prefix_list_id.clone_from(prefix_list_id);
@@ -280,17 +313,19 @@ pub(super) fn same(a: &RuleRecord, b: &RuleRecord) -> bool {
         && a.cidr == b.cidr
         && a.peer_group_id == b.peer_group_id
         && a.prefix_list_id == b.prefix_list_id
+        && a.own_cidr == b.own_cidr
         && a.priority == b.priority
         && a.drop == b.drop
 }
 
 /// A rule as answers have it.
 pub(super) fn describe(rule: &RuleRecord) -> Permission {
-    let (cidr, ipv6_cidr) = match rule.cidr {
+    let texts = |block: Option<IpNet>| match block {
         Some(IpNet::V4(net)) => (net.to_string(), String::new()),
         Some(IpNet::V6(net)) => (String::new(), net.to_string()),
         None => Default::default(),
     };
+    let ((cidr, ipv6_cidr), (own, own_ipv6)) = (texts(rule.cidr), texts(rule.own_cidr));
     let group = rule.peer_group_id.clone().unwrap_or_default();
     let prefix_list = rule.prefix_list_id.clone();
     let mut permission = Permission {
@@ -312,9 +347,11 @@ pub(super) fn describe(rule: &RuleRecord) -> Permission {
     if rule.egress {
         (permission.dest_cidr_ip, permission.ipv6_dest_cidr_ip) = (cidr, ipv6_cidr);
         (permission.dest_group_id, permission.dest_prefix_list_id) = (group, prefix_list);
+        (permission.source_cidr_ip, permission.ipv6_source_cidr_ip) = (own, own_ipv6);
     } else {
         (permission.source_cidr_ip, permission.ipv6_source_cidr_ip) = (cidr, ipv6_cidr);
         (permission.source_group_id, permission.source_prefix_list_id) = (group, prefix_list);
+        (permission.dest_cidr_ip, permission.ipv6_dest_cidr_ip) = (own, own_ipv6);
     }
     permission
 }
@@ -370,8 +407,36 @@ mod tests {
                 let rule = parse("sg-1", &permission, out).unwrap();
                 assert!(same(&rule, &parse("sg-1", &describe(&rule), out).unwrap()));
                 assert!(rules.iter().all(|other| !same(other, &rule)), "{rules:?}");
+                // The other way it names nobody, and own addresses are not of a group or list.
                 let other_way = parse("sg-1", &permission, !out).unwrap_err();
-                assert_eq!(other_way.code, "InvalidParameter");
+                let missing = ["MissingParameter.Source", "MissingParameter.Dest"];
+                let expected = if rule.cidr.is_some() {
+                    missing[usize::from(!out)]
+                } else {
+                    "InvalidParameter"
+                };
+                assert_eq!(other_way.code, expected);
+                let both = [("10.0.0.7/32", ""), ("", "2001:db8::7/128")].map(|(own, own_ipv6)| {
+                    let mut both = describe(&rule);
+                    if out {
+                        (both.source_cidr_ip, both.ipv6_source_cidr_ip) =
+                            (own.into(), own_ipv6.into());
+                    } else {
+                        (both.dest_cidr_ip, both.ipv6_dest_cidr_ip) = (own.into(), own_ipv6.into());
+                    }
+                    parse("sg-1", &both, out)
+                });
+                let family = rule.cidr.map(|cidr| cidr.addr().is_ipv4());
+                for (five, is_ipv4) in both.into_iter().zip([true, false]) {
+                    if family.is_some_and(|of_peer| of_peer != is_ipv4) {
+                        assert_eq!(five.unwrap_err().code, "InvalidParamter.Conflict");
+                        continue;
+                    }
+                    let five = five.unwrap();
+                    assert_eq!(five.own_cidr.unwrap().addr().is_ipv4(), is_ipv4);
+                    assert!(same(&five, &parse("sg-1", &describe(&five), out).unwrap()));
+                    assert!(!same(&five, &rule));
+                }
                 rules.push(rule);
             }
             assert_eq!(rules[1].cidr.unwrap().prefix_len(), if out { 0 } else { 32 });

@@ -375,6 +375,7 @@ impl Api {
             if let Some(description) = &request.description {
                 vswitch.description.clone_from(description);
             }
+            let before = vswitch.ipv6_cidr;
             match (request.enable_ipv6, request.ipv6_cidr_block) {
                 (Some(false), _) => vswitch.ipv6_cidr = None,
                 (Some(true), None) => return Err(missing("ipv6_cidr_block")),
@@ -388,6 +389,17 @@ impl Api {
                     vswitch.ipv6_cidr = Some(ipv6_block(&network.vpc, &others, byte)?);
                 }
                 (None, None) => {}
+            }
+            if before != vswitch.ipv6_cidr && network.ipv6_in_use.contains(&vswitch.vswitch_id) {
+                return Err(refuse(
+                    400,
+                    "DependencyViolation.NetworkInterface",
+                    format!(
+                        "network interfaces in VSwitch {} have addresses of its IPv6 block; \
+                         UnassignIpv6Addresses first",
+                        vswitch.vswitch_id
+                    ),
+                ));
             }
             Ok(EdgePlan { put: vec![EdgeRecord::VSwitch(vswitch)], ..EdgePlan::default() })
         })

@@ -11,6 +11,9 @@ const MOST_ADDRESSES: u32 = 50;
 /// Secondary addresses of an interface that is at no instance (`AssignPrivateIpAddresses`).
 pub(crate) const MOST_LOOSE_SECONDARY: usize = 10;
 
+/// IPv6 addresses of an interface that is at no instance (`AssignIpv6Addresses`).
+pub(crate) const MOST_LOOSE_IPV6: usize = 10;
+
 /// Disks and interfaces of one machine together: its bus has no more slots for them.
 pub(crate) const MOST_DEVICES: usize = 30;
 
@@ -67,6 +70,32 @@ pub(crate) fn check_addresses(kind: Option<&InstanceType>, count: usize) -> Resu
     ))
 }
 
+/// That one interface of an instance may have so many IPv6 addresses. Of a type without a published
+/// figure an interface has as many as private IPv4 ones.
+pub(crate) fn check_ipv6(kind: Option<&InstanceType>, count: usize) -> Result<(), Refusal> {
+    let published = kind.and_then(|kind| kind.ipv6s_per_eni.or(kind.ips_per_eni));
+    let most = published.unwrap_or(MOST_ADDRESSES);
+    if count <= most as usize {
+        return Ok(());
+    }
+    if most == 0 {
+        return Err(refuse(
+            403,
+            "InvalidOperation.Ipv6NotSupport",
+            format!("instances {} have no IPv6; use another type", named(kind)),
+        ));
+    }
+    Err(refuse(
+        403,
+        "InvalidOperation.Ipv6CountExceeded",
+        format!(
+            "{count} IPv6 addresses are more than the {most} that one network interface of an \
+             instance {} has; unassign some",
+            named(kind)
+        ),
+    ))
+}
+
 /// That an interface of an instance may have its number of queues.
 pub(crate) fn check_queues(kind: Option<&InstanceType>, eni: &EniRecord) -> Result<(), Refusal> {
     let most = kind.map_or(1, |kind| kind.nic_queues.unwrap_or(1).clamp(1, kind.vcpus.max(1)));
@@ -96,6 +125,11 @@ mod tests {
         assert!(check_count(kind, 3).is_ok() && check_addresses(kind, 6).is_ok());
         assert_eq!(code(check_count(kind, 4)), "EniPerInstanceLimitExceeded");
         assert_eq!(code(check_addresses(kind, 7)), "InvalidOperation.Ipv4CountExceeded");
+        assert!(check_ipv6(kind, 6).is_ok());
+        assert_eq!(code(check_ipv6(kind, 7)), "InvalidOperation.Ipv6CountExceeded");
+        let none = catalog::instance_type("ecs.xn4.small");
+        assert!(check_ipv6(none, 0).is_ok());
+        assert_eq!(code(check_ipv6(none, 1)), "InvalidOperation.Ipv6NotSupport");
         let with = |queues| EniRecord { queues, ..Default::default() };
         assert!(check_queues(kind, &with(2)).is_ok());
         let exceeded = "InvalidOperation.ExceedInstanceTypeQueueNumber";

@@ -9,7 +9,8 @@ mod limits;
 mod transitions;
 
 pub(crate) use limits::{
-    MOST_DEVICES, MOST_LOOSE_SECONDARY, check_addresses, check_count, check_devices, check_queues,
+    MOST_DEVICES, MOST_LOOSE_IPV6, MOST_LOOSE_SECONDARY, check_addresses, check_count,
+    check_devices, check_ipv6, check_queues,
 };
 pub use transitions::{EniSeat, attach, detach, expect_loose, set_free};
 pub(crate) use transitions::{expect, expect_steady, place};

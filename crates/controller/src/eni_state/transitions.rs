@@ -2,7 +2,7 @@
 
 use super::{
     ATTACHING, AVAILABLE, DETACHING, IN_USE, check_addresses, check_count, check_devices,
-    check_queues, instance_of, reason, refresh,
+    check_ipv6, check_queues, instance_of, reason, refresh,
 };
 use crate::{
     ecs_error::refuse,
@@ -33,7 +33,8 @@ impl EniSeat<'_> {
 /// # Errors
 /// `InvalidOperation.InvalidEniState`, `.InvalidEniType`, `.InvalidEcsState`,
 /// `.AvailabilityZoneMismatch`, `.VpcMismatch`, `EniPerInstanceLimitExceeded`,
-/// `InvalidOperation.Ipv4CountExceeded`, `.ExceedInstanceTypeQueueNumber`.
+/// `InvalidOperation.Ipv4CountExceeded`, `.Ipv6CountExceeded`, `.Ipv6NotSupport`,
+/// `.ExceedInstanceTypeQueueNumber`.
 pub fn attach(eni: &mut EniRecord, to: &EniSeat<'_>, now: i64) -> Result<InstanceRecord, Refusal> {
     let mut instance = to.details.instance.clone();
     expect_loose(eni, "AttachNetworkInterface")?;
@@ -66,6 +67,7 @@ pub fn attach(eni: &mut EniRecord, to: &EniSeat<'_>, now: i64) -> Result<Instanc
     check_count(kind, taken.len() + 1)?;
     check_devices(to.details.disks.len(), taken.len() + 1)?;
     check_addresses(kind, eni.addresses().count())?;
+    check_ipv6(kind, eni.ipv6_addresses.len())?;
     check_queues(kind, eni)?;
     let position = (1..).find(|position| !taken.contains(position)).unwrap_or(u32::MAX);
     place(eni, &instance, position, now);

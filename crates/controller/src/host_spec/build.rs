@@ -3,9 +3,9 @@
 use super::edge;
 use crate::cloud::CloudOptions;
 use api::host::{
-    DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec, NetworkLimit, Power,
-    PrefixListSpec, PublicKey, RemoteHost, Removal, RuleSpec, SecurityGroupSpec, SnapshotSpec,
-    VpcSpec,
+    DiskEncryption, DiskSpec, EniSpec, HostSpec, ImageSpec, InstanceMetadata, InstanceSpec,
+    NetworkLimit, Power, PrefixListSpec, PublicKey, RemoteHost, Removal, RuleSpec,
+    SecurityGroupSpec, SnapshotSpec, VpcSpec,
 };
 use std::collections::HashMap;
 use store::{
@@ -125,6 +125,8 @@ pub(crate) fn eni(
 ) -> EniSpec {
     let vpc = vpcs.get(record.vpc_id.as_str());
     let vswitch = vswitches.get(record.vswitch_id.as_str());
+    // The blocks change only while no interface has addresses of them, so they need no generation.
+    let has_ipv6 = record.ipv6_addresses.first();
     EniSpec {
         eni_id: record.eni_id.clone(),
         mac: record.mac.clone(),
@@ -142,6 +144,17 @@ pub(crate) fn eni(
             .iter()
             .map(ToString::to_string)
             .collect(),
+        ipv6_addresses: record.ipv6_addresses.iter().map(ToString::to_string).collect(),
+        vswitch_ipv6_cidr: has_ipv6
+            .and(vswitch)
+            .and_then(|vswitch| vswitch.ipv6_cidr)
+            .map(|cidr| cidr.to_string())
+            .unwrap_or_default(),
+        vpc_ipv6_cidr: has_ipv6
+            .and(vpc)
+            .and_then(|vpc| vpc.ipv6_cidr)
+            .map(|cidr| cidr.to_string())
+            .unwrap_or_default(),
         no_source_check: !record.source_dest_check,
         queues: record.queues,
         ..EniSpec::default()
@@ -168,6 +181,10 @@ fn disk(record: &DiskRecord) -> DiskSpec {
         pool_id: record.pool_id.clone(),
         tree_id: record.tree_id.clone(),
         home_epoch: record.home_epoch,
+        encryption: record.data_key.as_ref().map(|key| DiskEncryption {
+            kms_key_id: key.kms_key_id.clone(),
+            wrapped_key: key.wrapped.clone(),
+        }),
     }
 }
 
@@ -243,6 +260,7 @@ fn rule(record: &RuleRecord) -> RuleSpec {
         drop: record.drop,
         source_port_range: record.source_ports.clone(),
         prefix_list_id: record.prefix_list_id.clone(),
+        own_cidr: record.own_cidr.map(|cidr| cidr.to_string()).unwrap_or_default(),
     }
 }
 

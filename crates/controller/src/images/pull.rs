@@ -72,6 +72,11 @@ pub(super) async fn pull(
         FormatError::Read(error) => Trouble::Passing(format!("it cannot be read: {error}")),
         error => Trouble::Lasting(format!("what host {host_id} sent is no image: {error}")),
     })?;
+    if format.encrypted != image.data_key.is_some() {
+        let is = if format.encrypted { "" } else { " not" };
+        let reason = format!("what host {host_id} sent is{is} encrypted, unlike the image");
+        return Err(Trouble::Lasting(reason));
+    }
     let sha256 = file.sha256().await.map_err(no_file)?;
     let file_bytes = file.length();
     file.complete().await.map_err(no_file)?;

@@ -25,6 +25,7 @@ pub fn start(instance: &mut InstanceRecord) -> Result<(), Refusal> {
     instance.power_on = true;
     instance.force = false;
     instance.stop_charging = false;
+    instance.start_when_ready = false;
     instance.claimed = true;
     refresh(instance);
     Ok(())

@@ -6,7 +6,7 @@ mod pools;
 pub use pools::{DiskNeed, choose, choose_all, choose_host, no_room_to_grow};
 
 use crate::ecs_error::refuse;
-use store::{HostRecord, Refusal};
+use store::{HostRecord, InstanceRecord, Refusal};
 
 /// What an instance needs of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,19 @@ pub struct Needs {
     pub memory_mib: u64,
     /// Its disks.
     pub disks: Vec<DiskNeed>,
+}
+
+impl Needs {
+    /// Of one that has its disks and wants its vCPUs and memory back.
+    pub fn of_instance(instance: &InstanceRecord) -> Self {
+        Self {
+            zone_id: instance.zone_id.clone(),
+            instance_type: instance.instance_type.clone(),
+            vcpus: instance.vcpus,
+            memory_mib: instance.memory_mib,
+            disks: Vec::new(),
+        }
+    }
 }
 
 /// Where an instance goes.

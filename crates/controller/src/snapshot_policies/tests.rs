@@ -73,6 +73,7 @@ impl Site {
                 owner_account_id: String::new(),
                 eip_ranges: Vec::new(),
                 protected_cidrs: Vec::new(),
+                kms: Arc::new(kms::KeyFolder::new("/nonexistent")),
             },
         ))
     }

@@ -5,10 +5,12 @@ mod disks;
 mod enis;
 mod snapshots;
 
-use crate::{ids, instance_state, snapshot_state};
+use crate::{disk_state, ids, instance_state, snapshot_state};
 use api::host::{HostStatus, InstanceState, InstanceStatus};
 use std::collections::HashMap;
-use store::{EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan};
+use store::{
+    DiskRecord, EventRecord, GuestState, HostView, InstanceRecord, ReportedState, StatusPlan,
+};
 
 /// Plans what a report changes.
 pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
@@ -54,6 +56,16 @@ pub fn plan(view: &HostView, report: &HostStatus, now_ms: i64) -> StatusPlan {
         }
         if new.status == instance_state::STOPPED && new.stop_charging {
             new.claimed = false;
+        }
+        let made_anew = |disk: &DiskRecord| {
+            disk.instance_id == old.instance_id && disk.status == disk_state::REINITING
+        };
+        // What refuses a start now does not with a later report.
+        if new.start_when_ready && !new.releasing && !disks_now.iter().any(made_anew) {
+            let mut started = new.clone();
+            if instance_state::start(&mut started).is_ok() {
+                new = started;
+            }
         }
         if new != *old {
             plan.update.push(new);

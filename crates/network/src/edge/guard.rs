@@ -4,11 +4,11 @@ use super::host::Uplink;
 use crate::{
     names,
     plan::Vpc,
-    security_groups::ruleset::{Chain, Set, Table},
+    security_groups::ruleset::{Chain, Elements, Set, Table},
     shaping::class_numbers,
 };
 use ipnet::Ipv4Net;
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 /// Adds the guard of all edges to the host's table.
 pub(crate) fn add_guard(
@@ -28,31 +28,31 @@ pub(crate) fn add_guard(
             .into_iter()
             .chain(flags.iter().map(|flag| (*flag).to_owned()))
             .collect(),
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     let mut edges = set("ifname . ipv4_addr", &[]);
     for vpc in vpcs {
         let link = names::edge_link(namespace_dir, vpc.vni);
         for eip in &vpc.eips {
-            edges.elements.insert(format!("\"{link}\" . {}", eip.address), String::new());
+            edges.insert(format!("\"{link}\" . {}", eip.address), "");
         }
     }
     let mut public = set("ipv4_addr", &[]);
     for eip in vpcs.iter().flat_map(|vpc| &vpc.eips) {
-        public.elements.insert(eip.address.to_string(), String::new());
+        public.insert(eip.address.to_string(), "");
     }
     let mut hosts = set("ipv4_addr", &["flags interval"]);
     for block in Ipv4Net::aggregate(denied) {
-        hosts.elements.insert(block.to_string(), String::new());
+        hosts.insert(block.to_string(), "");
     }
     let mut classes = Set {
         is_map: true,
         declaration: vec!["type ipv4_addr : classid".to_owned()],
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     for vpc in vpcs {
         for (address, number) in class_numbers(&vpc.eips) {
-            classes.elements.insert(address.to_string(), format!("1:{number:x}"));
+            classes.insert(address.to_string(), format!("1:{number:x}"));
         }
     }
     if !classes.elements.is_empty() {

@@ -3,9 +3,8 @@
 use super::EDGE_LINK;
 use crate::{
     plan::{Forward, Vpc},
-    security_groups::ruleset::{Chain, Set, Table},
+    security_groups::ruleset::{Chain, Elements, Set, Table},
 };
-use std::collections::BTreeMap;
 
 /// Adds what the VPC's edge needs. The maps of who may pass and the base chains are there.
 pub(crate) fn add_nat(inet: &mut Table, vpc: &Vpc) {
@@ -15,13 +14,13 @@ pub(crate) fn add_nat(inet: &mut Table, vpc: &Vpc) {
     let map = |kind: &str| Set {
         is_map: true,
         declaration: vec![format!("type {kind}")],
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     let (mut inbound, mut outbound) = (map("ipv4_addr : ipv4_addr"), map("ipv4_addr : ipv4_addr"));
     for eip in &vpc.eips {
         if let Some(private) = eip.private {
-            inbound.elements.insert(eip.address.to_string(), private.to_string());
-            outbound.elements.insert(private.to_string(), eip.address.to_string());
+            inbound.insert(eip.address.to_string(), private.to_string());
+            outbound.insert(private.to_string(), eip.address.to_string());
         }
     }
     let mut by_protocol = map("inet_proto . ipv4_addr : ipv4_addr");
@@ -72,18 +71,18 @@ pub(crate) fn add_nat(inet: &mut Table, vpc: &Vpc) {
 fn add_forward(forward: &Forward, all: &mut Set, by_protocol: &mut Set, by_port: &mut Set) {
     let Forward { external, internal, protocols, ports } = forward;
     let Some(protocols) = protocols else {
-        all.elements.insert(external.to_string(), internal.to_string());
+        all.insert(external.to_string(), internal.to_string());
         return;
     };
     for protocol in protocols {
         let key = format!("{protocol} . {external}");
         let Some((outside, inside, count)) = *ports else {
-            by_protocol.elements.insert(key, internal.to_string());
+            by_protocol.insert(key, internal.to_string());
             continue;
         };
         for step in 0..count {
             let (outside, inside) = (u32::from(outside) + step, u32::from(inside) + step);
-            by_port.elements.insert(format!("{key} . {outside}"), format!("{internal} . {inside}"));
+            by_port.insert(format!("{key} . {outside}"), format!("{internal} . {inside}"));
         }
     }
 }

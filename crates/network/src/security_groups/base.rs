@@ -6,7 +6,7 @@ use crate::{
     edge::EDGE_LINK,
     names::{VXLAN_LINK, vxlan_mac},
     plan::{Vpc, mac_text},
-    security_groups::ruleset::{GENERATION, Set, Table},
+    security_groups::ruleset::{Elements, GENERATION, Set, Table},
 };
 use std::collections::BTreeMap;
 
@@ -115,7 +115,7 @@ pub(super) fn base() -> Table {
     let verdicts = || Set {
         is_map: true,
         declaration: vec!["type ifname : verdict".to_owned()],
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     let sets = BTreeMap::from([
         ("sources".to_owned(), set("ifname . ether_addr . ipv4_addr")),
@@ -144,10 +144,10 @@ pub(super) fn arp(vpc: &Vpc) -> Table {
         let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
         let unset = std::net::Ipv4Addr::UNSPECIFIED;
         for address in eni.addresses.iter().copied().chain([unset]) {
-            senders.elements.insert(format!("{port} . {address}"), String::new());
+            senders.insert(format!("{port} . {address}"), String::new());
         }
         if eni.is_router {
-            routers.elements.insert(port, String::new());
+            routers.insert(port, String::new());
         }
     }
     arp.sets.insert("senders".to_owned(), senders);
@@ -177,13 +177,13 @@ pub(super) fn admit_ipv6(inet: &mut Table, vpc: &Vpc) {
     for eni in &vpc.enis {
         let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
         for address in &eni.addresses6 {
-            sources.elements.insert(format!("{port} . {address}"), String::new());
+            sources.insert(format!("{port} . {address}"), String::new());
         }
     }
     for (host, peer) in &vpc.peers {
         let port = format!("{} . {}", quoted(VXLAN_LINK), mac_text(vxlan_mac(*host)));
         for address in &peer.addresses6 {
-            sources.elements.insert(format!("{port} . {address}"), String::new());
+            sources.insert(format!("{port} . {address}"), String::new());
         }
     }
     inet.sets.insert("sources6".to_owned(), sources);

@@ -10,7 +10,7 @@ use super::{
     base::{admit_ipv6, arp, base},
     group_chains::add_chains_of,
     policy::{AddressFamily, BrokenRule},
-    ruleset::{Chain, Family, Ruleset, Set, Table},
+    ruleset::{Chain, Elements, Family, Ruleset, Set, Table},
 };
 use crate::{
     TABLE_NAME,
@@ -135,7 +135,7 @@ fn add_limits(inet: &mut Table, vpc: &Vpc) {
     let map = |kind: &str| Set {
         is_map: true,
         declaration: vec![format!("type {kind}")],
-        elements: BTreeMap::new(),
+        elements: Elements::new(),
     };
     let mut rules = Vec::new();
     let packets: Vec<_> = vpc.limits.iter().filter(|limit| limit.packets > 0).collect();
@@ -150,7 +150,7 @@ fn add_limits(inet: &mut Table, vpc: &Vpc) {
                 let text = format!("rate over {}/second burst {burst} packets", limit.packets);
                 inet.limits.insert(name.clone(), text);
                 for tap in &limit.taps {
-                    limits.elements.insert(quoted(tap), quoted(&name));
+                    limits.insert(quoted(tap), quoted(&name));
                 }
             }
             let set = format!("packets_{way}");
@@ -170,7 +170,7 @@ fn add_limits(inet: &mut Table, vpc: &Vpc) {
     if !classes.is_empty() {
         let mut of_address = map("ipv4_addr : classid");
         for (address, number) in classes {
-            of_address.elements.insert(address.to_string(), format!("1:{number:x}"));
+            of_address.insert(address.to_string(), format!("1:{number:x}"));
         }
         inet.sets.insert("eip_class".to_owned(), of_address);
         // Where addresses are public again.
@@ -221,7 +221,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 pub(super) fn set(kind: &str) -> Set {
-    Set { is_map: false, declaration: vec![format!("type {kind}")], elements: BTreeMap::new() }
+    Set { is_map: false, declaration: vec![format!("type {kind}")], elements: Elements::new() }
 }
 
 /// A limit per key, kept for as long as it is used.
@@ -244,6 +244,6 @@ pub(super) fn chain<'a>(hook: &str, rules: impl IntoIterator<Item = &'a str>) ->
 
 fn element(table: &mut Table, set: &str, key: String, value: String) {
     if let Some(set) = table.sets.get_mut(set) {
-        set.elements.insert(key, value);
+        set.insert(key, value);
     }
 }

@@ -45,8 +45,10 @@ fn reference(
         } else {
             rule.cidr.parse::<Ipv4Net>().unwrap().contains(&packet.peer)
         };
+        let own = rule.own_cidr.is_empty()
+            || rule.own_cidr.parse::<Ipv4Net>().unwrap().contains(&packet.own);
         let port = within(rule.port_from, rule.port_to, packet.destination_port);
-        if protocol && source && peer && port {
+        if protocol && source && peer && own && port {
             return if rule.drop { Verdict::Drop } else { Verdict::Accept };
         }
     }
@@ -83,11 +85,16 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
         Just(("0.0.0.0/0".to_owned(), String::new())),
         (0usize..4).prop_map(|group| (String::new(), format!("sg-{group}"))),
     ];
-    (any::<bool>(), protocol, peer, ports(), ports(), 1u32..4, any::<bool>()).prop_map(
+    let own = prop_oneof![
+        2 => Just(String::new()),
+        1 => (address(), 22u8..=32).prop_map(|(a, length)| format!("{a}/{length}")),
+        1 => Just("0.0.0.0/0".to_owned()),
+    ];
+    (any::<bool>(), protocol, (peer, own), ports(), ports(), 1u32..4, any::<bool>()).prop_map(
         |(
             egress,
             protocol,
-            (cidr, peer_group_id),
+            ((cidr, peer_group_id), own_cidr),
             (from, to),
             (source_from, source_to),
             priority,
@@ -102,6 +109,7 @@ fn rule() -> impl Strategy<Value = RuleSpec> {
                 port_to: if has_ports { to } else { 0 },
                 cidr,
                 peer_group_id,
+                own_cidr,
                 priority,
                 drop,
                 source_port_range: if source {
@@ -139,15 +147,19 @@ fn groups() -> impl Strategy<Value = Vec<SecurityGroupSpec>> {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = prop_oneof![Just(6u8), Just(17), Just(1), Just(47), Just(132)];
-    (protocol, address(), port(), port()).prop_map(|(protocol, peer, source, destination)| {
-        let has_ports = matches!(protocol, 6 | 17);
-        Packet {
-            protocol,
-            peer,
-            source_port: if has_ports { source } else { 0 },
-            destination_port: if has_ports { destination } else { 0 },
-        }
-    })
+    let addresses = (address(), address());
+    (protocol, addresses, port(), port()).prop_map(
+        |(protocol, (peer, own), source, destination)| {
+            let has_ports = matches!(protocol, 6 | 17);
+            Packet {
+                protocol,
+                peer,
+                own,
+                source_port: if has_ports { source } else { 0 },
+                destination_port: if has_ports { destination } else { 0 },
+            }
+        },
+    )
 }
 
 proptest! {
@@ -199,6 +211,7 @@ fn broken_rules_never_open_anything() {
         |rule| rule.ip_protocol = "sctp".to_owned(),
         |rule| rule.cidr = "10.0.0.0/40".to_owned(),
         |rule| rule.cidr.clear(),
+        |rule| rule.own_cidr = "10.0.0.0/40".to_owned(),
         |rule| (rule.cidr, rule.peer_group_id) = (String::new(), "sg-gone".to_owned()),
         |rule| (rule.port_from, rule.port_to) = (30, 20),
         |rule| rule.port_to = 70_000,
@@ -208,6 +221,7 @@ fn broken_rules_never_open_anything() {
     let packet = Packet {
         protocol: 6,
         peer: Ipv4Addr::new(10, 0, 0, 1),
+        own: Ipv4Addr::new(10, 0, 0, 9),
         source_port: 1000,
         destination_port: 22,
     };
@@ -223,8 +237,12 @@ fn broken_rules_never_open_anything() {
             assert_eq!(policy.evaluate(&packet, |_, _| false), Verdict::Drop);
         }
     }
-    let ipv6 = RuleSpec { cidr: "::/0".to_owned(), ..good };
-    let group = group_with(ipv6);
-    let (policy, broken) = Policy::merge(&[&group], Direction::Ingress, |_| true);
-    assert!(broken.is_empty() && policy.clauses.is_empty());
+    for ipv6 in [
+        RuleSpec { cidr: "::/0".to_owned(), ..good.clone() },
+        RuleSpec { own_cidr: "fdec::/16".to_owned(), ..good },
+    ] {
+        let group = group_with(ipv6);
+        let (policy, broken) = Policy::merge(&[&group], Direction::Ingress, |_| true);
+        assert!(broken.is_empty() && policy.clauses.is_empty());
+    }
 }

@@ -9,6 +9,7 @@ use super::{
     ruleset::{Chain, Table},
 };
 use crate::plan::Vpc;
+use compact_str::format_compact;
 use std::net::IpAddr;
 
 /// The chains of IPv6 are entered by those of IPv4, which maps lead to.
@@ -69,7 +70,7 @@ fn members(inet: &mut Table, family: AddressFamily, group: &str, vpc: &Vpc) {
     let addresses = vpc.groups.get(group).map(|g| g.member_ips.as_slice()).unwrap_or_default();
     for address in addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok()) {
         if address.is_ipv6() == (family == AddressFamily::V6) {
-            members.elements.insert(address.to_string(), String::new());
+            members.insert(format_compact!("{address}"), "");
         }
     }
     inet.sets.insert(name, members);
@@ -88,7 +89,9 @@ fn prefixes(inet: &mut Table, family: AddressFamily, list: &str, vpc: &Vpc) {
         }
     };
     let mut prefixes = intervals(kind);
-    prefixes.elements.extend(blocks.into_iter().map(|block| (block, String::new())));
+    for block in blocks {
+        prefixes.insert(block, "");
+    }
     inet.sets.insert(name, prefixes);
 }
 
@@ -105,14 +108,19 @@ fn conditions(
     direction: Direction,
     travel: Travel,
 ) -> String {
-    let side = match (direction, travel) {
-        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => "saddr",
-        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => "daddr",
+    let (side, own_side) = match (direction, travel) {
+        (Direction::Ingress, Travel::Original) | (Direction::Egress, Travel::Reply) => {
+            ("saddr", "daddr")
+        }
+        (Direction::Egress, Travel::Original) | (Direction::Ingress, Travel::Reply) => {
+            ("daddr", "saddr")
+        }
     };
-    let (field, six) = match family {
-        AddressFamily::V4 => (format!("ip {side}"), ""),
-        AddressFamily::V6 => (format!("ip6 {side}"), "6"),
+    let (header, six) = match family {
+        AddressFamily::V4 => ("ip", ""),
+        AddressFamily::V6 => ("ip6", "6"),
     };
+    let field = format!("{header} {side}");
     let (source, destination) = match travel {
         Travel::Original => ("sport", "dport"),
         Travel::Reply => ("dport", "sport"),
@@ -130,6 +138,9 @@ fn conditions(
             format!("{field} {{ {} }} ", blocks.join(", "))
         }
     };
+    if let Some(block) = matches.own {
+        text.push_str(&format!("{header} {own_side} {block} "));
+    }
     let protocol = match matches.protocol {
         Protocol::All => return text,
         Protocol::Tcp => "tcp",

@@ -135,13 +135,15 @@ impl PortSet {
     }
 }
 
-/// Which packets a clause is about: all four must fit.
+/// Which packets a clause is about: all five must fit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Match {
     /// The protocol.
     pub protocol: Protocol,
     /// The other side.
     pub peers: Peers,
+    /// The interface's own address; none: any of its addresses.
+    pub own: Option<IpNet>,
     /// Source ports, of TCP and UDP.
     pub source_ports: PortSet,
     /// Destination ports, of TCP and UDP.
@@ -164,6 +166,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Address of the other side.
     pub peer: Ipv4Addr,
+    /// The interface's own address.
+    pub own: Ipv4Addr,
     /// Source port; 0 for protocols without ports.
     pub source_port: u16,
     /// Destination port; 0 for protocols without ports.
@@ -238,6 +242,7 @@ impl Policy {
                         matches: Match {
                             protocol: Protocol::All,
                             peers: Peers::Group(group.security_group_id.clone()),
+                            own: None,
                             source_ports: PortSet::ALL,
                             destination_ports: PortSet::ALL,
                         },
@@ -274,7 +279,9 @@ impl Match {
             }
             Peers::Group(id) | Peers::PrefixList(id) => is_member(id, packet.peer),
         };
-        peer && self.protocol.contains(packet.protocol)
+        let own = self.own.is_none_or(|block| block.contains(&IpAddr::V4(packet.own)));
+        peer && own
+            && self.protocol.contains(packet.protocol)
             && self.source_ports.contains(packet.source_port)
             && self.destination_ports.contains(packet.destination_port)
     }
@@ -283,25 +290,27 @@ impl Match {
 /// Fewer matches that together match the same. They share a priority and a verdict, so that their
 /// order does not matter.
 fn combine(level: Vec<Match>) -> Vec<Match> {
-    let mut by_ports: BTreeMap<(Protocol, PortSet, PortSet), Vec<Peers>> = BTreeMap::new();
+    type Rest = (Protocol, Option<IpNet>, PortSet);
+    let mut by_ports: BTreeMap<(Rest, PortSet), Vec<Peers>> = BTreeMap::new();
     for m in level {
-        let key = (m.protocol, m.source_ports, m.destination_ports);
+        let key = ((m.protocol, m.own, m.source_ports), m.destination_ports);
         by_ports.entry(key).or_default().push(m.peers);
     }
-    let mut by_peers: BTreeMap<(Protocol, Peers, PortSet), PortSet> = BTreeMap::new();
-    for ((protocol, source_ports, destination_ports), peers) in by_ports {
+    let mut by_peers: BTreeMap<(Rest, Peers), PortSet> = BTreeMap::new();
+    for ((rest, destination_ports), peers) in by_ports {
         for peers in combine_peers(peers) {
             by_peers
-                .entry((protocol, peers, source_ports.clone()))
+                .entry((rest.clone(), peers))
                 .and_modify(|ports| *ports = ports.union(&destination_ports))
                 .or_insert_with(|| destination_ports.clone());
         }
     }
     by_peers
         .into_iter()
-        .map(|((protocol, peers, source_ports), destination_ports)| Match {
+        .map(|(((protocol, own, source_ports), peers), destination_ports)| Match {
             protocol,
             peers,
+            own,
             source_ports,
             destination_ports,
         })

@@ -45,6 +45,15 @@ pub(crate) fn read(
             Peers::Any
         }
     };
+    let own = match block_of(&rule.own_cidr, family) {
+        Ok(Some(block)) => (block.prefix_len() > 0).then_some(block),
+        Ok(None) if rule.own_cidr.is_empty() => None,
+        Ok(None) => return Reading::Nothing,
+        Err(reason) => {
+            broken.push(reason);
+            None
+        }
+    };
     if only.is_some_and(|only| only != family) {
         return Reading::Nothing;
     }
@@ -61,7 +70,8 @@ pub(crate) fn read(
     };
     let destination = ports("port range", port_range(rule.port_from, rule.port_to));
     let source = ports("source port range", source_ports(&rule.source_port_range));
-    let matches = Match { protocol, peers, source_ports: source, destination_ports: destination };
+    let matches =
+        Match { protocol, peers, own, source_ports: source, destination_ports: destination };
     if broken.is_empty() {
         Reading::Rule(matches)
     } else {
@@ -88,16 +98,21 @@ fn peers(
             _ => Err(format!("both group {group} and prefix list {list} are given")),
         };
     }
-    let cidr = &rule.cidr;
-    let block = cidr.parse::<IpNet>().or_else(|_| cidr.parse::<IpAddr>().map(IpNet::from));
-    let block = block.map_err(|_| format!("{cidr:?} is no CIDR block"))?;
-    if block.addr().is_ipv6() != (family == AddressFamily::V6) {
+    Ok(block_of(&rule.cidr, family)?.map(|block| match block.prefix_len() {
+        0 => Peers::Any,
+        _ => Peers::Blocks(vec![block]),
+    }))
+}
+
+/// A block; none if there is none, or it is of the other family.
+fn block_of(cidr: &str, family: AddressFamily) -> Result<Option<IpNet>, String> {
+    if cidr.is_empty() {
         return Ok(None);
     }
-    Ok(Some(match block.prefix_len() {
-        0 => Peers::Any,
-        _ => Peers::Blocks(vec![block.trunc()]),
-    }))
+    let block = cidr.parse::<IpNet>().or_else(|_| cidr.parse::<IpAddr>().map(IpNet::from));
+    let block = block.map_err(|_| format!("{cidr:?} is no CIDR block"))?;
+    let of_family = block.addr().is_ipv6() == (family == AddressFamily::V6);
+    Ok(of_family.then(|| block.trunc()))
 }
 
 fn port_range(from: u32, to: u32) -> Result<PortSet, String> {

@@ -1,6 +1,8 @@
 //! nftables tables as data, and the nft commands that make them.
 
+use compact_str::{CompactString, format_compact};
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
 };
@@ -30,8 +32,11 @@ pub(crate) struct Set {
     /// What comes after `type`, and further statements.
     pub(crate) declaration: Vec<String>,
     /// From keys to values; a set's values are empty.
-    pub(crate) elements: BTreeMap<String, String>,
+    pub(crate) elements: Elements,
 }
+
+/// Sets may have very many elements, and most are short enough to need no memory of their own.
+pub(crate) type Elements = BTreeMap<CompactString, CompactString>;
 
 /// A chain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -109,7 +114,7 @@ impl Listed {
                     let set = Set {
                         is_map: kind == "map",
                         declaration: vec![UNKNOWN.to_owned()],
-                        elements: BTreeMap::new(),
+                        elements: Elements::new(),
                     };
                     entry.sets.insert(text("name"), set);
                 }
@@ -132,41 +137,46 @@ impl Listed {
 const ELEMENTS_PER_COMMAND: usize = 512;
 
 impl Set {
+    pub(crate) fn insert(
+        &mut self,
+        key: impl Into<CompactString>,
+        value: impl Into<CompactString>,
+    ) {
+        self.elements.insert(key.into(), value.into());
+    }
+
     fn keyword(&self) -> &'static str {
         if self.is_map { "map" } else { "set" }
     }
 }
 
-impl Ruleset {
-    /// The same with its generation written in. It must not be 0, the mark of a flow never judged.
-    pub(crate) fn of_generation(&self, generation: u32) -> Self {
-        let mut stamped = self.clone();
-        let value = format!("{generation:#010x}");
-        let chains = stamped.tables.values_mut().flat_map(|table| table.chains.values_mut());
-        for rule in chains.flat_map(|chain| &mut chain.rules) {
-            if rule.contains(GENERATION) {
-                *rule = rule.replace(GENERATION, &value);
-            }
-        }
-        stamped
+impl Chain {
+    /// Whether the rules of another generation, `old`, are others. Those with the generation in them
+    /// always are.
+    fn rules_differ(&self, old: &Self) -> bool {
+        self.rules != old.rules || self.rules.iter().any(|rule| rule.contains(GENERATION))
     }
+}
 
-    /// Commands that make this ruleset of what is listed, in one transaction; with `alone`, other
-    /// tables go. Base chains stay where they can: one that is removed is for a moment a chain
+impl Ruleset {
+    /// Commands that make this ruleset, of this generation, of what is listed, in one transaction; with
+    /// `alone`, other tables go. Base chains stay where they can: one that is removed is for a moment a chain
     /// without rules, which drops everything.
-    pub(crate) fn replace(&self, listed: &Listed, alone: bool) -> String {
+    pub(crate) fn replace(&self, generation: u32, listed: &Listed, alone: bool) -> String {
         let mut script = String::new();
         let others = listed.others.iter().filter(|_| alone);
         for (family, name) in listed.ours_to_delete.iter().chain(others) {
             let _ = writeln!(script, "delete table {family} {name}");
         }
         let old = Self { name: self.name.clone(), tables: listed.tables.clone() };
-        script.push_str(&self.changes_from(&old));
+        script.push_str(&self.changes_from(&old, generation));
         script
     }
 
-    /// Commands that make this ruleset from `old`, in one transaction. Empty if they are equal.
-    pub(crate) fn changes_from(&self, old: &Self) -> String {
+    /// Commands that make this ruleset, of this generation, from `old` of another, in one transaction.
+    /// The generation must not be 0, the mark of a flow never judged.
+    pub(crate) fn changes_from(&self, old: &Self, generation: u32) -> String {
+        let generation = format!("{generation:#010x}");
         let mut script = String::new();
         let none = Table::default();
         for (family, table) in &self.tables {
@@ -174,7 +184,8 @@ impl Ruleset {
             if !old.tables.contains_key(family) {
                 let _ = writeln!(script, "add table {at}");
             }
-            table.changes_from(old.tables.get(family).unwrap_or(&none), &at, &mut script);
+            let old = old.tables.get(family).unwrap_or(&none);
+            table.changes_from(old, &generation, &at, &mut script);
         }
         for family in old.tables.keys().filter(|family| !self.tables.contains_key(family)) {
             let _ = writeln!(script, "delete table {} {}", family.as_str(), self.name);
@@ -192,7 +203,7 @@ impl Table {
     }
 
     /// In an order in which nothing is used before it is there or removed while it is used.
-    fn changes_from(&self, old: &Self, at: &str, out: &mut String) {
+    fn changes_from(&self, old: &Self, generation: &str, at: &str, out: &mut String) {
         let replaced: BTreeSet<&str> = self
             .sets
             .iter()
@@ -203,19 +214,19 @@ impl Table {
             })
             .map(|(name, _)| name.as_str())
             .collect();
+        let mut added = BTreeMap::new();
         let kept = |name: &str| self.sets.contains_key(name) && !replaced.contains(name);
 
         for (name, chain) in &old.chains {
-            if self.chains.get(name).is_none_or(|new| new.rules != chain.rules) {
+            if self.chains.get(name).is_none_or(|new| new.rules_differ(chain)) {
                 let _ = writeln!(out, "flush chain {at} {name}");
             }
         }
         for (name, set) in &old.sets {
             if kept(name) {
-                let new = &self.sets[name].elements;
-                let gone = set.elements.iter().filter(|(k, v)| new.get(*k) != Some(v));
-                let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
-                elements("delete", at, name, &gone, out);
+                let (gone, new) = difference(&set.elements, &self.sets[name].elements);
+                elements("delete", at, name, gone.into_iter().map(|(key, _)| key.clone()), out);
+                added.insert(name, new);
             } else {
                 let _ = writeln!(out, "delete {} {at} {name}", set.keyword());
             }
@@ -250,24 +261,18 @@ impl Table {
                 };
             }
         }
-        let no_elements = BTreeMap::new();
         for (name, set) in &self.sets {
-            let before = match old.sets.get(name) {
-                Some(o) if kept(name) => &o.elements,
-                _ => &no_elements,
-            };
-            let new = set.elements.iter().filter(|(k, v)| before.get(*k) != Some(v));
-            let new: Vec<String> = new
-                .map(|(key, value)| match value.as_str() {
-                    "" => key.clone(),
-                    _ => format!("{key} : {value}"),
-                })
-                .collect();
-            elements("add", at, name, &new, out);
+            let new = added.remove(name).unwrap_or_else(|| set.elements.iter().collect());
+            let new = new.into_iter().map(|(key, value)| match value.as_str() {
+                "" => key.clone(),
+                _ => format_compact!("{key} : {value}"),
+            });
+            elements("add", at, name, new, out);
         }
         for (name, chain) in &self.chains {
-            if old.chains.get(name).is_none_or(|o| o != chain) {
+            if old.chains.get(name).is_none_or(|o| o.hook != chain.hook || chain.rules_differ(o)) {
                 for rule in &chain.rules {
+                    let rule = rule.replace(GENERATION, generation);
                     let _ = writeln!(out, "add rule {at} {name} {rule}");
                 }
             }
@@ -275,8 +280,60 @@ impl Table {
     }
 }
 
-fn elements(verb: &str, at: &str, set: &str, elements: &[String], out: &mut String) {
+type Element<'a> = (&'a CompactString, &'a CompactString);
+
+/// What of `old` is gone and what of `new` is new, in one walk over both, as a set may have very many
+/// elements. What has another value is both.
+fn difference<'a>(old: &'a Elements, new: &'a Elements) -> (Vec<Element<'a>>, Vec<Element<'a>>) {
+    let (mut gone, mut added) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (Some(before), Some(after)) => before.0.cmp(after.0),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return (gone, added),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        if before != after {
+            gone.extend(before);
+            added.extend(after);
+        }
+    }
+}
+
+fn elements(
+    verb: &str,
+    at: &str,
+    set: &str,
+    elements: impl Iterator<Item = CompactString>,
+    out: &mut String,
+) {
+    let elements: Vec<CompactString> = elements.collect();
     for some in elements.chunks(ELEMENTS_PER_COMMAND) {
         let _ = writeln!(out, "{verb} element {at} {set} {{ {} }}", some.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_difference_of_sets_is_what_makes_one_of_the_other() {
+        let set = |elements: &[(&str, &str)]| -> Elements {
+            elements.iter().map(|&(key, value)| (key.into(), value.into())).collect()
+        };
+        let keys = |elements: Vec<Element<'_>>| -> Vec<String> {
+            elements.into_iter().map(|(key, value)| format!("{key}{value}")).collect()
+        };
+        let old = set(&[("a", ""), ("b", "1"), ("d", ""), ("e", "")]);
+        let new = set(&[("b", "2"), ("c", ""), ("e", ""), ("f", "")]);
+        let (gone, added) = difference(&old, &new);
+        assert_eq!(keys(gone), ["a", "b1", "d"]);
+        assert_eq!(keys(added), ["b2", "c", "f"]);
+        let (gone, added) = difference(&old, &old);
+        assert!(gone.is_empty() && added.is_empty());
     }
 }

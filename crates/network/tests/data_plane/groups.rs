@@ -302,6 +302,7 @@ impl Dice {
                 cidr: peer.to_owned(),
                 peer_group_id: if peer.is_empty() { group } else { String::new() },
                 priority: dice.roll(3) + 1,
+                own_cidr: ["", "", "10.0.0.1/32", "10.0.0.2/32"][dice.roll(4) as usize].to_owned(),
                 drop: dice.roll(3) == 0,
                 source_port_range: ["", "", "1/3"][dice.roll(3) as usize]
                     .repeat(usize::from(has_ports)),
@@ -350,10 +351,15 @@ async fn the_kernel_decides_as_the_policy() {
         for _ in 0..6 {
             let (source_port, destination_port) = (dice.roll(6) + 1, dice.roll(6) + 1);
             let (source_port, destination_port) = (source_port as u16, destination_port as u16);
-            let packet =
-                |host| Packet { protocol: 17, peer: address(host), source_port, destination_port };
-            let passes = verdict(&sender, Direction::Egress, &packet(2)) == Verdict::Accept
-                && verdict(&receiver, Direction::Ingress, &packet(1)) == Verdict::Accept;
+            let packet = |own, peer| Packet {
+                protocol: 17,
+                peer: address(peer),
+                own: address(own),
+                source_port,
+                destination_port,
+            };
+            let passes = verdict(&sender, Direction::Egress, &packet(1, 2)) == Verdict::Accept
+                && verdict(&receiver, Direction::Ingress, &packet(2, 1)) == Verdict::Accept;
             let mac = [0, 0x16, 0x3e, 0, 1, 1];
             let mark = dice.roll(u32::MAX >> 1).to_be_bytes();
             let frame =

@@ -51,6 +51,9 @@ impl References {
         this.add(0, 1, 1, "header", budget, report)?;
         let l1_bytes = u64::from(header.l1_size) * 8;
         this.add(header.l1_offset, l1_bytes, 1, "L1 table", budget, report)?;
+        if let Some(place) = header.encryption {
+            this.add(place.offset, place.length, 1, "LUKS header", budget, report)?;
+        }
         let active = std::mem::take(&mut this.l1);
         this.add_l1(&active, false, budget, report)?;
         this.l1 = active;

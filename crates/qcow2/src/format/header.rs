@@ -2,6 +2,7 @@
 
 use super::{be32, be64};
 use crate::error::Error;
+use crate::luks;
 use crate::storage::Storage;
 
 pub(crate) const MAGIC: u32 = 0x5146_49fb;
@@ -9,6 +10,9 @@ pub(crate) const MAGIC: u32 = 0x5146_49fb;
 pub(crate) const MAX_L1_BYTES: u64 = 32 << 20;
 /// The largest refcount table accepted: 8 MiB, as QEMU has it.
 pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
+
+/// The largest LUKS header accepted; one with keys of 512 bits has 2 MiB.
+const MAX_LUKS_BYTES: u64 = 16 << 20;
 
 /// Incompatible feature: refcounts may be stale.
 pub(crate) const DIRTY: u64 = 1 << 0;
@@ -30,6 +34,10 @@ pub(super) const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXT_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXT_DATA_FILE: u32 = 0x4441_5441;
 const EXT_BITMAPS: u32 = 0x2385_2875;
+const EXT_ENCRYPTION: u32 = 0x0537_be77;
+/// Encryption method: none, and LUKS.
+const METHOD_NONE: u32 = 0;
+const METHOD_LUKS: u32 = 2;
 pub(super) const V2_LEN: usize = 72;
 const V3_LEN: usize = 104;
 
@@ -96,6 +104,8 @@ pub(crate) struct Header {
     pub(crate) backing_name: Option<String>,
     pub(crate) backing_format: Option<String>,
     pub(crate) bitmaps: Option<BitmapDirectory>,
+    /// Where the LUKS header of an encrypted image is.
+    pub(crate) encryption: Option<luks::Place>,
 }
 
 impl Header {
@@ -158,12 +168,19 @@ impl Header {
         };
         let extensions = Extensions::decode(bytes, header_len)?;
         refuse_unknown(incompatible, &extensions)?;
-        if be32(bytes, 32) != 0 {
-            return Err(Error::Unsupported {
-                feature: "encryption".into(),
-                remedy: "decrypt the image with `qemu-img convert`",
-            });
-        }
+        let encryption = match (be32(bytes, 32), extensions.encryption) {
+            (METHOD_NONE, _) => None,
+            (METHOD_LUKS, Some(place)) => Some(place),
+            (METHOD_LUKS, None) => {
+                return Err(Error::invalid("encryption method", "LUKS without a LUKS header"));
+            }
+            (other, _) => {
+                return Err(Error::Unsupported {
+                    feature: format!("encryption of method {other}"),
+                    remedy: "decrypt the image with `qemu-img convert`",
+                });
+            }
+        };
         if refcount_order > 6 {
             return Err(Error::invalid("refcount_order", format!("{refcount_order} is above 6")));
         }
@@ -208,6 +225,7 @@ impl Header {
             backing_name: backing_name(bytes, &geometry)?,
             backing_format: extensions.backing_format,
             bitmaps: extensions.bitmaps,
+            encryption,
         };
         header.check_tables()?;
         Ok(header)
@@ -227,6 +245,13 @@ impl Header {
             }
             Ok(())
         };
+        if let Some(luks::Place { offset, length }) = self.encryption {
+            table("LUKS header", offset, length, MAX_LUKS_BYTES)?;
+        }
+        if self.encryption.is_some() && !self.size.is_multiple_of(luks::SECTOR) {
+            let problem = format!("{} bytes of an encrypted image are no whole sectors", self.size);
+            return Err(Error::invalid("size", problem));
+        }
         if self.size > i64::MAX as u64 {
             return Err(Error::invalid("size", format!("{} bytes are out of range", self.size)));
         }
@@ -269,6 +294,9 @@ impl Header {
             known.iter().filter(|(set, bit, _)| set & bit != 0).map(|k| k.2.to_owned()).collect();
         if self.compression == Compression::Zstd {
             names.push("zstd".into());
+        }
+        if self.encryption.is_some() {
+            names.push("LUKS".into());
         }
         names
     }
@@ -324,6 +352,7 @@ struct Extensions {
     backing_format: Option<String>,
     feature_names: Vec<(u8, u8, String)>,
     bitmaps: Option<BitmapDirectory>,
+    encryption: Option<luks::Place>,
 }
 
 impl Extensions {
@@ -367,6 +396,10 @@ impl Extensions {
                         offset: be64(data, 16),
                     });
                 }
+                EXT_ENCRYPTION if len >= 16 => {
+                    found.encryption =
+                        Some(luks::Place { offset: be64(data, 0), length: be64(data, 8) });
+                }
                 EXT_DATA_FILE => {}
                 _ => {}
             }
@@ -386,6 +419,8 @@ pub(crate) struct NewHeader<'a> {
     pub(crate) refcount_table_offset: u64,
     pub(crate) refcount_table_clusters: u32,
     pub(crate) backing: Option<(&'a str, &'a str)>,
+    /// Where the LUKS header is.
+    pub(crate) encryption: Option<luks::Place>,
 }
 
 /// Encode a header with its extensions and backing name; fails when it does not fit a cluster.
@@ -399,7 +434,7 @@ pub(crate) fn encode(new: &NewHeader<'_>) -> Result<Vec<u8>, Error> {
     u32be(&mut out, 0);
     u32be(&mut out, new.geometry.cluster_bits);
     u64be(&mut out, new.size);
-    u32be(&mut out, 0);
+    u32be(&mut out, if new.encryption.is_some() { METHOD_LUKS } else { METHOD_NONE });
     u32be(&mut out, new.l1_size);
     u64be(&mut out, new.l1_offset);
     u64be(&mut out, new.refcount_table_offset);
@@ -412,6 +447,12 @@ pub(crate) fn encode(new: &NewHeader<'_>) -> Result<Vec<u8>, Error> {
         u64be(&mut out, 0);
         u32be(&mut out, new.geometry.refcount_order);
         u32be(&mut out, V3_LEN as u32);
+    }
+    if let Some(luks::Place { offset, length }) = new.encryption {
+        u32be(&mut out, EXT_ENCRYPTION);
+        u32be(&mut out, 16);
+        u64be(&mut out, offset);
+        u64be(&mut out, length);
     }
     if let Some((name, format)) = new.backing {
         u32be(&mut out, EXT_BACKING_FORMAT);

@@ -7,6 +7,7 @@ use super::Format;
 use super::below::Below;
 use crate::error::Error;
 use crate::format::header::{Compression, Geometry};
+use crate::luks::Xts;
 use crate::metadata::Metadata;
 use crate::request::locks::RangeLocks;
 use crate::storage::Storage;
@@ -18,6 +19,8 @@ pub(crate) struct Chain {
     pub(crate) locks: RangeLocks,
     /// What is below the top, in a long chain.
     pub(crate) below: Option<Below>,
+    /// Any layer is encrypted.
+    pub(crate) is_encrypted: bool,
     read_only: bool,
 }
 
@@ -25,6 +28,8 @@ pub(crate) struct Chain {
 pub(crate) struct LayerState {
     pub(crate) file: Arc<dyn Storage>,
     pub(crate) kind: Kind,
+    /// Of an encrypted layer.
+    pub(crate) cipher: Option<Arc<Xts>>,
     size: AtomicU64,
 }
 
@@ -36,7 +41,11 @@ pub(crate) enum Kind {
 
 impl LayerState {
     pub(crate) fn new(file: Arc<dyn Storage>, kind: Kind, size: u64) -> Self {
-        Self { file, kind, size: AtomicU64::new(size) }
+        Self { file, kind, cipher: None, size: AtomicU64::new(size) }
+    }
+
+    pub(crate) fn with_cipher(self, cipher: Option<Arc<Xts>>) -> Self {
+        Self { cipher, ..self }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -82,7 +91,8 @@ impl Chain {
             }
         }
         let below = Below::new(&layers);
-        Self { layers, locks: RangeLocks::default(), below, read_only }
+        let is_encrypted = layers.iter().any(|layer| layer.cipher.is_some());
+        Self { layers, locks: RangeLocks::default(), below, is_encrypted, read_only }
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
@@ -100,6 +110,14 @@ impl Chain {
 
     pub(crate) fn file(&self, layer: usize) -> &dyn Storage {
         &*self.layers[layer].file
+    }
+
+    /// The cipher of an encrypted layer.
+    pub(crate) fn cipher(&self, layer: usize) -> Option<&Xts> {
+        if !self.is_encrypted {
+            return None;
+        }
+        self.layers[layer].cipher.as_deref()
     }
 
     /// The metadata of a qcow2 layer.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{Image, Kind, ThreadWaiter};
 use crate::error::Error;
+use crate::luks::SECTOR;
 use crate::request::Job;
 use crate::request::locks::Wake;
 
@@ -25,6 +26,10 @@ impl Image {
             return Err(Error::InvalidArgument(format!(
                 "the disk has {old} bytes and cannot shrink to {new_size}"
             )));
+        }
+        if self.chain().cipher(0).is_some() && !new_size.is_multiple_of(SECTOR) {
+            let problem = format!("{new_size} bytes of an encrypted disk are no whole sectors");
+            return Err(Error::InvalidArgument(problem));
         }
         if new_size == old {
             return Ok(());

@@ -9,6 +9,7 @@ use super::{Format, Image, Layer, OpenOptions};
 use crate::check;
 use crate::error::Error;
 use crate::format::header::{self, Header};
+use crate::luks::{self, Passphrase};
 use crate::metadata::Metadata;
 use crate::storage::Storage;
 
@@ -23,12 +24,27 @@ impl Image {
     /// An image that is broken, needs an unsupported feature, or is marked corrupt and was not
     /// opened read-only; or the host's I/O error. [`Error::Layer`] says which layer it was.
     pub fn open(layers: Vec<Layer>, options: OpenOptions) -> Result<Arc<Self>, Error> {
-        Self::open_storage(layers.into_iter().map(storage).collect(), options)
+        Self::open_storage(layers.into_iter().map(storage).collect(), options, None)
+    }
+
+    /// As [`open`](Self::open), where some of the layers may be encrypted: all of them with this
+    /// passphrase.
+    ///
+    /// # Errors
+    /// As `open`, and [`Error::Locked`] of a layer that it does not unlock.
+    pub fn open_encrypted(
+        layers: Vec<Layer>,
+        options: OpenOptions,
+        passphrase: &Passphrase,
+    ) -> Result<Arc<Self>, Error> {
+        let layers = layers.into_iter().map(storage).collect();
+        Self::open_storage(layers, options, Some(passphrase))
     }
 
     pub(crate) fn open_storage(
         layers: Vec<(Arc<dyn Storage>, Format)>,
         options: OpenOptions,
+        passphrase: Option<&Passphrase>,
     ) -> Result<Arc<Self>, Error> {
         let count = layers.len();
         if count == 0 || count > MAX_LAYERS {
@@ -41,7 +57,7 @@ impl Image {
             .enumerate()
             .map(|(index, (file, format))| {
                 let writable = index == 0 && !options.read_only;
-                open_layer(file, format, writable, index + 1 < count)
+                open_layer(file, format, writable, index + 1 < count, passphrase)
                     .map_err(|e| e.in_layer(index))
                     .map(Arc::new)
             })
@@ -67,6 +83,7 @@ pub(super) fn open_layer(
     format: Format,
     writable: bool,
     has_backing: bool,
+    passphrase: Option<&Passphrase>,
 ) -> Result<LayerState, Error> {
     if format == Format::Raw {
         let size = file.len().map_err(|e| Error::io("find the length of the disk", e))?;
@@ -80,8 +97,12 @@ pub(super) fn open_layer(
         check::repair_storage(&*file)?;
         header = Header::read(&*file)?;
     }
+    let cipher = match header.encryption {
+        Some(place) => Some(Arc::new(luks::open(&*file, place, passphrase)?)),
+        None => None,
+    };
     let (geometry, compression, size) = (header.geometry, header.compression, header.size);
     let metadata = Metadata::open(Arc::clone(&file), header, writable, has_backing)?;
     let kind = Kind::Qcow2 { geometry, compression, metadata: Box::new(Mutex::new(metadata)) };
-    Ok(LayerState::new(file, kind, size))
+    Ok(LayerState::new(file, kind, size).with_cipher(cipher))
 }

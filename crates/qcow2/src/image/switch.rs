@@ -10,6 +10,7 @@ use super::open::{MAX_LAYERS, open_layer, storage};
 use super::{Format, Image, Layer};
 use crate::error::Error;
 use crate::format::header::Header;
+use crate::luks::Passphrase;
 use crate::storage::Storage;
 
 /// How long the requests under way may take before a switch is given up.
@@ -47,13 +48,30 @@ impl Image {
         top: Option<Layer>,
         backing: Vec<Layer>,
     ) -> Result<Switched, Error> {
-        self.switch_storage(top.map(storage), backing.into_iter().map(storage).collect())
+        let backing = backing.into_iter().map(storage).collect();
+        self.switch_storage(top.map(storage), backing, None)
+    }
+
+    /// As [`switch_layers`](Self::switch_layers), where some of the layers may be encrypted: all of
+    /// them with this passphrase. What lies on an encrypted top has to be encrypted.
+    ///
+    /// # Errors
+    /// As `switch_layers`, and [`Error::Locked`] of a layer that it does not unlock.
+    pub fn switch_encrypted(
+        &self,
+        top: Option<Layer>,
+        backing: Vec<Layer>,
+        passphrase: &Passphrase,
+    ) -> Result<Switched, Error> {
+        let backing = backing.into_iter().map(storage).collect();
+        self.switch_storage(top.map(storage), backing, Some(passphrase))
     }
 
     pub(crate) fn switch_storage(
         &self,
         top: Option<File>,
         backing: Vec<File>,
+        passphrase: Option<&Passphrase>,
     ) -> Result<Switched, Error> {
         // Neither size nor chain changes from here on.
         let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,17 +82,22 @@ impl Image {
             )));
         }
         match top {
-            Some(top) => self.push_top(top, backing),
-            None => self.replace_backing(backing),
+            Some(top) => self.push_top(top, backing, passphrase),
+            None => self.replace_backing(backing, passphrase),
         }
     }
 
-    fn push_top(&self, top: File, backing: Vec<File>) -> Result<Switched, Error> {
+    fn push_top(
+        &self,
+        top: File,
+        backing: Vec<File>,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Switched, Error> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
         let old = self.chain();
-        let top = self.open_top(top, &old).map_err(|e| e.in_layer(0))?;
+        let top = self.open_top(top, &old, passphrase).map_err(|e| e.in_layer(0))?;
         let mut backing = backing.into_iter();
         let Some((frozen, format)) = backing.next() else {
             return Err(Error::InvalidArgument(
@@ -82,7 +105,7 @@ impl Image {
             ));
         };
         check_same(old.top(), &*frozen, format).map_err(|e| e.in_layer(1))?;
-        let below = open_below(backing, 2)?;
+        let below = open_below(backing, 2, passphrase)?;
 
         // Most of what there is to flush goes out while requests still run; the second time what
         // was written during the first.
@@ -99,7 +122,11 @@ impl Image {
         Ok(Switched { paused })
     }
 
-    fn replace_backing(&self, backing: Vec<File>) -> Result<Switched, Error> {
+    fn replace_backing(
+        &self,
+        backing: Vec<File>,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Switched, Error> {
         let old = self.chain();
         if old.layers.len() == 1 && !backing.is_empty() {
             // Its discarded clusters would show what is below.
@@ -107,7 +134,7 @@ impl Image {
                 "the disk's only layer has nothing below it that could be replaced".into(),
             ));
         }
-        let below = open_below(backing.into_iter(), 1)?;
+        let below = open_below(backing.into_iter(), 1, passphrase)?;
         let mut layers = vec![Arc::clone(&old.layers[0])];
         layers.extend(below);
         let (_, paused) = self.close()?.switch(Chain::new(layers, self.read_only));
@@ -122,7 +149,12 @@ impl Image {
     }
 
     /// Open the new top and see that it fits on the old chain.
-    fn open_top(&self, (file, format): File, old: &Chain) -> Result<LayerState, Error> {
+    fn open_top(
+        &self,
+        (file, format): File,
+        old: &Chain,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<LayerState, Error> {
         let refuse = |problem: String| Err(Error::InvalidArgument(problem));
         if format != Format::Qcow2 {
             return refuse("a new top layer has to be a qcow2 overlay, not raw".into());
@@ -143,7 +175,10 @@ impl Image {
                 self.virtual_size()
             ));
         }
-        let layer = open_layer(file, format, true, true)?;
+        if header.encryption.is_none() && old.cipher(0).is_some() {
+            return refuse("the new top layer of an encrypted disk is not encrypted".into());
+        }
+        let layer = open_layer(file, format, true, true, passphrase)?;
         if !layer.metadata()?.is_empty()? {
             return refuse("the new top layer already has content".into());
         }
@@ -154,12 +189,13 @@ impl Image {
 fn open_below(
     files: impl ExactSizeIterator<Item = File>,
     first: usize,
+    passphrase: Option<&Passphrase>,
 ) -> Result<Vec<Arc<LayerState>>, Error> {
     let count = files.len();
     files
         .enumerate()
         .map(|(index, (file, format))| {
-            open_layer(file, format, false, index + 1 < count)
+            open_layer(file, format, false, index + 1 < count, passphrase)
                 .map(Arc::new)
                 .map_err(|e| e.in_layer(first + index))
         })
@@ -202,5 +238,5 @@ fn freeze(layer: &LayerState, file: Arc<dyn Storage>) -> Result<LayerState, Erro
             metadata: Box::new(Mutex::new(layer.metadata()?.freeze(Arc::clone(&file)))),
         },
     };
-    Ok(LayerState::new(file, kind, layer.size()))
+    Ok(LayerState::new(file, kind, layer.size()).with_cipher(layer.cipher.clone()))
 }

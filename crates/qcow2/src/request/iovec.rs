@@ -76,3 +76,22 @@ pub(crate) unsafe fn scatter(bytes: &[u8], iovecs: &[iovec]) {
         at += iov.iov_len;
     }
 }
+
+/// A copy of what the iovecs name.
+///
+/// # Safety
+/// The iovecs name memory that may be read.
+pub(crate) unsafe fn gather(iovecs: &[iovec]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(iovecs.iter().map(|iov| iov.iov_len).sum());
+    for iov in iovecs {
+        let at = bytes.len();
+        // SAFETY: the caller vouches for the source, and there is room for all of it: it was summed up
+        // above. The guest may write to it meanwhile, so that no reference to it is made.
+        unsafe {
+            let to: *mut u8 = bytes.as_mut_ptr();
+            std::ptr::copy_nonoverlapping(iov.iov_base.cast::<u8>(), to.add(at), iov.iov_len);
+            bytes.set_len(at + iov.iov_len);
+        }
+    }
+    bytes
+}

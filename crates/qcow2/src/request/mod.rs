@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::image::{Chain, Image, Kind, Op};
+use crate::luks::SECTOR;
 use clear::Part;
 use flush::FlushState;
 use iovec::Iovecs;
@@ -151,7 +152,7 @@ impl Job {
             Phase::ReadLocked => self.read(chain),
             Phase::Reading(unpacks) => {
                 result?;
-                self.unpack(&unpacks)?;
+                self.unpack(chain, &unpacks)?;
                 Ok(Step::Done(Ok(())))
             }
             Phase::WriteLocked => self.write(chain),
@@ -182,6 +183,9 @@ impl Job {
         if !matches!(self.op, Op::Read | Op::Flush) && chain.is_read_only() {
             return Err(Error::ReadOnly);
         }
+        if chain.is_encrypted {
+            self.check_sectors(chain)?;
+        }
         if self.len == 0 && self.op != Op::Flush {
             return Ok(Step::Done(Ok(())));
         }
@@ -200,6 +204,18 @@ impl Job {
             }
             Op::Flush => self.flush(chain),
         }
+    }
+
+    /// A part of a sector cannot be encrypted.
+    fn check_sectors(&self, chain: &Chain) -> Result<(), Error> {
+        let whole = (self.offset | self.len).is_multiple_of(SECTOR);
+        if whole || chain.cipher(0).is_none() || matches!(self.op, Op::Read | Op::Flush) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument(format!(
+            "an encrypted disk is written in whole sectors of {SECTOR} bytes, not {} bytes at {}",
+            self.len, self.offset
+        )))
     }
 
     fn wait(&mut self, then: Phase) -> Result<Step, Error> {

@@ -96,7 +96,11 @@ impl Transfer {
         if self.direction == Direction::Write {
             return Progress::Failed(self.error(io::ErrorKind::WriteZero.into()));
         }
-        if !self.zero_past_end && chain.is_truncated_at(self.layer, self.offset) {
+        let is_cut = || {
+            // Zeroes are nothing that was ever encrypted.
+            chain.cipher(self.layer).is_some() || chain.is_truncated_at(self.layer, self.offset)
+        };
+        if !self.zero_past_end && is_cut() {
             return Progress::Failed(
                 Error::invalid(
                     "data cluster",

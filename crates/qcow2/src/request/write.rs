@@ -11,6 +11,7 @@ use super::{Job, Phase, Step};
 use crate::error::Error;
 use crate::format::entry::Mapping;
 use crate::image::{Chain, Kind, Op};
+use crate::luks::SECTOR;
 use crate::metadata::Metadata;
 use crate::plan::{self, ClusterWrite, Target};
 
@@ -90,7 +91,13 @@ impl Job {
             }
             let mut state = WriteState::default();
             match allocate(&mut metadata, &plan, &mut state) {
-                Ok(zeroed) => (plan, state, zeroed),
+                Ok(mut zeroed) => {
+                    if chain.cipher(0).is_some() {
+                        // Zeroes in the file are not what encrypted zeroes are.
+                        zeroed.fill(false);
+                    }
+                    (plan, state, zeroed)
+                }
                 Err(error) => {
                     release(&mut metadata, &state);
                     return Err(error);
@@ -99,7 +106,7 @@ impl Job {
         };
         match self.build(chain, &plan, &mut state, &zeroed) {
             Ok(fills) if fills.is_empty() => {
-                let writes = std::mem::take(&mut state.writes);
+                let writes = self.sealed(chain, std::mem::take(&mut state.writes));
                 self.phase = Phase::Writing(state);
                 Ok(Step::Transfer(writes))
             }
@@ -189,13 +196,29 @@ impl Job {
         result: Result<(), Error>,
     ) -> Result<Step, Error> {
         let unpacks = std::mem::take(&mut state.unpacks);
-        if let Err(error) = result.and_then(|()| self.unpack(&unpacks)) {
+        if let Err(error) = result.and_then(|()| self.unpack(chain, &unpacks)) {
             release(&mut *chain.metadata(0)?, &state);
             return Err(error);
         }
-        let writes = std::mem::take(&mut state.writes);
+        let writes = self.sealed(chain, std::mem::take(&mut state.writes));
         self.phase = Phase::Writing(state);
         Ok(Step::Transfer(writes))
+    }
+
+    /// What goes into the file: of an encrypted layer not the memory that the request names, which
+    /// is the guest's, but an encrypted copy.
+    fn sealed(&mut self, chain: &Chain, mut writes: Transfers) -> Transfers {
+        let Some(cipher) = chain.cipher(0) else { return writes };
+        for write in &mut writes {
+            // SAFETY: a write's iovecs name memory that may be read while the request runs: the
+            // request's or the job's own.
+            let mut bytes = unsafe { iov::gather(&write.iovecs) };
+            cipher.encrypt(write.offset / SECTOR, &mut bytes);
+            let base = bytes.as_mut_ptr().cast();
+            write.iovecs = smallvec![iovec { iov_base: base, iov_len: bytes.len() }];
+            self.buffers.push(bytes);
+        }
+        writes
     }
 
     pub(super) fn written(

@@ -4,9 +4,9 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::medium::{Event, Medium, apply, image_bytes, open, pattern};
+use super::medium::{Event, Medium, apply, image_bytes, open, passphrase, pattern};
 use crate::check::{check_storage, repair_storage};
-use crate::{Backing, CreateOptions, Format};
+use crate::{Backing, CreateOptions, Format, Passphrase};
 
 const SIZE: u64 = 384 << 10;
 
@@ -30,8 +30,9 @@ fn record(rng: &mut StdRng, options: &CreateOptions, base: Option<Vec<u8>>, snap
     medium.note(Event::Flushed(0));
     for step in 0..rng.random_range(10u64..60) {
         let size = model.len() as u64;
-        let offset = rng.random_range(0..size);
-        let len = rng.random_range(1..20_000u64).min(size - offset);
+        let unit = if options.encryption.is_some() { 512 } else { 1 };
+        let offset = rng.random_range(0..size) / unit * unit;
+        let len = rng.random_range(1..20_000u64).next_multiple_of(unit).min(size - offset);
         let range = offset as usize..(offset + len) as usize;
         match rng.random_range(0..12) {
             0..=5 => {
@@ -166,6 +167,16 @@ fn verify(bytes: &[u8], run: &Run, model: &[u8], touched: &[(u64, u64)]) {
 }
 
 fn run(seed: u64, rounds: u64, with_base: bool, snapshot: bool) {
+    run_with(seed, rounds, with_base, snapshot, None);
+}
+
+fn run_with(
+    seed: u64,
+    rounds: u64,
+    with_base: bool,
+    snapshot: bool,
+    encryption: Option<&Passphrase>,
+) {
     for round in 0..rounds {
         let mut rng = StdRng::seed_from_u64(seed + round);
         let base = with_base.then(|| pattern(5, SIZE as usize));
@@ -176,6 +187,7 @@ fn run(seed: u64, rounds: u64, with_base: bool, snapshot: bool) {
             cluster_bits: rng.random_range(9..=13),
             refcount_bits,
             backing,
+            encryption: encryption.cloned(),
             ..Default::default()
         };
         let recorded = record(&mut rng, &options, base, snapshot);
@@ -196,4 +208,9 @@ fn a_crash_of_an_overlay_loses_nothing_flushed_and_corrupts_nothing() {
 #[test]
 fn a_crash_with_internal_snapshots_loses_nothing_flushed_and_corrupts_nothing() {
     run(300, 3, false, true);
+}
+
+#[test]
+fn a_crash_of_an_encrypted_overlay_loses_nothing_flushed_and_corrupts_nothing() {
+    run_with(400, 3, true, false, Some(&passphrase()));
 }

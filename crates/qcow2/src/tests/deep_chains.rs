@@ -17,7 +17,7 @@ fn open(layers: &[(Arc<Medium>, Format)], read_only: bool) -> Arc<Image> {
         let storage: Arc<dyn Storage> = Arc::clone(medium) as Arc<dyn Storage>;
         (storage, *format)
     });
-    Image::open_storage(layers.collect(), OpenOptions { read_only }).unwrap()
+    Image::open_storage(layers.collect(), OpenOptions { read_only }, None).unwrap()
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex};
 
 use crate::storage::Storage;
-use crate::{CreateOptions, Format, Image, OpenOptions};
+use crate::{CreateOptions, Format, Image, OpenOptions, Passphrase};
 
 #[derive(Debug, Clone)]
 pub(super) enum Event {
@@ -168,7 +168,12 @@ pub(super) fn open(top: &Arc<Medium>, base: Option<&[u8]>, read_only: bool) -> A
         let storage: Arc<dyn Storage> = Medium::new(base.to_vec());
         layers.push((storage, Format::Raw));
     }
-    Image::open_storage(layers, OpenOptions { read_only }).unwrap()
+    Image::open_storage(layers, OpenOptions { read_only }, Some(&passphrase())).unwrap()
+}
+
+/// That of encrypted images.
+pub(super) fn passphrase() -> Passphrase {
+    Passphrase::new(b"of these tests".to_vec())
 }
 
 /// Bytes that differ from seed to seed.

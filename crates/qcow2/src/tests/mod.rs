@@ -2,6 +2,7 @@
 
 mod crash_order;
 mod deep_chains;
+mod encrypted;
 mod failing_medium;
 mod hostile_input;
 mod medium;

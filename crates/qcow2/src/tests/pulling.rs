@@ -23,7 +23,7 @@ fn files(layers: &[(Arc<Medium>, Format)]) -> Vec<(Arc<dyn Storage>, Format)> {
 }
 
 fn open(layers: &[(Arc<Medium>, Format)], read_only: bool) -> Arc<Image> {
-    Image::open_storage(files(layers), OpenOptions { read_only }).unwrap()
+    Image::open_storage(files(layers), OpenOptions { read_only }, None).unwrap()
 }
 
 fn contents(image: &Image) -> Vec<u8> {
@@ -35,7 +35,7 @@ fn contents(image: &Image) -> Vec<u8> {
 fn merge(layers: &[(Arc<Medium>, Format)]) -> Result<Pulled, Error> {
     let mut go_on = |_| ControlFlow::Continue(());
     let upper: Arc<dyn Storage> = layers[0].0.clone();
-    pull_storage(&upper, files(&layers[1..]), PullOptions::default(), &mut go_on)
+    pull_storage(&upper, files(&layers[1..]), PullOptions::default(), None, &mut go_on)
 }
 
 /// Without the layer that was merged.
@@ -101,8 +101,12 @@ fn a_layer_without_the_one_below_reads_as_before() {
         assert!(contents(&warm) == model);
         let mut steps = 0;
         let upper: Arc<dyn Storage> = layers[0].0.clone();
-        let pulled =
-            pull_storage(&upper, files(&layers[1..]), PullOptions::default(), &mut |progress| {
+        let pulled = pull_storage(
+            &upper,
+            files(&layers[1..]),
+            PullOptions::default(),
+            None,
+            &mut |progress| {
                 steps += 1;
                 let at = rng.random_range(0..model.len());
                 let end = (at + 20_000).min(model.len());
@@ -113,7 +117,8 @@ fn a_layer_without_the_one_below_reads_as_before() {
                 }
                 assert!(progress.done <= progress.total);
                 ControlFlow::Continue(())
-            });
+            },
+        );
         assert!(pulled.unwrap().complete && steps > 0);
         for reader in [&warm, &cold, &open(&layers, true), &open(&rest(&layers), true)] {
             assert!(contents(reader) == model, "seed {seed}");
@@ -212,13 +217,13 @@ fn a_merge_can_be_broken_off_and_keeps_to_its_rate() {
         if progress.copied >= 1 << 20 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     let below = || files(&layers[1..]);
-    let pulled = pull_storage(&upper, below(), PullOptions::default(), &mut stop).unwrap();
+    let pulled = pull_storage(&upper, below(), PullOptions::default(), None, &mut stop).unwrap();
     assert_eq!(pulled, Pulled { copied: 1 << 20, complete: false });
     assert!(contents(&open(&layers, true)) == model);
     let options = PullOptions { bytes_per_second: Some(10 << 20) };
     let began = Instant::now();
     let mut go_on = |_| ControlFlow::Continue(());
-    let pulled = pull_storage(&upper, below(), options, &mut go_on).unwrap();
+    let pulled = pull_storage(&upper, below(), options, None, &mut go_on).unwrap();
     // The first cluster is the upper layer's own.
     assert_eq!(pulled, Pulled { copied: (3 << 20) - 65_536, complete: true });
     assert!(began.elapsed() >= Duration::from_millis(280), "{:?}", began.elapsed());

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const QUEUES: u64 = 4;
-const SECTORS: u64 = 6000;
+pub(super) const SECTORS: u64 = 6000;
 const DEPTH: usize = 16;
 
 pub(super) fn wait(queue: &IoQueue) {
@@ -31,7 +31,7 @@ pub(super) fn wait(queue: &IoQueue) {
 
 /// How a queue gets its work done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Calls {
+pub(super) enum Calls {
     /// By itself where the host has it in memory, otherwise through a ring.
     Direct,
     /// All through a ring.
@@ -41,7 +41,12 @@ enum Calls {
 }
 
 /// One thread: random requests on the sectors it owns, interleaved with everyone else's.
-fn worker(image: &Arc<Image>, me: u64, rounds: u64, calls: Calls) -> HashMap<u64, Vec<u8>> {
+pub(super) fn worker(
+    image: &Arc<Image>,
+    me: u64,
+    rounds: u64,
+    calls: Calls,
+) -> HashMap<u64, Vec<u8>> {
     let mut rng = StdRng::seed_from_u64(me);
     let mut queue = image.io_queue(DEPTH as u32).unwrap();
     if calls == Calls::Ring {

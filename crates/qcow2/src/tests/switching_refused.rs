@@ -28,7 +28,7 @@ fn files(media: &[&Arc<Medium>]) -> Vec<(Arc<dyn Storage>, Format)> {
 }
 
 fn switch(image: &Image, top: &Arc<Medium>, backing: &[&Arc<Medium>]) -> Result<(), Error> {
-    image.switch_storage(files(&[top]).pop(), files(backing)).map(drop)
+    image.switch_storage(files(&[top]).pop(), files(backing), None).map(drop)
 }
 
 fn contents(image: &Image) -> Vec<u8> {

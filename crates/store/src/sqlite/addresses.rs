@@ -40,7 +40,10 @@ pub(super) fn check_free(
     let vswitch_id = &vswitch.vswitch_id;
     for address in addresses {
         if !is_free(conn, vswitch_id, address)? {
-            return Err(StoreError::AddressInUse { vswitch_id: vswitch_id.clone(), address });
+            return Err(StoreError::AddressInUse {
+                vswitch_id: vswitch_id.clone(),
+                address: address.into(),
+            });
         }
     }
     Ok(())
@@ -123,7 +126,7 @@ pub(super) fn replace_secondary(
         if !is_free(tx.conn, &new.vswitch_id, *address)? {
             return Err(StoreError::AddressInUse {
                 vswitch_id: new.vswitch_id.clone(),
-                address: *address,
+                address: (*address).into(),
             });
         }
         take(tx, new, position, *address)?;

@@ -3,7 +3,7 @@
 use super::{
     images, pools,
     query::{self, Conditions},
-    rows::FromRow,
+    rows::{FromRow, data_key, key_columns},
     security_groups, trees,
     writer::Tx,
 };
@@ -22,6 +22,7 @@ impl FromRow for SnapshotRecord {
             disk_system: row.get("disk_system")?,
             category: row.get("category")?,
             image_id: row.get("image_id")?,
+            data_key: data_key(row)?,
             host_id: row.get("host_id")?,
             pool_id: row.get("pool_id")?,
             tree_id: row.get("tree_id")?,
@@ -100,15 +101,16 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
     trees::graft(tx.conn, &mut snapshot)?;
     let snapshot = &snapshot;
     let revision = tx.revision()?;
+    let (kms_key_id, data_key) = key_columns(snapshot.data_key.as_ref());
     tx.conn
         .prepare_cached(
             "INSERT INTO snapshots (snapshot_id, revision, name, description, disk_id,
                  disk_size_gib, disk_system, category, image_id, host_id, automatic, point_ms,
                  retention_days, expires_ms, created_ms, releasing, released_revision,
                  reported_state, reported_code, reported_message, changed_bytes, taken_ms, status,
-                 pool_id, tree_id, home_epoch)
+                 pool_id, tree_id, home_epoch, kms_key_id, data_key)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0, 0, '', '',
-                 '', 0, 0, '', ?16, ?17, ?18)",
+                 '', 0, 0, '', ?16, ?17, ?18, ?19, ?20)",
         )?
         .execute(params![
             snapshot.snapshot_id,
@@ -128,7 +130,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, snapshot: &SnapshotRecord) -> Result<(), S
             snapshot.created_ms,
             snapshot.pool_id,
             snapshot.tree_id,
-            snapshot.home_epoch as i64
+            snapshot.home_epoch as i64,
+            kms_key_id,
+            data_key
         ])?;
     pools::snapshots_grew(tx, &snapshot.pool_id, snapshot.reported.changed_bytes as i64)?;
     security_groups::insert_tags(tx, &snapshot.snapshot_id, &snapshot.tags)?;

@@ -1,9 +1,9 @@
 //! Disks and their claims on storage pools.
 
 use super::{
-    disk_snapshots, hosts, images, instances, pools,
+    disk_snapshots, hosts, images, instances, key_pairs, pools,
     query::{self, Conditions},
-    security_groups, trees,
+    rows, security_groups, trees,
     writer::Tx,
 };
 use crate::*;
@@ -83,6 +83,9 @@ pub(super) fn view(conn: &Connection, lookup: &DisksLookup) -> Result<DisksView,
         view.image = images::image(conn, &lookup.image_id)?;
     }
     view.made_images = images::made_from(conn, &lookup.snapshot_ids)?;
+    if !lookup.key_pair_name.is_empty() {
+        view.key_pair = key_pairs::key_pair(conn, &lookup.key_pair_name)?;
+    }
     if !lookup.policy_id.is_empty() {
         view.policy = disk_snapshots::policy(conn, &lookup.policy_id)?;
     }
@@ -153,14 +156,16 @@ pub(super) fn apply(tx: &mut Tx<'_>, plan: &DisksPlan) -> Result<(), StoreError>
 pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreError> {
     pools::claim(tx, &disk.pool_id, disk.size_gib as i64)?;
     let revision = tx.revision()?;
+    let (kms_key_id, data_key) = rows::key_columns(disk.data_key.as_ref());
     tx.conn
         .prepare_cached(
             "INSERT INTO disks (disk_id, revision, name, description, category, performance_level,
                  size_gib, iops, bytes_per_second, zone_id, image_id, source_snapshot_id, system,
                  delete_with_instance, created_ms, host_id, instance_id, position, attached_ms,
-                 attachment_revision, generation, reported_state, reported_message, status)
+                 attachment_revision, generation, reported_state, reported_message, status,
+                 kms_key_id, data_key)
              VALUES (?1, ?2, '', '', '', '', 0, 0, 0, ?3, ?4, ?5, ?6, 0, ?7, '', '', 0, 0, ?2, 0,
-                 '', '', '')",
+                 '', '', '', ?8, ?9)",
         )?
         .execute(params![
             disk.disk_id,
@@ -169,7 +174,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, disk: &DiskRecord) -> Result<(), StoreErro
             disk.image_id,
             disk.source_snapshot_id,
             disk.system,
-            disk.created_ms
+            disk.created_ms,
+            kms_key_id,
+            data_key
         ])?;
     security_groups::insert_tags(tx, &disk.disk_id, &disk.tags)?;
     let mut disk = DiskRecord { attachment_revision: revision, ..disk.clone() };
@@ -330,6 +337,10 @@ pub(super) fn list(
         if let Some(wanted) = wanted {
             conditions.and(format!("{column} = ?"), [i64::from(wanted).into()]);
         }
+    }
+    conditions.equal("kms_key_id", &filter.kms_key_id);
+    if let Some(encrypted) = filter.encrypted {
+        conditions.and("(kms_key_id != '') = ?", [i64::from(encrypted).into()]);
     }
     conditions.equal("policy_id", &filter.policy_id);
     conditions.equal("pool_id", &filter.pool_id);

@@ -1,7 +1,7 @@
 //! Network interfaces, their addresses and their groups.
 
 use super::{
-    addresses, edge, instances, networks,
+    addresses, edge, instances, ipv6, networks,
     query::{self, Conditions},
     security_groups,
     writer::Tx,
@@ -18,6 +18,7 @@ fn filled(conn: &Connection, mut enis: Vec<EniRecord>) -> Result<Vec<EniRecord>,
             [&eni.eni_id],
         )?;
         eni.secondary_private_ips = addresses::secondary(conn, &eni.eni_id)?;
+        eni.ipv6_addresses = ipv6::of_eni(conn, &eni.eni_id)?;
     }
     Ok(enis)
 }
@@ -50,7 +51,7 @@ pub(super) fn of_instance(
 }
 
 /// Interfaces that are wanted at an instance of a host, or still leave one. Read with every report,
-/// so by three queries for all.
+/// so by a few queries for all.
 pub(super) fn on_host(conn: &Connection, host_id: &str) -> Result<Vec<EniRecord>, StoreError> {
     let mut enis: Vec<EniRecord> =
         query::all(conn, "SELECT * FROM enis WHERE host_id = ?1 ORDER BY seq", [host_id])?;
@@ -66,10 +67,18 @@ pub(super) fn on_host(conn: &Connection, host_id: &str) -> Result<Vec<EniRecord>
          WHERE host_id = ?1 AND part.position > 0 ORDER BY part.position",
         host_id,
     )?;
+    let mut ipv6: HashMap<String, Vec<[u8; 16]>> = by_eni(
+        conn,
+        "SELECT eni_id, address FROM enis JOIN eni_ipv6_addresses AS part USING (eni_id)
+         WHERE host_id = ?1 ORDER BY part.position",
+        host_id,
+    )?;
     for eni in &mut enis {
         eni.security_group_ids = groups.remove(&eni.eni_id).unwrap_or_default();
         let addresses = more.remove(&eni.eni_id).unwrap_or_default();
         eni.secondary_private_ips = addresses.into_iter().map(Into::into).collect();
+        let addresses = ipv6.remove(&eni.eni_id).unwrap_or_default();
+        eni.ipv6_addresses = addresses.into_iter().map(Into::into).collect();
     }
     Ok(enis)
 }
@@ -123,6 +132,9 @@ pub(super) fn view(conn: &Connection, lookup: &EnisLookup) -> Result<EnisView, S
     if let Some(room) = &view.vswitch {
         let count = u64::from(lookup.addresses).min(room.free_addresses);
         view.offered = addresses::offer(conn, &room.vswitch, count)?;
+        if room.vswitch.ipv6_cidr.is_some() {
+            view.offered_ipv6 = ipv6::offer(conn, &room.vswitch, lookup.ipv6_addresses)?;
+        }
     }
     Ok(view)
 }
@@ -167,6 +179,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: &NewEni) -> Result<(), StoreError> {
         None => free.next().ok_or_else(|| addresses::none_free(&vswitch))?,
     };
     eni.secondary_private_ips.extend(free);
+    eni.ipv6_addresses.extend(ipv6::offer(tx.conn, &vswitch, new.more_ipv6_addresses)?);
     tx.conn
         .prepare_cached(
             "INSERT INTO enis (eni_id, revision, name, description, vpc_id, vswitch_id, zone_id, mac,
@@ -191,6 +204,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: &NewEni) -> Result<(), StoreError> {
     for (address, position) in eni.secondary_private_ips.iter().zip(1..) {
         addresses::take(tx, &eni, position, *address)?;
     }
+    ipv6::replace(tx, &eni)?;
     security_groups::insert_tags(tx, &eni.eni_id, &eni.tags)?;
     write(tx, &eni)?;
     write_groups(tx, &eni)?;
@@ -211,11 +225,16 @@ pub(super) fn update(tx: &mut Tx<'_>, new: &EniRecord) -> Result<(), StoreError>
     if moved {
         new.attachment_revision = tx.revision()?;
     }
-    let other_addresses = new.secondary_private_ips != old.secondary_private_ips;
-    if other_addresses {
+    let other_ipv4 = new.secondary_private_ips != old.secondary_private_ips;
+    let other_ipv6 = new.ipv6_addresses != old.ipv6_addresses;
+    if other_ipv4 {
         edge::forget_addresses(tx, &old, &new.addresses().collect::<Vec<_>>())?;
         addresses::replace_secondary(tx, &old, &new)?;
     }
+    if other_ipv6 {
+        ipv6::replace(tx, &new)?;
+    }
+    let other_addresses = other_ipv4 || other_ipv6;
     let other_groups = new.security_group_ids != old.security_group_ids;
     if other_groups || other_addresses {
         write_groups(tx, &new)?;
@@ -314,7 +333,7 @@ fn write_groups(tx: &Tx<'_>, eni: &EniRecord) -> Result<(), StoreError> {
                 eni.eni_id,
                 position as i64,
                 group_id,
-                eni.addresses().count() as i64
+                eni.all_addresses().count() as i64
             ])?;
     }
     Ok(())
@@ -357,6 +376,13 @@ pub(super) fn list(
             [filter.security_group_id.clone().into()],
         );
     }
+    if !filter.ipv6_addresses.is_empty() {
+        let marks = vec!["?"; filter.ipv6_addresses.len()].join(",");
+        conditions.and(
+            format!("eni_id IN (SELECT eni_id FROM eni_ipv6_addresses WHERE address IN ({marks}))"),
+            filter.ipv6_addresses.iter().map(|ip| ip.octets().to_vec().into()),
+        );
+    }
     conditions.tags("eni_id", &filter.tags);
     let Listed { items, total, next } = query::list(conn, "enis", conditions, page)?;
     let items = filled(conn, items)?
@@ -376,18 +402,21 @@ pub(super) fn remotes(
     host_id: &str,
 ) -> Result<Vec<RemoteEnis>, StoreError> {
     let mut statement = conn.prepare_cached(
-        "SELECT underlay_ip, address FROM enis
+        "WITH elsewhere AS (SELECT underlay_ip, eni_id FROM enis
              JOIN instances USING (instance_id)
              JOIN hosts ON hosts.host_id = instances.host_id
-             JOIN eni_addresses USING (eni_id)
-         WHERE enis.vpc_id = ?1 AND hosts.host_id != ?2 AND releasing = 0 AND underlay_ip != ''
+             WHERE enis.vpc_id = ?1 AND hosts.host_id != ?2 AND releasing = 0
+                 AND underlay_ip != '')
+         SELECT underlay_ip, address FROM elsewhere JOIN eni_addresses USING (eni_id)
+         UNION ALL
+         SELECT underlay_ip, address FROM elsewhere JOIN eni_ipv6_addresses USING (eni_id)
          ORDER BY underlay_ip, address",
     )?;
     let mut rows = statement.query([vpc_id, host_id])?;
     let mut remotes: Vec<RemoteEnis> = Vec::new();
     while let Some(row) = rows.next()? {
         let underlay_ip: String = row.get(0)?;
-        let address = row.get::<_, u32>(1)?.into();
+        let ipv6::Address(address) = row.get(1)?;
         match remotes.last_mut() {
             Some(last) if last.underlay_ip == underlay_ip => last.addresses.push(address),
             _ => remotes.push(RemoteEnis {

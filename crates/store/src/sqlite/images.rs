@@ -2,7 +2,7 @@
 
 use super::{
     query::{self, Conditions},
-    security_groups, tokens,
+    rows, security_groups, tokens,
     writer::Tx,
 };
 use crate::*;
@@ -76,13 +76,15 @@ fn check_name(conn: &Connection, image: &ImageRecord) -> Result<(), StoreError> 
 pub(super) fn begin(tx: &mut Tx<'_>, image: &ImageRecord) -> Result<(), StoreError> {
     check_name(tx.conn, image)?;
     let revision = tx.revision()?;
+    let (kms_key_id, data_key) = rows::key_columns(image.data_key.as_ref());
     tx.conn
         .prepare_cached(
             "INSERT INTO images (image_id, revision, name, description, status, status_reason,
                  architecture, os_type, platform, family, format, file_bytes, virtual_bytes,
-                 sha256, created_ms, version, source_snapshot_id, source_image_id)
+                 sha256, created_ms, version, source_snapshot_id, source_image_id, kms_key_id,
+                 data_key)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18)",
+                 ?18, ?19, ?20)",
         )?
         .execute(params![
             image.image_id,
@@ -102,7 +104,9 @@ pub(super) fn begin(tx: &mut Tx<'_>, image: &ImageRecord) -> Result<(), StoreErr
             image.created_ms,
             image.version,
             image.source_snapshot_id,
-            image.source_image_id
+            image.source_image_id,
+            kms_key_id,
+            data_key
         ])?;
     for (position, disk) in image.disks.iter().enumerate() {
         tx.conn

@@ -115,9 +115,10 @@ fn insert(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), StoreError> 
                  deletion_protection, uuid, created_ms, host_id, claimed, power_on, generation,
                  power_generation, boot_epoch, force, stop_charging, releasing, released_revision,
                  reported_generation, reported_epoch, reported_code, reported_message, started_ms,
-                 status, status_reason)
+                 status, status_reason, internet_max_bandwidth_out, internet_charge_type)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18, ?19, ?20, ?21, ?22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', '')",
+                 ?18, ?19, ?20, ?21, ?22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, '', '', 0, '', '',
+                 ?23, ?24)",
         )?
         .execute(params![
             instance.instance_id,
@@ -142,6 +143,8 @@ fn insert(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), StoreError> 
             instance.uuid,
             instance.created_ms,
             instance.host_id,
+            instance.internet_max_bandwidth_out,
+            instance.internet_charge_type,
         ])?;
     write_mutable(tx, instance)
 }
@@ -156,7 +159,8 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
                  power_generation = ?6, boot_epoch = ?7, force = ?8, stop_charging = ?9,
                  releasing = ?10, released_revision = ?11, reported_state = ?12,
                  reported_generation = ?13, reported_epoch = ?14, reported_code = ?15,
-                 reported_message = ?16, started_ms = ?17, status = ?18, status_reason = ?19
+                 reported_message = ?16, started_ms = ?17, status = ?18, status_reason = ?19,
+                 start_when_ready = ?20
              WHERE instance_id = ?1",
         )?
         .execute(params![
@@ -179,6 +183,7 @@ fn write_mutable(tx: &mut Tx<'_>, instance: &InstanceRecord) -> Result<(), Store
             reported.map_or(0, |reported| reported.started_ms),
             instance.status,
             instance.status_reason,
+            instance.start_when_ready,
         ])?;
     Ok(())
 }
@@ -238,6 +243,10 @@ fn write_attributes(
         && old.host_name == new.host_name
         && old.image_id == new.image_id
         && old.user_data == new.user_data
+        && old.key_pair_name == new.key_pair_name
+        && old.public_key == new.public_key
+        && old.internet_max_bandwidth_out == new.internet_max_bandwidth_out
+        && old.internet_charge_type == new.internet_charge_type
         && old.deletion_protection == new.deletion_protection;
     if same {
         return Ok(false);
@@ -245,7 +254,8 @@ fn write_attributes(
     tx.conn
         .prepare_cached(
             "UPDATE instances SET name = ?2, description = ?3, host_name = ?4, user_data = ?5,
-                 deletion_protection = ?6, image_id = ?7
+                 deletion_protection = ?6, image_id = ?7, key_pair_name = ?8, public_key = ?9,
+                 internet_max_bandwidth_out = ?10, internet_charge_type = ?11
              WHERE instance_id = ?1",
         )?
         .execute(params![
@@ -255,7 +265,11 @@ fn write_attributes(
             new.host_name,
             new.user_data,
             new.deletion_protection,
-            new.image_id
+            new.image_id,
+            new.key_pair_name,
+            new.public_key,
+            new.internet_max_bandwidth_out,
+            new.internet_charge_type
         ])?;
     Ok(true)
 }
@@ -309,6 +323,16 @@ pub(super) fn list(
                      WHERE address IN ({marks}))"
             ),
             filter.private_ips.iter().map(|ip| u32::from(*ip).into()),
+        );
+    }
+    if !filter.ipv6_addresses.is_empty() {
+        let marks = vec!["?"; filter.ipv6_addresses.len()].join(",");
+        conditions.and(
+            format!(
+                "instance_id IN (SELECT instance_id FROM enis JOIN eni_ipv6_addresses USING (eni_id)
+                     WHERE address IN ({marks}))"
+            ),
+            filter.ipv6_addresses.iter().map(|ip| ip.octets().to_vec().into()),
         );
     }
     conditions.tags("instance_id", &filter.tags);

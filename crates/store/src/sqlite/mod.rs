@@ -10,6 +10,7 @@ mod feed;
 mod hosts;
 mod images;
 mod instances;
+mod ipv6;
 mod key_pairs;
 mod networks;
 mod pools;
@@ -43,6 +44,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("enis.sql"),
     include_str!("edge.sql"),
     include_str!("shared_pools.sql"),
+    include_str!("ipv6.sql"),
+    include_str!("public_ips.sql"),
+    include_str!("auto_start.sql"),
+    include_str!("five_tuple.sql"),
+    include_str!("encryption.sql"),
 ];
 
 /// How to open a store.

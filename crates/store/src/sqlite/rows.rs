@@ -99,6 +99,7 @@ impl FromRow for SecurityGroupRecord {
 impl FromRow for RuleRecord {
     fn from_row(row: &Row<'_>) -> Result<Self> {
         let cidr: Option<String> = row.get("cidr")?;
+        let own_cidr: Option<String> = row.get("own_cidr")?;
         Ok(Self {
             rule_id: row.get("rule_id")?,
             group_id: row.get("group_id")?,
@@ -110,6 +111,7 @@ impl FromRow for RuleRecord {
             cidr: cidr.as_deref().map(parsed).transpose()?,
             peer_group_id: row.get("peer_group_id")?,
             prefix_list_id: row.get("prefix_list_id")?,
+            own_cidr: own_cidr.as_deref().map(parsed).transpose()?,
             priority: row.get("priority")?,
             drop: row.get("drops")?,
             description: row.get("description")?,
@@ -128,6 +130,18 @@ impl FromRow for KeyPairRecord {
             created_ms: row.get("created_ms")?,
         })
     }
+}
+
+/// The columns of a data key.
+pub(super) fn data_key(row: &Row<'_>) -> Result<Option<DataKeyRecord>> {
+    let kms_key_id: String = row.get("kms_key_id")?;
+    let wrapped = row.get("data_key")?;
+    Ok((!kms_key_id.is_empty()).then_some(DataKeyRecord { kms_key_id, wrapped }))
+}
+
+/// The values of those columns.
+pub(super) fn key_columns(key: Option<&DataKeyRecord>) -> (&str, &[u8]) {
+    key.map_or(("", &[]), |key| (&key.kms_key_id, &key.wrapped))
 }
 
 impl FromRow for ImageRecord {
@@ -150,6 +164,7 @@ impl FromRow for ImageRecord {
             version: row.get("version")?,
             source_snapshot_id: row.get("source_snapshot_id")?,
             source_image_id: row.get("source_image_id")?,
+            data_key: data_key(row)?,
             disks: Vec::new(),
             tags: Vec::new(),
         })
@@ -217,6 +232,8 @@ impl FromRow for InstanceRecord {
             metadata_token_required: row.get("metadata_token_required")?,
             deletion_protection: row.get("deletion_protection")?,
             uuid: row.get("uuid")?,
+            internet_max_bandwidth_out: row.get("internet_max_bandwidth_out")?,
+            internet_charge_type: row.get("internet_charge_type")?,
             tags: Vec::new(),
             created_ms: row.get("created_ms")?,
             host_id: row.get("host_id")?,
@@ -226,6 +243,7 @@ impl FromRow for InstanceRecord {
             power_generation: num(row, "power_generation")?,
             boot_epoch: num(row, "boot_epoch")?,
             force: row.get("force")?,
+            start_when_ready: row.get("start_when_ready")?,
             stop_charging: row.get("stop_charging")?,
             releasing: row.get("releasing")?,
             released_revision: num(row, "released_revision")?,
@@ -252,6 +270,7 @@ impl FromRow for DiskRecord {
             zone_id: row.get("zone_id")?,
             image_id: row.get("image_id")?,
             source_snapshot_id: row.get("source_snapshot_id")?,
+            data_key: data_key(row)?,
             system: row.get("system")?,
             delete_with_instance: row.get("delete_with_instance")?,
             delete_auto_snapshot: row.get("delete_auto_snapshot")?,
@@ -299,6 +318,7 @@ impl FromRow for EniRecord {
             mac: row.get("mac")?,
             private_ip: ip(row, "private_ip")?,
             secondary_private_ips: Vec::new(),
+            ipv6_addresses: Vec::new(),
             primary: row.get("is_primary")?,
             security_group_ids: Vec::new(),
             delete_on_release: row.get("delete_on_release")?,

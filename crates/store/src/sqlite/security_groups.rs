@@ -1,7 +1,7 @@
 //! Security groups and their rules.
 
 use super::{
-    edge,
+    edge, ipv6,
     query::{self, Conditions},
     writer::Tx,
 };
@@ -198,7 +198,8 @@ fn write_rule(tx: &mut Tx<'_>, group_id: &str, rule: &RuleRecord) -> Result<(), 
         .prepare_cached(
             "UPDATE security_group_rules SET revision = ?3, protocol = ?4, port_from = ?5,
                  port_to = ?6, source_ports = ?7, cidr = ?8, peer_group_id = ?9,
-                 prefix_list_id = ?10, priority = ?11, drops = ?12, description = ?13
+                 prefix_list_id = ?10, priority = ?11, drops = ?12, description = ?13,
+                 own_cidr = ?14
              WHERE rule_id = ?1 AND group_id = ?2",
         )?
         .execute(params![
@@ -214,7 +215,8 @@ fn write_rule(tx: &mut Tx<'_>, group_id: &str, rule: &RuleRecord) -> Result<(), 
             rule.prefix_list_id,
             rule.priority,
             rule.drop,
-            rule.description
+            rule.description,
+            rule.own_cidr.map(|cidr| cidr.to_string())
         ])?;
     Ok(())
 }
@@ -282,17 +284,20 @@ pub(super) fn with_members(
     let mut groups = Vec::new();
     for group_id in group_ids {
         let Some(group) = group(conn, &group_id)? else { continue };
-        let ips: Vec<u32> = query::column(
+        let ips: Vec<ipv6::Address> = query::column(
             conn,
-            "SELECT DISTINCT address FROM eni_groups JOIN enis USING (eni_id)
-                 JOIN instances USING (instance_id) JOIN eni_addresses USING (eni_id)
-             WHERE group_id = ?1 AND releasing = 0 ORDER BY 1",
+            "WITH members AS (SELECT eni_id FROM eni_groups JOIN enis USING (eni_id)
+                 JOIN instances USING (instance_id) WHERE group_id = ?1 AND releasing = 0)
+             SELECT address FROM members JOIN eni_addresses USING (eni_id)
+             UNION
+             SELECT address FROM members JOIN eni_ipv6_addresses USING (eni_id)
+             ORDER BY 1",
             params_from_iter([&group_id]),
         )?;
         groups.push(GroupMembers {
             group,
             rules: rules_of(conn, &group_id)?,
-            member_ips: ips.into_iter().map(Into::into).collect(),
+            member_ips: ips.into_iter().map(|ipv6::Address(ip)| ip).collect(),
         });
     }
     Ok(groups)

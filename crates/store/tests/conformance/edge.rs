@@ -52,7 +52,7 @@ async fn apply(
     delete: Vec<EdgeRecord>,
     put: Vec<EdgeRecord>,
 ) -> Result<Answer, StoreError> {
-    let plan = EdgePlan { delete, put, answer: Vec::new() };
+    let plan = EdgePlan { delete, put, ..Default::default() };
     let decide: Decide<EdgeView, EdgePlan> = Box::new(move |_| Ok(plan.clone()));
     store.change_edge(None, EdgeLookup::default(), decide).await
 }

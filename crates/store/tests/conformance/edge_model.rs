@@ -180,7 +180,7 @@ impl Model {
 }
 
 async fn change(store: &dyn Store, delete: Vec<EdgeRecord>, put: EdgeRecord) {
-    let plan = EdgePlan { delete, put: vec![put], answer: Vec::new() };
+    let plan = EdgePlan { delete, put: vec![put], ..Default::default() };
     // An address is taken again only once it is given back.
     let plans = if plan.delete.is_empty() {
         vec![plan]

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 use store::*;
 
 fn new(id: &str) -> NewEni {
-    NewEni { eni: eni(id), address: None, more_addresses: 0 }
+    NewEni { eni: eni(id), ..Default::default() }
 }
 
 async fn put(store: &dyn Store, new: NewEni) -> Result<Answer, StoreError> {
@@ -92,6 +92,7 @@ pub async fn addresses_are_taken_and_freed(backend: &impl Backend) {
         address: Some(ip("10.0.0.2")),
         eni: EniRecord { secondary_private_ips: vec![ip("10.0.0.1")], ..eni("eni-1") },
         more_addresses: 2,
+        ..Default::default()
     };
     put(&*store, first).await.unwrap();
     let made = the_eni(&*store, "eni-1").await;
@@ -304,6 +305,7 @@ pub async fn a_host_knows_what_others_have_of_its_vpcs(backend: &impl Backend) {
     put(&*store, NewEni { more_addresses: 1, ..new("eni-1") }).await.unwrap();
     change_eni(&*store, "eni-1", |eni| {
         (eni.instance_id, eni.host_id, eni.position) = ("i-2".to_owned(), "h-2".to_owned(), 1);
+        eni.ipv6_addresses = vec!["fdec:0:1:7::9".parse().unwrap()];
     })
     .await
     .unwrap();
@@ -318,8 +320,9 @@ pub async fn a_host_knows_what_others_have_of_its_vpcs(backend: &impl Backend) {
         .flat_map(EniRecord::addresses)
         .collect();
     let of_h2: BTreeSet<Ipv4Addr> = of_h2.into_iter().collect();
-    assert_eq!(remote.addresses, of_h2.into_iter().collect::<Vec<_>>());
-    assert_eq!(remote.addresses.len(), 3);
+    let [ipv4 @ .., ipv6] = remote.addresses.as_slice() else { panic!("{remote:?}") };
+    assert_eq!(ipv4, of_h2.into_iter().collect::<Vec<_>>());
+    assert_eq!((ipv4.len(), ipv6.to_string()), (3, "fdec:0:1:7::9".to_owned()));
     let other_way = store.host_snapshot("h-2").await.unwrap().unwrap().remotes;
     assert_eq!(other_way, [], "the first host does not say where it takes packets");
 
@@ -406,7 +409,11 @@ pub async fn what_is_counted_is_what_there_is(backend: &impl Backend) {
             }
             0 | 1 if !known => {
                 let one = EniRecord { security_group_ids: in_groups, ..eni(&id) };
-                put(&*store, NewEni { eni: one, address: None, more_addresses: more }).await
+                put(
+                    &*store,
+                    NewEni { eni: one, address: None, more_addresses: more, ..Default::default() },
+                )
+                .await
             }
             _ if !known => {
                 let one = EniRecord {
@@ -414,7 +421,12 @@ pub async fn what_is_counted_is_what_there_is(backend: &impl Backend) {
                     secondary_private_ips: if first == second { vec![] } else { vec![second] },
                     ..eni(&id)
                 };
-                let new = NewEni { eni: one, address: Some(first), more_addresses: more };
+                let new = NewEni {
+                    eni: one,
+                    address: Some(first),
+                    more_addresses: more,
+                    ..Default::default()
+                };
                 put(&*store, new).await
             }
             1 => {

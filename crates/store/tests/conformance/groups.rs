@@ -15,6 +15,7 @@ fn rule(id: &str) -> RuleRecord {
         cidr: Some("10.0.0.0/8".parse().unwrap()),
         peer_group_id: None,
         prefix_list_id: String::new(),
+        own_cidr: None,
         priority: 1,
         drop: false,
         description: String::new(),
@@ -42,7 +43,12 @@ pub async fn rules_of_every_kind_are_kept_and_changed(backend: &impl Backend) {
     let peer = |id: &str| RuleRecord { cidr: None, ..rule(id) };
     let rules = vec![
         rule("sgr-1"),
-        RuleRecord { cidr: Some("2001:db8::/32".parse().unwrap()), egress: true, ..rule("sgr-2") },
+        RuleRecord {
+            cidr: Some("2001:db8::/32".parse().unwrap()),
+            own_cidr: Some("fdec:0:1:7::9/128".parse().unwrap()),
+            egress: true,
+            ..rule("sgr-2")
+        },
         RuleRecord { peer_group_id: Some("sg-2".to_owned()), ..peer("sgr-3") },
         RuleRecord {
             prefix_list_id: "pl-1".to_owned(),
@@ -92,7 +98,7 @@ pub async fn members_are_counted_by_their_addresses(backend: &impl Backend) {
     };
     let of = summary("sg-1").await;
     assert_eq!((of.instances, of.addresses, of.rules, of.group_rules), (2, 2, 0, 0));
-    let new = NewEni { eni: eni("eni-1"), address: None, more_addresses: 4 };
+    let new = NewEni { eni: eni("eni-1"), address: None, more_addresses: 4, ..Default::default() };
     let decide = Box::new(move |_: &EnisView| {
         Ok(EnisPlan { insert: vec![new.clone()], ..Default::default() })
     });
@@ -129,7 +135,7 @@ pub async fn rules_of_members_in_many_groups_are_counted(backend: &impl Backend)
     }
     for (id, groups) in [("eni-few", &ids[..5]), ("eni-many", &ids[..])] {
         let one = EniRecord { security_group_ids: groups.to_vec(), ..eni(id) };
-        let new = NewEni { eni: one, address: None, more_addresses: 0 };
+        let new = NewEni { eni: one, ..Default::default() };
         let decide = Box::new(move |_: &EnisView| {
             Ok(EnisPlan { insert: vec![new.clone()], ..Default::default() })
         });

@@ -10,6 +10,7 @@ pub mod enis;
 pub mod feed;
 pub mod groups;
 pub mod images;
+pub mod ipv6;
 pub mod lists;
 pub mod pools;
 pub mod records;
@@ -63,6 +64,8 @@ macro_rules! suite {
             groups::rules_of_every_kind_are_kept_and_changed,
             groups::members_are_counted_by_their_addresses,
             groups::rules_of_members_in_many_groups_are_counted,
+            ipv6::ipv6_addresses_are_taken_and_freed,
+            ipv6::ipv6_addresses_are_those_of_members,
             feed::the_feed_misses_nothing,
             feed::compaction_is_told,
             feed::refused_transactions_are_not_in_the_feed,

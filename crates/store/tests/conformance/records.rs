@@ -123,6 +123,8 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         metadata_token_required: false,
         deletion_protection: false,
         uuid: String::new(),
+        internet_max_bandwidth_out: 0,
+        internet_charge_type: "PayByTraffic".to_owned(),
         tags: vec![("owner".to_owned(), id.to_owned())],
         created_ms: 1,
         host_id: host_id.to_owned(),
@@ -133,6 +135,7 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         boot_epoch: 1,
         force: false,
         stop_charging: false,
+        start_when_ready: false,
         releasing: false,
         released_revision: 0,
         reported: None,
@@ -148,7 +151,7 @@ pub fn instance(id: &str, host_id: &str) -> NewInstance {
         delete_with_instance: true,
         ..disk(&format!("d-{id}"))
     };
-    let eni = NewEni { eni: primary_eni(id, host_id), address: None, more_addresses: 0 };
+    let eni = NewEni { eni: primary_eni(id, host_id), ..Default::default() };
     NewInstance { instance, disks: vec![disk], enis: vec![eni], attach: Vec::new() }
 }
 

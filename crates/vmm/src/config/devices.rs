@@ -40,6 +40,9 @@ pub fn check_disk(name: &str, disk: &Disk) -> Result<(), ConfigError> {
     for (at, layer) in disk.layers.iter().enumerate() {
         validate_file(&format!("{name}.layers[{at}].file"), layer.file.as_ref())?;
     }
+    if disk.key.is_some() {
+        validate_file(&format!("{name}.key"), disk.key.as_ref())?;
+    }
     Ok(())
 }
 

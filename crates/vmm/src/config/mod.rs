@@ -9,7 +9,7 @@ pub use devices::{
     MAX_DEVICES, MAX_DISK_QUEUES, MAX_LAYERS, MAX_QUEUE_PAIRS, NicShape, check_disk,
     check_disk_shape, check_nic, check_nic_shape,
 };
-pub use files::{FileError, inherited, open_file};
+pub use files::{FileError, close_given, inherited, open_file};
 
 use crate::layout;
 use api::vmm::{FileRef, VmConfig, file_ref::Source};

@@ -14,8 +14,8 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket as _;
 
 /// Most descriptors the kernel passes with one message.
 const MAX_PASSED: usize = 253;
-/// Most descriptors of one request: as many layers as a disk has, and a new top.
-pub const MAX_FILES: usize = crate::config::MAX_LAYERS + 1;
+/// Most descriptors of one request: as many layers as a disk has, a new top, and their key.
+pub const MAX_FILES: usize = crate::config::MAX_LAYERS + 2;
 
 /// The descriptors of one request. What is not taken is closed.
 #[derive(Debug, Default)]

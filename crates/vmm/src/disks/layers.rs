@@ -1,8 +1,9 @@
-//! Layers of a disk whose files came with a request.
+//! Layers of a disk, and the key to them, whose files came with a request.
 
 use super::DiskError;
 use crate::{control::Files, virtio::layer_format};
-use api::vmm::{DiskLayer, file_ref::Source};
+use api::vmm::{DiskLayer, FileRef, file_ref::Source};
+use qcow2::Passphrase;
 
 /// The layers `wanted`, upper first.
 pub(super) fn open<'a>(
@@ -30,4 +31,24 @@ pub(super) fn open<'a>(
             Ok(qcow2::Layer { file, format })
         })
         .collect()
+}
+
+/// The key of encrypted layers, if one came.
+pub(super) fn key(
+    disk_id: &str,
+    key: Option<&FileRef>,
+    files: &mut Files,
+) -> Result<Option<Passphrase>, DiskError> {
+    let refuse = |problem: String| DiskError::Argument { disk: disk_id.to_owned(), problem };
+    match key.and_then(|file| file.source.as_ref()) {
+        None => Ok(None),
+        Some(Source::Fd(position)) => {
+            let file = files.take(*position).map_err(|error| refuse(error.message))?;
+            let key = Passphrase::read(&file);
+            key.map(Some).map_err(|error| refuse(format!("its key cannot be read: {error}")))
+        }
+        Some(Source::Path(_)) => {
+            Err(refuse("a running machine opens no paths; send its key's descriptor along".into()))
+        }
+    }
 }

@@ -20,8 +20,9 @@ impl Disks {
         let wanted = request.disk.as_ref().ok_or_else(none)?;
         self.plugged.plug(&wanted.disk_id, || {
             let layers = layers::open(&wanted.disk_id, &wanted.layers, files)?;
+            let key = layers::key(&wanted.disk_id, wanted.key.as_ref(), files)?;
             let (root, memory) = (&self.root, &self.memory);
-            Ok(plug_disk(root, memory, self.vcpus, wanted, layers, &self.rings)?)
+            Ok(plug_disk(root, memory, self.vcpus, wanted, (layers, key), &self.rings)?)
         })
     }
 
@@ -65,14 +66,15 @@ impl Disks {
         request: &SwitchLayers,
         files: &mut Files,
     ) -> Result<LayersSwitched, DiskError> {
-        let SwitchLayers { disk_id, chain_epoch, top, backing } = request;
+        let SwitchLayers { disk_id, chain_epoch, top, backing, key } = request;
         let disk = self.plugged.find(disk_id)?;
         if disk.chain_epoch() == *chain_epoch {
             return Ok(LayersSwitched { paused_ns: 0 });
         }
         let top = layers::open(disk_id, top, files)?.pop();
         let backing = layers::open(disk_id, backing, files)?;
-        let paused = disk.switch_layers(*chain_epoch, top, backing)?;
+        let key = layers::key(disk_id, key.as_ref(), files)?;
+        let paused = disk.switch_layers(*chain_epoch, top, backing, key.as_ref())?;
         Ok(LayersSwitched { paused_ns: u64::try_from(paused.as_nanos()).unwrap_or(u64::MAX) })
     }
 }

@@ -238,6 +238,7 @@ fn switch(id: &str, chain_epoch: u64) -> SwitchLayers {
         chain_epoch,
         top: Some(layer(1, DiskFormat::Qcow2)),
         backing: vec![layer(0, DiskFormat::Raw)],
+        key: None,
     }
 }
 
@@ -261,6 +262,48 @@ fn a_disk_goes_on_with_other_layers_once_for_each_epoch() {
     let again = disks.switch_layers(&switch, &mut Files::default()).unwrap();
     assert_eq!(again.paused_ns, 0, "it is on them");
     assert_eq!(read_sector(&driver, &mut queue, 0), 0, "the other disk is untouched");
+}
+
+#[test]
+fn the_key_of_encrypted_layers_comes_along_and_is_needed_each_time() {
+    let (_host, disks, _) = machine();
+    let key = |text: &str| {
+        let (read, mut write) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut write, text.as_bytes()).unwrap();
+        File::from(OwnedFd::from(read))
+    };
+    let encrypted = || {
+        let file = tempfile::tempfile().unwrap();
+        let encryption = Some(qcow2::Passphrase::new(b"right".to_vec()));
+        let options = qcow2::CreateOptions { virtual_size: SIZE, encryption, ..Default::default() };
+        qcow2::create(&file, &options).unwrap();
+        file
+    };
+    let fd = |position| Some(FileRef { source: Some(Source::Fd(position)) });
+    let mut attach = request("d-1", 0);
+    let disk = attach.disk.as_mut().unwrap();
+    disk.layers = vec![layer(0, DiskFormat::Qcow2)];
+    disk.key = fd(1);
+    let first = encrypted();
+    let again = || first.try_clone().unwrap();
+    let wrong = disks.plug(&attach, &mut files(vec![again(), key("wrong")])).unwrap_err();
+    let said = wrong.to_string();
+    assert!(said.contains("d-1") && said.contains("not its key"), "{said}");
+    let empty = disks.plug(&attach, &mut files(vec![again(), key("")])).unwrap_err();
+    assert!(empty.to_string().contains("key cannot be read"), "{empty}");
+    let mut without = attach.clone();
+    without.disk.as_mut().unwrap().key = None;
+    let none = disks.plug(&without, &mut files(vec![again()])).unwrap_err();
+    assert!(none.to_string().contains("no key for it was given"), "{none}");
+    disks.plug(&attach, &mut files(vec![again(), key("right")])).unwrap();
+
+    let backing = vec![layer(0, DiskFormat::Qcow2)];
+    let switch = SwitchLayers { backing, ..switch("d-1", 1) };
+    let sent = || vec![again(), encrypted()];
+    disks.switch_layers(&switch, &mut files(sent())).unwrap_err();
+    let with_key = SwitchLayers { key: fd(2), ..switch };
+    let sent = sent().into_iter().chain([key("right")]).collect();
+    disks.switch_layers(&with_key, &mut files(sent)).unwrap();
 }
 
 #[test]

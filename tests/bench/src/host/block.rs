@@ -43,7 +43,8 @@ pub fn run(options: &Options) -> Result<()> {
         ..Guest::default()
     };
     let limit = Duration::from_secs(120 + 12 * options.seconds);
-    let plain = guest("all", Disk::Plain(disk.clone()));
+    let load = options.load.as_deref().unwrap_or("all");
+    let plain = guest(load, Disk::Plain(disk.clone()));
     for (figure, pairs) in &pairs(options, Q35, &plain, limit)? {
         let (name, unit) = match figure.as_str() {
             "rand_read_qd32" => ("blk_rand_iops_vs_qemu".to_owned(), "IOPS"),
@@ -54,6 +55,9 @@ pub fn run(options: &Options) -> Result<()> {
         let against = "QEMU q35, iothread, io_uring, same file, cached";
         let goal = Goal::RatioAtLeast(if figure.starts_with("rand") { 1.2 } else { 1.0 });
         Row::new("block", &name, unit, against, goal, pairs).print()?;
+    }
+    if options.load.is_some() {
+        return Ok(std::fs::remove_file(disk)?);
     }
     let overlay = guest("rand_write_qd32", Disk::Overlay(disk.clone()));
     for pairs in pairs(options, Q35, &overlay, limit)?.values() {

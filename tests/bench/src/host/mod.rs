@@ -45,6 +45,9 @@ pub struct Options {
     /// Only these: boot, memory, block, disks, net, vpc, tiers.
     #[arg(long, value_delimiter = ',', default_value = "boot,memory,block,disks,net,vpc,tiers")]
     only: Vec<String>,
+    /// Only this load of block: rand_read_qd1, seq_write, ...; without overlays.
+    #[arg(long)]
+    load: Option<String>,
 }
 
 /// Runs every group that was asked for.

@@ -61,6 +61,8 @@ fn extend(out: &mut Vec<Row>, family: &'static str, lines: &[Line], source: Sour
             nic_queues: queues,
             enis,
             ips_per_eni: ips,
+            // The pages of xn4 and its generation say that they have no IPv6.
+            ipv6s_per_eni: (family == "ecs.xn4").then_some(0),
             baseline_percent: baseline,
             source,
             ..Row::new(family, size, vcpus, mib)

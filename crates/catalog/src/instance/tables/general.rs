@@ -77,15 +77,26 @@ pub(super) fn rows(out: &mut Vec<Row>) {
     let eighth = ["ecs.g8i", "ecs.c8i", "ecs.r8i"];
     let yitian = ["ecs.g8y", "ecs.c8y", "ecs.r8y"];
     let sixth = ["ecs.g6", "ecs.c6", "ecs.r6"];
-    extend(out, seventh, SEVENTH, Source::Documentation);
-    extend(out, eighth, EIGHTH_INTEL, Source::Documentation);
-    extend(out, yitian, EIGHTH_YITIAN, Source::Documentation);
-    extend(out, sixth, SIXTH, Source::Documentation2021);
-    extend(out, seventh, ARTICLE_SMALL, Source::Article);
-    extend(out, eighth, ARTICLE_SMALL, Source::Article);
+    extend(out, seventh, SEVENTH, Source::Documentation, as_ipv4);
+    extend(out, eighth, EIGHTH_INTEL, Source::Documentation, as_ipv4);
+    extend(out, yitian, EIGHTH_YITIAN, Source::Documentation, as_ipv4);
+    extend(out, sixth, SIXTH, Source::Documentation2021, |_| Some(1));
+    extend(out, seventh, ARTICLE_SMALL, Source::Article, |_| None);
+    extend(out, eighth, ARTICLE_SMALL, Source::Article, |_| None);
 }
 
-fn extend(out: &mut Vec<Row>, families: [&'static str; 3], lines: &[Line], source: Source) {
+/// From the seventh generation on an interface has as many IPv6 addresses as private IPv4 ones.
+fn as_ipv4(ips: u32) -> Option<u32> {
+    Some(ips)
+}
+
+fn extend(
+    out: &mut Vec<Row>,
+    families: [&'static str; 3],
+    lines: &[Line],
+    source: Source,
+    ipv6s: fn(u32) -> Option<u32>,
+) {
     for (at, family) in families.into_iter().enumerate() {
         for &(size, vcpus, gib, net, pps, connections, queues, enis, ips, iops, disk) in lines {
             if gib[at] == 0 {
@@ -98,6 +109,7 @@ fn extend(out: &mut Vec<Row>, families: [&'static str; 3], lines: &[Line], sourc
                 nic_queues: queues,
                 enis,
                 ips_per_eni: ips,
+                ipv6s_per_eni: ipv6s(ips),
                 disk_iops: iops,
                 disk_mbps: disk,
                 source,

@@ -84,6 +84,12 @@ fn extend(out: &mut Vec<Row>, family: &'static str, gpu: Gpu, lines: &[Line], so
             nic_queues: queues,
             enis,
             ips_per_eni: ips,
+            // Of the smaller gn7i types no figure is at hand.
+            ipv6s_per_eni: match (family, ips) {
+                (_, 30) => Some(30),
+                ("ecs.gn7i", _) => None,
+                _ => Some(1),
+            },
             disk_iops: [iops, 0],
             gpu: Some(Gpu { amount: gpus, ..gpu }),
             source,

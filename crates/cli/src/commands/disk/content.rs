@@ -23,6 +23,9 @@ pub(crate) struct ResetArguments {
 #[derive(Debug, Args)]
 pub(crate) struct ReinitArguments {
     disk: String,
+    /// Start its instance afterwards
+    #[arg(long)]
+    start: bool,
     #[command(flatten)]
     wait: WaitArguments,
 }
@@ -34,6 +37,9 @@ pub(crate) struct ReplaceArguments {
     /// GiB; default: the present disk's, at least the image's
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     size: u32,
+    /// Default: the instance's present one
+    #[arg(long, default_value = "", hide_default_value = true)]
+    key_pair: String,
     /// Makes a repeated order the same order
     #[arg(long)]
     client_token: Option<String>,
@@ -54,8 +60,8 @@ pub(super) async fn reset(context: &Context, arguments: ResetArguments) -> Resul
 }
 
 pub(super) async fn reinit(context: &Context, arguments: ReinitArguments) -> Result<()> {
-    let ReinitArguments { disk, wait } = arguments;
-    let request = ReInitDiskRequest { disk_id: disk.clone() };
+    let ReinitArguments { disk, start, wait } = arguments;
+    let request = ReInitDiskRequest { disk_id: disk.clone(), auto_start_instance: start };
     let answer = context.cloud.disks().re_init_disk(request).await?.into_inner();
     let ids = [disk];
     wait::until(context, &ids, Goal::InEffect, &wait).await?;
@@ -69,6 +75,8 @@ pub(super) async fn replace(context: &Context, arguments: ReplaceArguments) -> R
         instance_id: arguments.instance.clone(),
         image_id: arguments.image,
         size: arguments.size,
+        key_pair_name: arguments.key_pair,
+        password: String::new(),
         client_token: client_token(arguments.client_token),
     };
     let answer = context.cloud.disks().replace_system_disk(request).await?.into_inner();

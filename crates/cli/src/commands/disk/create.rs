@@ -49,6 +49,12 @@ pub(crate) struct CreateArguments {
     /// May burst, of cloud_auto
     #[arg(long)]
     bursting: bool,
+    /// Encrypted at rest; one made from an encrypted snapshot is in any case
+    #[arg(long)]
+    encrypted: bool,
+    /// Master key of an encrypted disk; left out: the service's own
+    #[arg(long, default_value = "", hide_default_value = true, requires = "encrypted")]
+    kms_key_id: String,
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -73,6 +79,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         performance_level: arguments.performance_level,
         provisioned_iops: arguments.provisioned_iops,
         bursting_enabled: arguments.bursting,
+        encrypted: arguments.encrypted,
+        kms_key_id: arguments.kms_key_id,
         size: arguments.size,
         disk_name: arguments.name,
         description: arguments.description,

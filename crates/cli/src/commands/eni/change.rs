@@ -9,8 +9,9 @@ use crate::{
     error::{Error, Result},
 };
 use api::v1::{
-    AssignPrivateIpAddressesRequest, AttachNetworkInterfaceRequest, DeleteNetworkInterfaceRequest,
-    DetachNetworkInterfaceRequest, ModifyNetworkInterfaceAttributeRequest,
+    AssignIpv6AddressesRequest, AssignPrivateIpAddressesRequest, AttachNetworkInterfaceRequest,
+    DeleteNetworkInterfaceRequest, DetachNetworkInterfaceRequest,
+    ModifyNetworkInterfaceAttributeRequest, UnassignIpv6AddressesRequest,
     UnassignPrivateIpAddressesRequest,
 };
 use clap::{ArgGroup, Args};
@@ -173,6 +174,40 @@ pub(super) async fn unassign(context: &Context, id: String, addresses: Vec<Strin
     };
     let mut service = context.cloud.network_interfaces();
     let answer = service.unassign_private_ip_addresses(request).await?.into_inner();
+    let sentence = format!("{} taken from network interface {id}", addresses.join(", "));
+    context.done(&answer, &[id], &sentence);
+    Ok(())
+}
+
+pub(super) async fn assign_ipv6(context: &Context, arguments: AssignArguments) -> Result<()> {
+    let request = AssignIpv6AddressesRequest {
+        region_id: context.region.clone(),
+        network_interface_id: arguments.id.clone(),
+        ipv6_address: arguments.addresses,
+        ipv6_address_count: arguments.count.unwrap_or(0),
+        client_token: client_token(arguments.client_token),
+    };
+    let mut service = context.cloud.network_interfaces();
+    let answer = service.assign_ipv6_addresses(request).await?.into_inner();
+    let assigned = answer.ipv6_sets.clone();
+    let sentence =
+        format!("{} assigned to network interface {}", assigned.join(", "), arguments.id);
+    context.done(&answer, &assigned, &sentence);
+    Ok(())
+}
+
+pub(super) async fn unassign_ipv6(
+    context: &Context,
+    id: String,
+    addresses: Vec<String>,
+) -> Result<()> {
+    let request = UnassignIpv6AddressesRequest {
+        region_id: context.region.clone(),
+        network_interface_id: id.clone(),
+        ipv6_address: addresses.clone(),
+    };
+    let mut service = context.cloud.network_interfaces();
+    let answer = service.unassign_ipv6_addresses(request).await?.into_inner();
     let sentence = format!("{} taken from network interface {id}", addresses.join(", "));
     context.done(&answer, &[id], &sentence);
     Ok(())

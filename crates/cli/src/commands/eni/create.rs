@@ -8,6 +8,7 @@ use clap::Args;
 pub(super) const EXAMPLES: &str = "Examples:
   ecsctl eni create --vswitch vsw-1 --security-group sg-1 --name backend
   ecsctl eni create --vswitch vsw-1 --security-group sg-1 --address 172.16.1.7 --more-addresses 2
+  ecsctl eni create --vswitch vsw-1 --security-group sg-1 --ipv6-count 1
   ecsctl eni create --vswitch vsw-1 --security-group sg-1 --keep";
 
 #[derive(Debug, Args)]
@@ -26,6 +27,12 @@ pub(crate) struct CreateArguments {
     /// So many free secondary private addresses
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     more_addresses: u32,
+    /// An IPv6 address; several for more
+    #[arg(long = "ipv6", conflicts_with = "ipv6_count")]
+    ipv6: Vec<String>,
+    /// So many free IPv6 addresses
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    ipv6_count: u32,
     #[arg(long, default_value = "", hide_default_value = true)]
     name: String,
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -55,6 +62,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         primary_ip_address: arguments.address,
         private_ip_address: arguments.secondary_addresses,
         secondary_private_ip_address_count: arguments.more_addresses,
+        ipv6_address: arguments.ipv6,
+        ipv6_address_count: arguments.ipv6_count,
         network_interface_name: arguments.name,
         description: arguments.description,
         delete_on_release: arguments.keep.then_some(false),

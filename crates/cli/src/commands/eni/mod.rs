@@ -48,6 +48,18 @@ pub(crate) enum EniCommand {
         ecsctl eni assign-ip eni-1 172.16.1.10 172.16.1.11\n\n\
         The guest has to be told of them, e.g. ip address add 172.16.1.10/24 dev eth1.")]
     AssignIp(change::AssignArguments),
+    /// Gives an interface IPv6 addresses
+    #[command(after_help = "Examples:\n  ecsctl eni assign-ipv6 eni-1 --count 1\n  \
+        ecsctl eni assign-ipv6 eni-1 fdec:0:1:7::10\n\n\
+        Its VSwitch has IPv6 (`ecsctl vswitch modify VSW --ipv6 BYTE`). The guest gets them by DHCPv6.")]
+    AssignIpv6(change::AssignArguments),
+    /// Takes IPv6 addresses from an interface
+    #[command(after_help = "Example:\n  ecsctl eni unassign-ipv6 eni-1 fdec:0:1:7::10")]
+    UnassignIpv6 {
+        id: String,
+        #[arg(required = true)]
+        addresses: Vec<String>,
+    },
     /// Takes secondary private addresses from an interface
     #[command(after_help = "Example:\n  ecsctl eni unassign-ip eni-1 172.16.1.10")]
     UnassignIp {
@@ -78,7 +90,7 @@ pub(crate) struct ListArguments {
     /// Primary or Secondary
     #[arg(long = "type", default_value = "", hide_default_value = true)]
     eni_type: String,
-    /// Only interfaces with this private address; several for more
+    /// Only interfaces with this address, IPv4 or IPv6; several for more
     #[arg(long = "address")]
     addresses: Vec<String>,
     /// KEY=VALUE, or KEY= for any value; several for more
@@ -100,10 +112,11 @@ impl Row for NetworkInterface {
         "VPC",
         "SECURITY GROUPS",
         "PUBLIC",
+        "IPV6",
         "HOST",
         "REASON",
     ];
-    const WIDE: usize = 6;
+    const WIDE: usize = 7;
     fn id(&self) -> String {
         self.network_interface_id.clone()
     }
@@ -115,6 +128,7 @@ impl Row for NetworkInterface {
             .map(|one| one.private_ip_address.as_str())
             .collect();
         let of_all = self.private_ip_sets.iter().filter_map(|ip| ip.associated_public_ip.as_ref());
+        let ipv6 = self.ipv6_sets.iter().map(|one| one.ipv6_address.as_str());
         let public = of_all.map(|public| public.public_ip_address.as_str());
         vec![
             self.network_interface_id.clone(),
@@ -133,6 +147,7 @@ impl Row for NetworkInterface {
             self.vpc_id.clone(),
             self.security_group_ids.join(" "),
             public.collect::<Vec<_>>().join(" "),
+            ipv6.collect::<Vec<_>>().join(" "),
             self.host_id.clone(),
             self.status_reason.clone(),
         ]
@@ -148,12 +163,19 @@ pub(crate) async fn run(context: &Context, command: EniCommand) -> Result<()> {
         EniCommand::Modify(arguments) => change::modify(context, arguments).await,
         EniCommand::AssignIp(arguments) => change::assign(context, arguments).await,
         EniCommand::UnassignIp { id, addresses } => change::unassign(context, id, addresses).await,
+        EniCommand::AssignIpv6(arguments) => change::assign_ipv6(context, arguments).await,
+        EniCommand::UnassignIpv6 { id, addresses } => {
+            change::unassign_ipv6(context, id, addresses).await
+        }
         EniCommand::Show { id } => {
             table::print_one(context.format, &find(context, &id).await?);
             Ok(())
         }
         EniCommand::List(arguments) => {
+            let (ipv6_address, private_ip_address) =
+                arguments.addresses.into_iter().partition(|address| address.contains(':'));
             let request = DescribeNetworkInterfacesRequest {
+                ipv6_address,
                 network_interface_id: arguments.ids,
                 instance_id: arguments.instance,
                 v_switch_id: arguments.vswitch,
@@ -162,7 +184,7 @@ pub(crate) async fn run(context: &Context, command: EniCommand) -> Result<()> {
                 network_interface_name: arguments.name,
                 status: arguments.status,
                 r#type: arguments.eni_type,
-                private_ip_address: arguments.addresses,
+                private_ip_address,
                 tag: arguments.tags,
                 ..Default::default()
             };

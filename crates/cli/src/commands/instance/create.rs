@@ -84,7 +84,8 @@ struct InstanceArguments {
     /// File with user data, for cloud-init; - for standard input
     #[arg(long)]
     user_data: Option<PathBuf>,
-    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true,pool=ID or name
+    /// category=,size=GiB,performance-level=,name=,provisioned-iops=,bursting=true,pool=ID or name,
+    /// encrypted=true,kms-key-id=
     #[arg(long, value_parser = disk, default_value = "", hide_default_value = true)]
     system_disk: DiskText,
     /// As --system-disk, and keep=true to outlive the instance, snapshot=s-1 for its content; several
@@ -94,11 +95,18 @@ struct InstanceArguments {
     /// Private address; default: a free one
     #[arg(long, default_value = "", hide_default_value = true)]
     address: String,
-    /// Mbit/s of a static public address; default: none
+    /// An IPv6 address of the primary interface, for one instance; several for more
+    #[arg(long = "ipv6", conflicts_with = "ipv6_count")]
+    ipv6: Vec<String>,
+    /// So many free IPv6 addresses
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    ipv6_count: u32,
+    /// Mbit/s of a static public address, which `instance run` gives and `instance
+    /// allocate-public-ip` later; default: none
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     public_bandwidth: u32,
     /// A secondary network interface: id=eni-1 for one there is, or for a new one
-    /// vswitch=,security-group=,address=,more-addresses=,name=,queues= (default: as the primary
+    /// vswitch=,security-group=,address=,more-addresses=,ipv6=,ipv6-count=,name=,queues= (default: as the primary
     /// one's), and keep=true to outlive the instance; several for more
     #[arg(long = "eni", value_parser = interface)]
     interfaces: Vec<InstanceNetworkInterfaceOrder>,
@@ -134,6 +142,8 @@ struct DiskText {
     provisioned_iops: u64,
     bursting: bool,
     pool: String,
+    encrypted: bool,
+    kms_key_id: String,
 }
 
 fn disk(text: &str) -> Result<DiskText, String> {
@@ -163,10 +173,15 @@ fn disk(text: &str) -> Result<DiskText, String> {
                 disk.bursting =
                     value.parse().map_err(|_| "bursting is true or false".to_owned())?;
             }
+            "encrypted" => {
+                disk.encrypted =
+                    value.parse().map_err(|_| "encrypted is true or false".to_owned())?;
+            }
+            "kms-key-id" => value.clone_into(&mut disk.kms_key_id),
             _ => {
                 return Err(format!(
                     "{key} is none of category, size, performance-level, name, keep, snapshot, pool, \
-                     provisioned-iops, bursting"
+                     provisioned-iops, bursting, encrypted, kms-key-id"
                 ));
             }
         }
@@ -187,6 +202,8 @@ fn interface(text: &str) -> Result<InstanceNetworkInterfaceOrder, String> {
             "security-group" => order.security_group_ids.push(value.to_owned()),
             "address" => value.clone_into(&mut order.primary_ip_address),
             "more-addresses" => order.secondary_private_ip_address_count = number()?,
+            "ipv6" => order.ipv6_address.push(value.to_owned()),
+            "ipv6-count" => order.ipv6_address_count = number()?,
             "name" => value.clone_into(&mut order.network_interface_name),
             "queues" => order.queue_number = number()?,
             "keep" => {
@@ -195,8 +212,8 @@ fn interface(text: &str) -> Result<InstanceNetworkInterfaceOrder, String> {
             }
             _ => {
                 return Err(format!(
-                    "{key} is none of id, vswitch, security-group, address, more-addresses, name, \
-                     queues, keep"
+                    "{key} is none of id, vswitch, security-group, address, more-addresses, ipv6, \
+                     ipv6-count, name, queues, keep"
                 ));
             }
         }
@@ -233,6 +250,8 @@ impl InstanceArguments {
             provisioned_iops: system.provisioned_iops,
             bursting_enabled: system.bursting,
             storage_pool_id: system.pool,
+            encrypted: system.encrypted,
+            kms_key_id: system.kms_key_id,
             description: String::new(),
         };
         let data = self.data_disks.iter().cloned().map(|disk| DataDisk {
@@ -245,6 +264,8 @@ impl InstanceArguments {
             provisioned_iops: disk.provisioned_iops,
             bursting_enabled: disk.bursting,
             storage_pool_id: disk.pool,
+            encrypted: disk.encrypted,
+            kms_key_id: disk.kms_key_id,
             ..Default::default()
         });
         (system, data.collect())
@@ -283,6 +304,8 @@ pub(super) async fn run(context: &Context, arguments: RunArguments) -> Result<()
         client_token: token.clone(),
         dry_run,
         private_ip_address: instance.address,
+        ipv6_address: instance.ipv6,
+        ipv6_address_count: instance.ipv6_count,
         http_endpoint,
         http_tokens,
         tag: instance.tags,
@@ -349,6 +372,8 @@ pub(super) async fn create(context: &Context, arguments: CreateArguments) -> Res
         client_token: token.clone(),
         dry_run: instance.dry_run,
         private_ip_address: instance.address,
+        ipv6_address: instance.ipv6,
+        ipv6_address_count: instance.ipv6_count,
         zone_id: String::new(),
         http_endpoint,
         http_tokens,

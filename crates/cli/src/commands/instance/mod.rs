@@ -3,6 +3,7 @@
 mod create;
 mod modify;
 mod power;
+mod public_ip;
 mod query;
 mod wait;
 
@@ -37,6 +38,12 @@ pub(crate) enum InstanceCommand {
     /// Changes an instance's name, description, host name, user data or deletion protection
     #[command(after_help = modify::EXAMPLES)]
     Modify(modify::ModifyArguments),
+    /// Gives an instance a static public address, which goes with it
+    #[command(after_help = public_ip::EXAMPLES)]
+    AllocatePublicIp(public_ip::AllocateArguments),
+    /// Makes an instance's static public address an EIP, which outlives it
+    #[command(after_help = "Example:\n  ecsctl instance convert-public-ip i-1")]
+    ConvertPublicIp { id: String },
     /// Deletes instances and what goes with them
     #[command(
         after_help = "Examples:\n  ecsctl instance delete i-1 --wait\n  ecsctl instance delete i-1 i-2 --force"
@@ -96,16 +103,18 @@ impl Row for Instance {
         "VSWITCH",
         "SECURITY GROUPS",
         "KEY PAIR",
+        "IPV6",
         "HOST",
         "REASON",
     ];
-    const WIDE: usize = 7;
+    const WIDE: usize = 8;
     fn id(&self) -> String {
         self.instance_id.clone()
     }
     fn cells(&self) -> Vec<String> {
         let vpc = self.vpc_attributes.clone().unwrap_or_default();
         let eip = self.eip_address.iter().map(|eip| eip.ip_address.clone());
+        let ipv6 = self.network_interfaces.iter().flat_map(|eni| &eni.ipv6_address).cloned();
         let public: Vec<String> = self.public_ip_address.iter().cloned().chain(eip).collect();
         vec![
             self.instance_id.clone(),
@@ -121,6 +130,7 @@ impl Row for Instance {
             vpc.v_switch_id,
             self.security_group_ids.join(" "),
             self.key_pair_name.clone(),
+            ipv6.collect::<Vec<_>>().join(" "),
             self.host_id.clone(),
             self.status_reason.clone(),
         ]
@@ -180,6 +190,10 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
         InstanceCommand::Stop(arguments) => power::stop(context, arguments).await,
         InstanceCommand::Reboot(arguments) => power::reboot(context, arguments).await,
         InstanceCommand::Modify(arguments) => modify::modify(context, arguments).await,
+        InstanceCommand::AllocatePublicIp(arguments) => {
+            public_ip::allocate(context, arguments).await
+        }
+        InstanceCommand::ConvertPublicIp { id } => public_ip::convert(context, id).await,
         InstanceCommand::Delete(arguments) => power::delete(context, arguments).await,
         InstanceCommand::List(arguments) => query::list(context, arguments).await,
         InstanceCommand::Show { id } => query::show(context, &id).await,

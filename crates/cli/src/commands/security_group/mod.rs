@@ -155,24 +155,28 @@ impl Row for Permission {
         "PROTOCOL",
         "PORTS",
         "OTHER SIDE",
+        "OWN SIDE",
         "DESCRIPTION",
     ];
     fn id(&self) -> String {
         self.security_group_rule_id.clone()
     }
     fn cells(&self) -> Vec<String> {
-        let other = [
+        let source = [
             &self.source_cidr_ip,
             &self.ipv6_source_cidr_ip,
             &self.source_group_id,
             &self.source_prefix_list_id,
+        ];
+        let dest = [
             &self.dest_cidr_ip,
             &self.ipv6_dest_cidr_ip,
             &self.dest_group_id,
             &self.dest_prefix_list_id,
-        ]
-        .into_iter()
-        .find(|text| !text.is_empty());
+        ];
+        let (other, own) = if self.direction == "egress" { (dest, source) } else { (source, dest) };
+        let [other, own] =
+            [other, own].map(|side| side.into_iter().find(|text| !text.is_empty()).cloned());
         let ports = match self.source_port_range.as_str() {
             "" => self.port_range.clone(),
             from => format!("{} from {from}", self.port_range),
@@ -184,7 +188,8 @@ impl Row for Permission {
             self.policy.clone(),
             self.ip_protocol.clone(),
             ports,
-            other.cloned().unwrap_or_default(),
+            other.unwrap_or_default(),
+            own.unwrap_or_default(),
             self.description.clone(),
         ]
     }

@@ -38,12 +38,13 @@ pub(crate) struct AuthorizeArguments {
 }
 
 /// What says how one rule is.
-const OF_ONE_RULE: [&str; 10] = [
+const OF_ONE_RULE: [&str; 11] = [
     "port",
     "protocol",
     "cidr",
     "group",
     "prefix_list",
+    "own_cidr",
     "egress",
     "policy",
     "priority",
@@ -160,22 +161,30 @@ struct OtherSide {
     /// The other side's prefix list (pl-...)
     #[arg(long, default_value = "", hide_default_value = true)]
     prefix_list: String,
+    /// Only of members' own addresses in this block, IPv4 or IPv6
+    #[arg(long, default_value = "", hide_default_value = true)]
+    own_cidr: String,
+}
+
+/// A block as one of either family.
+fn by_family(cidr: String) -> (String, String) {
+    if cidr.contains(':') { (String::new(), cidr) } else { (cidr, String::new()) }
 }
 
 impl OtherSide {
     /// On the side that the direction has.
     fn put(self, egress: bool, permission: &mut Permission) {
-        let (ipv4, ipv6) = if self.cidr.contains(':') {
-            (String::new(), self.cidr)
-        } else {
-            (self.cidr, String::new())
-        };
+        let ((ipv4, ipv6), (own, own_ipv6)) = (by_family(self.cidr), by_family(self.own_cidr));
         if egress {
+            permission.source_cidr_ip = own;
+            permission.ipv6_source_cidr_ip = own_ipv6;
             permission.dest_cidr_ip = ipv4;
             permission.ipv6_dest_cidr_ip = ipv6;
             permission.dest_group_id = self.group;
             permission.dest_prefix_list_id = self.prefix_list;
         } else {
+            permission.dest_cidr_ip = own;
+            permission.ipv6_dest_cidr_ip = own_ipv6;
             permission.source_cidr_ip = ipv4;
             permission.ipv6_source_cidr_ip = ipv6;
             permission.source_group_id = self.group;
@@ -333,6 +342,8 @@ pub(super) async fn modify(context: &Context, arguments: ModifyRuleArguments) ->
             ipv6_dest_cidr_ip: new.ipv6_dest_cidr_ip,
             dest_group_id: new.dest_group_id,
             dest_prefix_list_id: new.dest_prefix_list_id,
+            source_cidr_ip: new.source_cidr_ip,
+            ipv6_source_cidr_ip: new.ipv6_source_cidr_ip,
             source_port_range: arguments.source_port,
             description: arguments.description,
             client_token: client_token(None),
@@ -353,6 +364,8 @@ pub(super) async fn modify(context: &Context, arguments: ModifyRuleArguments) ->
             ipv6_source_cidr_ip: new.ipv6_source_cidr_ip,
             source_group_id: new.source_group_id,
             source_prefix_list_id: new.source_prefix_list_id,
+            dest_cidr_ip: new.dest_cidr_ip,
+            ipv6_dest_cidr_ip: new.ipv6_dest_cidr_ip,
             source_port_range: arguments.source_port,
             description: arguments.description,
             client_token: client_token(None),
@@ -405,6 +418,11 @@ mod tests {
         assert_eq!(
             (ingress.source_cidr_ip.as_str(), ingress.dest_cidr_ip.as_str()),
             ("10.0.0.0/8", "")
+        );
+        let both = permission("x sg-1 --port 22/22 --cidr 10.0.0.0/8 --own-cidr 10.1.0.7");
+        assert_eq!(
+            (both.source_cidr_ip.as_str(), both.dest_cidr_ip.as_str()),
+            ("10.0.0.0/8", "10.1.0.7")
         );
         let egress = permission("x sg-1 --port -1/-1 --egress --group sg-1 --policy drop");
         assert_eq!((egress.dest_group_id.as_str(), egress.source_group_id.as_str()), ("sg-1", ""));

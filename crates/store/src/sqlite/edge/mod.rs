@@ -7,7 +7,7 @@ mod write;
 pub(super) use lists::{eips, nat_gateways, prefix_lists, route_tables};
 pub(super) use write::{apply, forget_addresses, insert_fixed, write_route_table};
 
-use super::{enis, hosts, instances, networks, query, rows::FromRow, security_groups};
+use super::{enis, hosts, instances, ipv6, networks, query, rows::FromRow, security_groups};
 use crate::*;
 use rows::{EIPS, NAT_GATEWAYS, ROUTE_ENTRIES};
 use rusqlite::Connection;
@@ -134,6 +134,7 @@ pub(super) fn network(conn: &Connection, vpc_id: &str) -> Result<Option<VpcNetwo
             "SELECT count(*) FROM security_groups WHERE vpc_id = ?1",
             [vpc_id],
         )?,
+        ipv6_in_use: ipv6::vswitches_in_use(conn, vpc_id)?,
     }))
 }
 

@@ -2,7 +2,7 @@
 //! VPC, so that every host that has something in it gets a new spec.
 
 use super::{
-    super::{networks, query, rows::joined, security_groups, writer::Tx},
+    super::{instances, networks, query, rows::joined, security_groups, writer::Tx},
     rows::kind_number,
 };
 use crate::*;
@@ -34,6 +34,9 @@ pub(in super::super) fn apply(tx: &mut Tx<'_>, plan: &EdgePlan) -> Result<(), St
             EdgeRecord::ForwardEntry(entry) => put_forward_entry(tx, entry)?,
             EdgeRecord::PrefixList(list) => put_prefix_list(tx, list)?,
         }
+    }
+    for instance in &plan.update_instances {
+        instances::update(tx, instance)?;
     }
     Ok(())
 }
@@ -223,7 +226,8 @@ fn put_eip(tx: &mut Tx<'_>, eip: &EipRecord) -> Result<(), StoreError> {
     tx.conn
         .prepare_cached(
             "UPDATE eips SET revision = ?2, name = ?3, description = ?4, bandwidth_mbps = ?5,
-                 target_type = ?6, target_id = ?7, eni_id = ?8, private_ip = ?9, vpc_id = ?10
+                 target_type = ?6, target_id = ?7, eni_id = ?8, private_ip = ?9, vpc_id = ?10,
+                 fixed = ?11, charge_type = ?12
              WHERE allocation_id = ?1",
         )?
         .execute(params![
@@ -236,7 +240,9 @@ fn put_eip(tx: &mut Tx<'_>, eip: &EipRecord) -> Result<(), StoreError> {
             target_id,
             eni_id,
             private_ip,
-            eip.vpc_id
+            eip.vpc_id,
+            eip.fixed,
+            eip.charge_type
         ])?;
     let at = |target: &Option<EipTarget>| match target {
         Some(EipTarget::Interface { eni_id, .. }) => Some(eni_id.clone()),

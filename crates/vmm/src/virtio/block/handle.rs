@@ -123,12 +123,16 @@ impl DiskHandle {
         epoch: u64,
         top: Option<qcow2::Layer>,
         backing: Vec<qcow2::Layer>,
+        key: Option<&qcow2::Passphrase>,
     ) -> Result<Duration, DeviceError> {
         let _one_at_a_time = self.changing();
         if self.chain_epoch() == epoch {
             return Ok(Duration::ZERO);
         }
-        let switched = self.with_image(|image| image.switch_layers(top, backing))?;
+        let switched = self.with_image(|image| match key {
+            Some(key) => image.switch_encrypted(top, backing, key),
+            None => image.switch_layers(top, backing),
+        })?;
         self.chain_epoch.store(epoch, Ordering::Release);
         Ok(switched.paused)
     }

@@ -15,13 +15,15 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 /// Nanoseconds looked on at most, where a host is fast.
 const LEAST: u64 = 30_000;
 /// And where it is slow.
-const MOST: u64 = 400_000;
+const MOST: u64 = 800_000;
 /// A sleep and all that follows from it, in signals to an event descriptor and back.
-const COST: u64 = 64;
+const COST: u64 = 128;
 /// Part of the limit that is waited for the next of many requests.
 const GATHER: u64 = 8;
-/// Where a thread that has not looked on begins.
-const FIRST: u64 = 4_000;
+/// How well looks go: one point more for each time that the next request came within the limit, two
+/// fewer for each that it did not, so that two of three have to come; from half the points on they
+/// are worth it.
+const BEST: u32 = 16;
 /// Sleeps without a look after the host had others to run.
 const CALM: u32 = 64;
 /// Rounds of what is measured; the fastest counts, as others may have been interrupted.
@@ -32,8 +34,8 @@ const ROUNDS: u32 = 16;
 pub struct Lookout {
     /// The limit.
     most: u64,
-    /// At present.
-    window: u64,
+    /// Points.
+    score: u32,
     /// Sleeps yet to be without a look.
     calm: u32,
     /// Since when there is nothing to do.
@@ -44,7 +46,7 @@ impl Lookout {
     /// One that begins without looking.
     pub fn new() -> Self {
         static MOST_HERE: OnceLock<u64> = OnceLock::new();
-        Self { most: *MOST_HERE.get_or_init(measure), window: 0, calm: 0, idle: None }
+        Self { most: *MOST_HERE.get_or_init(measure), score: 0, calm: 0, idle: None }
     }
 
     /// How long after a request the next one comes, of a guest that is about to put up many: what such a
@@ -56,13 +58,12 @@ impl Lookout {
     /// There is nothing to do: how long to look on.
     pub fn begin(&mut self) -> Option<Duration> {
         self.idle = Some(Instant::now());
-        (self.window > 0).then_some(Duration::from_nanos(self.window))
+        (self.calm == 0 && self.score >= BEST / 2).then_some(Duration::from_nanos(self.most))
     }
 
     /// A look took `took`, and was to take `window` at most.
     pub fn looked(&mut self, took: Duration, window: Duration) {
         if took > window + Duration::from_nanos(self.most) {
-            self.window = 0;
             self.calm = CALM;
         }
     }
@@ -76,13 +77,9 @@ impl Lookout {
 
     /// What came after `idle` nanoseconds would have been seen by a look of that length.
     fn learn(&mut self, idle: u64) {
-        if self.calm > 0 {
-            self.calm -= 1;
-        } else if idle > self.most {
-            self.window = 0;
-        } else if idle > self.window {
-            self.window = (self.window * 2).clamp(FIRST, self.most);
-        }
+        self.calm = self.calm.saturating_sub(1);
+        let within = idle <= self.most;
+        self.score = if within { (self.score + 1).min(BEST) } else { self.score.saturating_sub(2) };
     }
 }
 
@@ -104,36 +101,39 @@ fn measure() -> u64 {
 mod tests {
     use super::*;
 
+    fn lookout() -> Lookout {
+        Lookout { most: 50_000, score: 0, calm: 0, idle: None }
+    }
+
     #[test]
     fn it_looks_on_only_where_more_comes_soon() {
-        let mut lookout = Lookout { most: 50_000, window: 0, calm: 0, idle: None };
+        let mut lookout = lookout();
         assert_eq!(lookout.begin(), None);
-        for _ in 0..10 {
-            lookout.learn(20_000);
+        for n in 0..90 {
+            lookout.learn(if n % 3 == 0 { 50_001 } else { 50_000 });
         }
-        assert_eq!(lookout.window, 32_000, "long enough, and no longer");
-        for _ in 0..10 {
-            lookout.learn(45_000);
+        assert_eq!(lookout.begin(), None, "two of three only make up for the third");
+        for n in 0..40 {
+            lookout.learn(if n % 4 == 0 { 50_001 } else { 50_000 });
         }
-        assert_eq!(lookout.window, 50_000);
-        lookout.learn(1_000);
         assert_eq!(lookout.begin(), Some(Duration::from_nanos(50_000)));
-        lookout.learn(50_001);
-        assert_eq!(lookout.begin(), None, "it would have been in vain");
+        for n in 0..40 {
+            lookout.learn(if n % 2 == 0 { 50_001 } else { 50_000 });
+        }
+        assert_eq!(lookout.begin(), None, "half of the looks would be in vain");
     }
 
     #[test]
     fn who_was_interrupted_while_looking_does_without_for_a_while() {
-        let mut lookout = Lookout { most: 50_000, window: 30_000, calm: 0, idle: None };
+        let mut lookout = Lookout { score: BEST, ..lookout() };
         let micros = Duration::from_micros;
-        lookout.looked(micros(70), micros(30));
-        assert_eq!(lookout.begin(), Some(micros(30)), "late, as clocks are");
-        lookout.looked(micros(81), micros(30));
+        lookout.looked(micros(90), micros(50));
+        assert_eq!(lookout.begin(), Some(micros(50)), "late, as clocks are");
+        lookout.looked(micros(101), micros(50));
         for _ in 0..CALM {
             assert_eq!(lookout.begin(), None);
             lookout.learn(1_000);
         }
-        lookout.learn(1_000);
         assert!(lookout.begin().is_some());
     }
 

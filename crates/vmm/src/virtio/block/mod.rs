@@ -12,6 +12,7 @@ mod queue;
 mod refuser;
 mod request;
 mod stats;
+mod telling;
 mod timer;
 mod trouble;
 
@@ -38,7 +39,7 @@ use crate::{
     memory::GuestMemory,
     pci::PciRoot,
 };
-use api::vmm::{Disk, DiskFormat, DiskLayer, DiskLimit, file_ref::Source};
+use api::vmm::{Disk, DiskFormat, DiskLayer, DiskLimit, FileRef, file_ref::Source};
 use backend::Backend;
 use device::{BlockConfig, BlockDevice};
 use image::ImageBackend;
@@ -55,6 +56,9 @@ fn rates(limit: Option<&DiskLimit>) -> Rates {
         bytes_per_second: limit.bytes_per_second,
     })
 }
+
+/// A disk's layers, top first, and the key of those that are encrypted.
+pub type Layers = (Vec<qcow2::Layer>, Option<qcow2::Passphrase>);
 
 /// Queues of a disk whose description leaves it to the machine.
 pub fn default_queues(vcpus: u32) -> u32 {
@@ -81,7 +85,11 @@ pub fn attach_disk(
         .enumerate()
         .map(|(index, layer)| open_layer(id, layer, index == 0 && !disk.read_only));
     let layers = layers.collect::<Result<Vec<_>, _>>()?;
-    let Opened { device, shared, image } = open(vcpus, disk, layers, rings)?;
+    let key = match &disk.key {
+        Some(key) => Some(read_key(id, key)?),
+        None => None,
+    };
+    let Opened { device, shared, image } = open(vcpus, disk, (layers, key), rings)?;
     let (function, slot) =
         transport::attach(root, memory, disk.slot, device).map_err(DeviceError::pci(id))?;
     Ok(DiskHandle::new(disk, slot, shared, image, function))
@@ -96,7 +104,7 @@ pub fn plug_disk(
     memory: &GuestMemory,
     vcpus: u32,
     disk: &Disk,
-    layers: Vec<qcow2::Layer>,
+    layers: Layers,
     rings: &Arc<qcow2::RingPool>,
 ) -> Result<DiskHandle, DeviceError> {
     let id = disk.disk_id.as_str();
@@ -118,13 +126,16 @@ struct Opened {
 fn open(
     vcpus: u32,
     disk: &Disk,
-    layers: Vec<qcow2::Layer>,
+    (layers, key): Layers,
     rings: Rings,
 ) -> Result<Opened, DeviceError> {
     let id = disk.disk_id.as_str();
     let options = qcow2::OpenOptions { read_only: disk.read_only };
-    let image = qcow2::Image::open(layers, options)
-        .map_err(|source| DeviceError::Image { disk: id.to_owned(), source })?;
+    let image = match key {
+        Some(key) => qcow2::Image::open_encrypted(layers, options, &key),
+        None => qcow2::Image::open(layers, options),
+    };
+    let image = image.map_err(|source| DeviceError::Image { disk: id.to_owned(), source })?;
     let queues = match disk.queues {
         0 => default_queues(vcpus),
         wanted => wanted,
@@ -155,6 +166,16 @@ pub fn layer_format(id: &str, layer: &DiskLayer) -> Result<qcow2::Format, Device
         DiskFormat::Qcow2 => Ok(qcow2::Format::Qcow2),
         DiskFormat::Unspecified => Err(bad(id, "a layer has no format", "say RAW or QCOW2").into()),
     }
+}
+
+fn read_key(id: &str, key: &FileRef) -> Result<qcow2::Passphrase, DeviceError> {
+    let file = match &key.source {
+        Some(Source::Fd(fd)) => inherited(*fd),
+        Some(Source::Path(path)) => File::open(path),
+        None => Err(std::io::ErrorKind::NotFound.into()),
+    };
+    file.and_then(|file| qcow2::Passphrase::read(&file))
+        .map_err(DeviceError::host(id, "read the key of its layers"))
 }
 
 fn open_layer(id: &str, layer: &DiskLayer, write: bool) -> Result<qcow2::Layer, DeviceError> {

@@ -9,6 +9,7 @@ use super::{
     refuser::Refuser,
     request::{Action, ID_LEN, Request, Status},
     stats::Counters,
+    telling::Telling,
     timer::{timer, wait_readable},
     trouble::Trouble,
 };
@@ -38,12 +39,6 @@ pub const DEPTH: u32 = QUEUE_SIZE as u32;
 
 /// Times in a row that new requests are looked for before others have their turn.
 const ROUNDS: u32 = 32;
-
-/// Requests after which the guest is told of those that are done, so that it works on them while the
-/// rest is carried out.
-const TOLD_AT_ONCE: usize = 16;
-/// Requests told of together from which on a guest is taken for one that puts up many.
-const MANY: usize = 8;
 
 /// Number of each source.
 const COMPLETIONS: usize = 0;
@@ -139,9 +134,7 @@ pub struct BlockQueue {
     room: TimerFd,
     arrivals: Arrivals,
     lookout: Lookout,
-    /// Requests taken since the guest was told last, and whether they were many before that.
-    untold: usize,
-    many: bool,
+    telling: Telling,
     used: Vec<Used>,
     submitted: bool,
 }
@@ -169,8 +162,7 @@ impl BlockQueue {
             room: timer()?,
             arrivals: Arrivals::default(),
             lookout: Lookout::new(),
-            untold: 0,
-            many: false,
+            telling: Telling::new(),
             used: Vec::new(),
             submitted: false,
         })
@@ -191,10 +183,10 @@ impl BlockQueue {
                 let Some(buffers) = active.ring.pop()? else {
                     // The guest can make it look as if there were more, but not for ever.
                     looks += 1;
-                    let more = self.untold > 0 && self.many && looks <= TOLD_AT_ONCE;
-                    if more && self.look_for(self.lookout.gather())? {
+                    if self.telling.waits(looks) && self.look_for(self.lookout.gather())? {
                         continue;
                     }
+                    self.telling.ran_dry();
                     break;
                 };
                 if !self.disk.limiter.is_unlimited() {
@@ -202,9 +194,9 @@ impl BlockQueue {
                 }
                 let arrived = self.arrivals.of(position, now);
                 let request = Request::parse(buffers, &self.disk.geometry())?;
+                self.telling.took(request.bytes());
                 self.accept(request, now, arrived);
-                self.untold += 1;
-                if self.untold >= TOLD_AT_ONCE {
+                if self.telling.is_due() {
                     self.finish()?;
                     now = self.disk.limiter.now();
                 }
@@ -229,10 +221,7 @@ impl BlockQueue {
 
     /// Starts what was accepted and tells the guest of what is done.
     fn finish(&mut self) -> Result<(), BrokenRing> {
-        match std::mem::take(&mut self.untold) {
-            0 => {}
-            taken => self.many = taken >= MANY,
-        }
+        self.telling.told();
         self.flush_submissions();
         // What the host has in memory is done as it is submitted: no event has to tell of it.
         if self.backend.has_completions() {
@@ -258,7 +247,7 @@ impl BlockQueue {
         let (position, start) = (active.ring.position(), Instant::now());
         loop {
             let found = active.ring.available()? != position
-                || self.untold == 0 && self.backend.has_completions();
+                || !self.telling.is_behind() && self.backend.has_completions();
             let took = start.elapsed();
             if found || took >= window {
                 self.lookout.looked(took, window);

@@ -88,6 +88,14 @@ impl Request {
         Ok(Self { head: buffers.head, status: status_byte, writable_len, action })
     }
 
+    /// Bytes it moves from or to the guest.
+    pub fn bytes(&self) -> u64 {
+        match self.action {
+            Action::Submit { operation: Operation::Read | Operation::Write, len, .. } => len,
+            _ => 0,
+        }
+    }
+
     fn action(kind: u32, sector: u64, input: Pieces, output: Pieces, disk: &Geometry) -> Action {
         match kind {
             TYPE_IN if output.is_empty() => transfer(Operation::Read, sector, input, disk),
