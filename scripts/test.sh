@@ -120,7 +120,7 @@ built=$?
 step "clippy" 1200 scripts/lint.sh clippy
 step "cargo-deny" 1200 scripts/lint.sh deny
 step "tests of each crate" 1800 cargo test --workspace --exclude lab-tests --locked --no-fail-fast
-step "fuzz" 1200 tests/fuzz/run.sh 10
+step "fuzz" 1200 tests/fuzz/run.sh 5
 ((built != 0)) || step "a NAT gateway moves between hosts" 180 tests/network/nat_failover.sh
 if ((built != 0)); then
     lab_tests_not_run "the programs do not build"

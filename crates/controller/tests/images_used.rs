@@ -105,15 +105,17 @@ async fn an_exported_image_can_be_imported_again() {
     ] {
         assert_eq!(code(&export(cloud, id, format, &path).await.unwrap_err()), expected);
     }
-    // While it goes out it is not deleted; a reader who goes away ends that.
-    let request = ExportImageRequest { image_id: image.image_id.clone(), ..Default::default() };
+    // While it goes out it is not deleted; a reader who goes away ends that. It is larger than what
+    // is on the way to a reader who does not read.
+    let large = cloud.import(named("large"), &vec![7; 32 << 20]).await.unwrap();
+    let request = ExportImageRequest { image_id: large.clone(), ..Default::default() };
     let stream = cloud.images().export_image(request).await.unwrap();
-    let refused = drop_image(cloud, &image.image_id, false).await;
+    let refused = drop_image(cloud, &large, false).await;
     if let Err(refused) = refused {
         assert_eq!(code(&refused), "ImageIsExporting");
         drop(stream);
         let deadline = Instant::now() + Duration::from_secs(20);
-        while drop_image(cloud, &image.image_id, false).await.is_err() {
+        while drop_image(cloud, &large, false).await.is_err() {
             assert!(Instant::now() < deadline, "an export without a reader goes on");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

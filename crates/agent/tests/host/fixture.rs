@@ -297,9 +297,18 @@ impl Host {
             let left: Vec<_> = entries.flatten().collect();
             assert!(left.is_empty(), "{dir}: {left:?}");
         }
+        // Layers go once the account without them is on the medium.
         let mut access = self.access().await;
-        let objects = access.list_host_objects(api::host::ListHostObjectsRequest {}).await.unwrap();
-        assert_eq!(objects.into_inner().objects, []);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let request = api::host::ListHostObjectsRequest {};
+            let objects = access.list_host_objects(request).await.unwrap().into_inner().objects;
+            if objects.is_empty() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "left: {objects:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 }
 

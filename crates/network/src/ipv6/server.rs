@@ -24,8 +24,8 @@ const PACKET_BYTES: usize = 2048;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 const ALL_DHCP_SERVERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 1, 2);
-/// A guest's router lasts for hours; this is for guests that ask too early.
-const ADVERTISE_EVERY: Duration = Duration::from_secs(120);
+/// A guest's router lasts for hours; this is for guests that ask too early, or whose question is lost.
+const ADVERTISE_EVERY: Duration = Duration::from_secs(15);
 /// After an error of a socket, so that a lasting one does not spin.
 const PAUSE_ON_ERROR: Duration = Duration::from_millis(200);
 
