@@ -144,10 +144,10 @@ pub(super) fn arp(vpc: &Vpc) -> Table {
         let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
         let unset = std::net::Ipv4Addr::UNSPECIFIED;
         for address in eni.addresses.iter().copied().chain([unset]) {
-            senders.insert(format!("{port} . {address}"), String::new());
+            senders.insert(format!("{port} . {address}"), "");
         }
         if eni.is_router {
-            routers.insert(port, String::new());
+            routers.insert(port, "");
         }
     }
     arp.sets.insert("senders".to_owned(), senders);
@@ -177,13 +177,13 @@ pub(super) fn admit_ipv6(inet: &mut Table, vpc: &Vpc) {
     for eni in &vpc.enis {
         let port = format!("{} . {}", quoted(&eni.tap), mac_text(eni.mac));
         for address in &eni.addresses6 {
-            sources.insert(format!("{port} . {address}"), String::new());
+            sources.insert(format!("{port} . {address}"), "");
         }
     }
     for (host, peer) in &vpc.peers {
         let port = format!("{} . {}", quoted(VXLAN_LINK), mac_text(vxlan_mac(*host)));
         for address in &peer.addresses6 {
-            sources.insert(format!("{port} . {address}"), String::new());
+            sources.insert(format!("{port} . {address}"), "");
         }
     }
     inet.sets.insert("sources6".to_owned(), sources);

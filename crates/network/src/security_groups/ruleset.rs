@@ -160,8 +160,8 @@ impl Chain {
 
 impl Ruleset {
     /// Commands that make this ruleset, of this generation, of what is listed, in one transaction; with
-    /// `alone`, other tables go. Base chains stay where they can: one that is removed is for a moment a chain
-    /// without rules, which drops everything.
+    /// `alone`, other tables go. Base chains stay where they can: one that is removed is for a moment a
+    /// chain without rules, which drops everything.
     pub(crate) fn replace(&self, generation: u32, listed: &Listed, alone: bool) -> String {
         let mut script = String::new();
         let others = listed.others.iter().filter(|_| alone);
